@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /**
  * @file container.h
- * The cross-module cache: named pointers shared by the modules of a domain, which outlive hot swaps. Every function locks.
+ * The cross-module cache: named pointers shared by the modules of a domain, which outlive hot swaps. Every function
+ * locks.
  *
- * What a pointer points to is for the modules to agree on and to synchronise. It must not lie in a module's own
- * static data or code: those go away when the module is replaced. Memory from malloc(3) stays.
+ * The modules must agree on the data behind a pointer and synchronise their accesses to it. The data must not lie in a
+ * module's own static data or code, which are unmapped when the module is replaced. Memory from malloc(3) stays.
  */
 #ifndef CWEB_CONTAINER_H
 #define CWEB_CONTAINER_H
@@ -21,13 +22,13 @@ extern "C" {
 
 struct container {
     struct map *data;
-    /** Error-checking, so that the server can release it after a fault of the thread that held it. */
+    /** Error-checking, so that the server can release the mutex after a fault of the thread that held it. */
     pthread_mutex_t mutex;
 };
 
 /**
  * Prepares an empty container.
- * @param initial_capacity  names to make room for at first, at least 1; it grows
+ * @param initial_capacity  initial capacity in names, at least 1; the container grows
  * @return 0; -1 when container is NULL, initial_capacity is 0 or memory runs out
  */
 static inline int container_init(struct container *container, size_t initial_capacity) {
@@ -50,7 +51,7 @@ static inline int container_init(struct container *container, size_t initial_cap
     return 0;
 }
 
-/** Frees what container_init() made; the values stay the caller's. No thread may use the container any more. */
+/** Frees the memory of container_init(); the caller keeps the values. No thread may use the container any more. */
 static inline void container_shutdown(struct container *container) {
     if (container == NULL || container->data == NULL) {
         return;
@@ -76,7 +77,7 @@ static inline void cweb_container_leave(struct container *container, int entered
 }
 
 /**
- * Sets name to value, replacing what was there.
+ * Sets name to value, replacing an earlier value.
  * @return MAP_OK, or MAP_ERR when an argument is NULL or memory runs out
  */
 static inline map_error_t container_set(struct container *container, const char *name, void *value) {

@@ -3,13 +3,13 @@
  * @file crypto.h
  * Signatures of tokens.
  *
- * `ctx->crypto` is the server's: it signs when HTTPS or --token-key is configured and fails cleanly otherwise. Its key is
- * for tokens alone, never that of the certificate, and never enters the module's reach. A token that it signed for a module
- * of one domain is valid in that domain alone; cweb_token.h gives tokens an audience and an end. crypto_init() makes one of
- * the module's own, from PEM files.
+ * `ctx->crypto` belongs to the server: it signs when HTTPS or --token-key is configured and fails cleanly otherwise.
+ * Its key is for tokens only, differs from that of the certificate, and is never accessible to the module. A token
+ * signed for a module of one domain is valid in that domain only; cweb_token.h gives tokens an audience and an expiry.
+ * crypto_init() creates a signer of the module's own, from PEM files.
  *
- * A signed token is the base64 of a detached signature, so keep the token beside it. The server's signs more than the
- * token (its domain among it), so that only the server verifies it.
+ * A signed token is the base64 of a detached signature, so keep the token beside it. The server signs more bytes than
+ * the token (among them its domain), so only the server can verify the signature.
  */
 #ifndef CWEB_CRYPTO_H
 #define CWEB_CRYPTO_H
@@ -37,9 +37,9 @@ extern "C" {
 
 struct crypto;
 
-/** Whether a key is there. */
+/** Whether a key is loaded. */
 typedef enum crypto_status {
-    CRYPTO_FAILURE, /**< None: every operation returns -1. */
+    CRYPTO_FAILURE, /**< No key is loaded: every operation returns -1. */
     CRYPTO_LOADED
 } crypto_status_t;
 
@@ -52,14 +52,14 @@ struct crypto_ops {
     int (*sign_token)(struct crypto *crypto, const char *token, char *out, unsigned int out_len);
     /**
      * Checks that signed_token signs the token_len bytes at token.
-     * @return 0 if it does, else -1
+     * @return 0 if the signature is valid, else -1
      */
     int (*verify_token)(struct crypto *crypto, const char *signed_token, const char *token, size_t token_len);
 };
 
 struct crypto {
-    SSL_CTX *ctx;            /**< For TLS of the module's own; NULL in the server's. */
-    const char *certificate; /**< Path of a PEM file; no path in the server's, and NULL when it has none. */
+    SSL_CTX *ctx;            /**< For TLS of the module's own; NULL in the server's signer. */
+    const char *certificate; /**< Path of a PEM file; in the server's signer no path, and NULL without a key. */
     const char *private_key; /**< Likewise. */
     crypto_status_t status;
     struct crypto_ops ops;
@@ -67,7 +67,7 @@ struct crypto {
 
 #ifndef CWEB_WITHOUT_OPENSSL
 
-/** Largest signature handled: RSA with 16384 bits. */
+/** Limit on the size of a signature: RSA with 16384 bits. */
 #define CWEB_SIGNATURE_BYTES_MAX 2048
 
 static inline EVP_PKEY *cweb_crypto_private_key(const char *path) {
@@ -171,7 +171,7 @@ static inline int crypto_init(struct crypto *crypto, const char *certificate, co
     return 0;
 }
 
-/** Frees what crypto_init() made. */
+/** Frees the memory of crypto_init(). */
 static inline void crypto_shutdown(struct crypto *crypto) {
     if (crypto != NULL) {
         SSL_CTX_free(crypto->ctx);

@@ -45,19 +45,19 @@
 extern "C" {
 #endif
 
-/** Marks the one symbol that the server looks for. */
+/** Marks the one symbol that the server looks up. */
 #define CWEB_EXPORT __attribute__((visibility("default")))
 /* In C++ a keyword of the language's modules, which a module of the server is none of. */
 #define export CWEB_EXPORT
 
-/* ---- What every function of a module is given ---- */
+/* ---- The arguments of a module's functions ---- */
 
 /** Functions and data of other modules. */
 struct symbols {
     void *user_data;
     /**
-     * The address of an exported symbol of the module with this name; NULL if there is none. Look it up for each
-     * use: the address changes when that module is replaced.
+     * The address of an exported symbol of the module with this name; NULL if there is none. Look the symbol up for
+     * each use: the address changes when that module is replaced.
      */
     void *(*resolv)(void *user_data, const char *module, const char *symbol);
 };
@@ -84,20 +84,20 @@ typedef struct cweb_context {
  */
 typedef int (*entry_t)(struct cweb_context *, http_request_t *, http_response_t *);
 
-/** The lowest bits of route_info_t.flags; see CWEB_TIMEOUT_S() and CWEB_BODY_MIB() for the others. */
+/** The lowest bits of route_info_t.flags; see CWEB_TIMEOUT_S() and CWEB_BODY_MIB() for the other bits. */
 typedef enum {
     NONE = 0,
     /** The handler takes microseconds and never waits: it may run on the thread that serves the connection. */
     CWEB_INLINE = 1,
     /**
-     * The handler starts when the head of the request is there, and takes the body piece by piece: cweb_stream.h. It has a
-     * thread of its own while it runs. req->body is empty; CWEB_BODY_MIB() limits the whole body, and without it there is
-     * no limit.
+     * The handler starts once the head of the request has arrived, and takes the body piece by piece: cweb_stream.h.
+     * The handler has a thread of its own while it runs. req->body is empty; CWEB_BODY_MIB() limits the whole body, and
+     * without it there is no limit.
      */
     CWEB_STREAM = 16,
     /**
-     * A request's body that is compressed (Content-Encoding: br, zstd or gzip) is expanded before the handler runs. The
-     * limit of the route counts for the expanded body (413); one that is broken is answered 400. Refused beside CWEB_STREAM.
+     * A compressed request body (Content-Encoding: br, zstd or gzip) is expanded before the handler runs. The limit of
+     * the route applies to the expanded body (413); a malformed body is answered 400. Refused beside CWEB_STREAM.
      */
     CWEB_DECODE = 32,
     /**
@@ -106,29 +106,31 @@ typedef enum {
      */
     CWEB_NO_COMPRESS = 64,
     /**
-     * The handler is asked before a WebSocket is opened on the same path of the module; its method is GET. It has the
-     * handshake as its request, and accepts it with HTTP_200_OK, as the status begins, or 101: header fields that it sets
-     * are sent with the 101, and cweb_ws_choose() names a subprotocol. With any other status it refuses, and its response
-     * is the answer.
+     * The handler is called before a WebSocket is opened on the same path of the module; its method is GET. Its request
+     * is the handshake. The handler accepts the handshake with HTTP_200_OK, which is the initial status, or 101. Header
+     * fields that it sets are sent with the 101, and cweb_ws_choose() names a subprotocol. With any other status the
+     * handler refuses, and its response is the answer.
      */
     CWEB_HANDSHAKE = 128,
     /**
-     * Each call runs in a process of its own, forked from the module's as that was after onload: for code that may hang or crash and
-     * can't be mended, such as a library. At its deadline (CWEB_TIMEOUT_S(), --handler-timeout-ms or what the client asks for) the
-     * process is killed and the request answered 504; a crash is answered 500. Nothing else of the module notices. The handler reads
-     * what onload has set up, and what it changes is gone with it. It answers as a whole: streams, the database, jobs, WebSockets
-     * and the scheduler fail with ENOTSUP (docs/streams.md). Refused beside CWEB_INLINE, CWEB_STREAM and CWEB_HANDSHAKE.
-     * With --isolation none, and in cweb test, the flag has no effect.
+     * Each call runs in a process of its own, forked from the module's process in its state after onload. The flag is
+     * for code that may hang or crash and can't be fixed, such as a library. At its deadline (CWEB_TIMEOUT_S(),
+     * --handler-timeout-ms or the client's own limit) the process is killed and the request answered 504; a crash is
+     * answered 500. No other call of the module is affected. The handler can read the data that onload has set up; its
+     * own changes are lost at its end. It must answer as a whole: streams, the database, jobs, WebSockets and the
+     * scheduler fail with ENOTSUP (docs/streams.md). Refused beside CWEB_INLINE, CWEB_STREAM and CWEB_HANDSHAKE. With
+     * --isolation none, and in cweb test, the flag has no effect.
      */
     CWEB_KILLABLE = -2147483647 - 1
 } cweb_feature_flag_t;
 
-/* n, or an error of the compiler unless low <= n <= high. */
+/* n, or a compile-time error unless low <= n <= high. */
 #define CWEB_CHECKED(n, low, high) ((int)sizeof(char[(n) >= (low) && (n) <= (high) ? 1 : -1]) * (int)(n))
 
 /**
  * For route_info_t.flags: the handler may run for n seconds, 1 to 4095, instead of the server's --handler-timeout-ms.
- * Like that, it counts where modules run in a process of their own: {"/report", "GET", report, CWEB_TIMEOUT_S(120)}
+ * Like that option, it applies where modules run in a process of their own: {"/report", "GET", report,
+ * CWEB_TIMEOUT_S(120)}
  */
 #define CWEB_TIMEOUT_S(n) (CWEB_CHECKED(n, 1, 4095) << 8)
 
@@ -140,7 +142,8 @@ typedef enum {
 
 /** A route. */
 typedef struct route_info {
-    const char *path;   /**< POSIX extended regular expression for the whole path, e.g. "/user/[0-9]+"; a segment ":name" is any one segment, see cweb_param() */
+    /** POSIX extended regular expression for the whole path, e.g. "/user/[0-9]+"; a segment ":name" is any one segment: cweb_param() */
+    const char *path;
     const char *method; /**< "GET", "POST", … */
     entry_t handler;
     int flags; /**< Bits of cweb_feature_flag_t, CWEB_TIMEOUT_S(), CWEB_BODY_MIB(); others are ignored */
@@ -150,7 +153,7 @@ typedef struct route_info {
 
 /* ---- WebSockets ---- */
 
-/** A WebSocket path. Each function may be NULL. Those of one socket run one at a time, in order. */
+/** A WebSocket path. Each function may be NULL. The functions of one socket run one at a time, in order. */
 typedef struct ws_info {
     /**
      * Literal, or with a segment `:name` or any of []()*+?{}|^$\ a pattern like that of a route, whose captures
@@ -168,7 +171,7 @@ typedef struct ws_info {
 
 /* ---- Jobs ---- */
 
-/** What the job was created with. */
+/** The payload with which the job was created. */
 typedef struct job_payload {
     const char *json; /**< NUL-terminated */
     size_t json_len;
@@ -180,10 +183,10 @@ struct cweb_job_data;
 typedef struct job_ctx {
     const char *job_uuid;
     /**
-     * Stores an event and sends it to whoever watches the job, in the order of the calls, also after set_result or
-     * set_error. data_json: JSON; any other text is kept as a string; NULL is null. Waits while the server's queue of
-     * events is full. 0, or -1: type is NULL or empty, the job is canceled or has timed out, or the data is larger than
-     * the server takes.
+     * Stores an event and sends it to all watchers of the job, in the order of the calls, also after set_result or
+     * set_error. data_json: JSON; any other text is stored as a string; NULL is stored as null. Waits while the
+     * server's queue of events is full. 0, or -1: type is NULL or empty, the job is canceled or has timed out, or the
+     * data is larger than the server's limit.
      */
     int (*emit_event)(struct job_ctx *job, const char *type, const char *data_json);
     /**
@@ -210,41 +213,45 @@ typedef struct job_ctx {
     void *reserved[1];                /* NULL */
 } job_ctx_t;
 
-/** Does the job. What it returns counts if it has set neither result nor error: 0 is done, anything else failed. */
+/**
+ * Does the job. If the function sets neither result nor error, its return value decides: 0 is done, anything else is
+ * failed.
+ */
 typedef int (*job_run_t)(struct cweb_context *, const job_payload_t *, job_ctx_t *);
 
-/** A kind of job. What is 0 has the server's default. */
+/** A kind of job. For a field that is 0 the server's default applies. */
 typedef struct job_info {
     const char *name;
     job_run_t run;
     /** Called, on another thread, when a running job is canceled; may be NULL. */
     void (*cancel)(struct cweb_context *, const char *job_uuid);
-    int max_attempts; /**< Runs in all, when they fail */
-    int backoff_ms;   /**< Wait before the second run; doubles with each further one */
-    int timeout_ms;   /**< Longest run */
-    int priority;     /**< Higher runs first */
-    int concurrency;  /**< Most runs of this job at once */
+    int max_attempts; /**< Limit on the runs of a job whose runs fail */
+    int backoff_ms;   /**< Pause before the second run; doubles with each further run */
+    int timeout_ms;   /**< Limit on the time of a run */
+    int priority;     /**< Jobs with a higher priority run first */
+    int concurrency;  /**< Limit on simultaneous runs of this job */
     /**
-     * Runs the job regularly: a cron text of five fields (minute, hour, day of month, month, day of
-     * week), of six with seconds before them, or "@hourly" and the like. NULL: the job runs only when it is submitted. See docs/jobs.md.
+     * The schedule of the job: a cron text of five fields (minute, hour, day of month, month, day of week), or of six
+     * fields with seconds first, or "@hourly" and similar. NULL: the job runs only when it is submitted. See
+     * docs/jobs.md.
      */
     const char *schedule;
-    const char *timezone; /**< Of the schedule: an IANA name as "Europe/Berlin"; NULL: UTC */
+    const char *timezone; /**< Time zone of the schedule: an IANA name such as "Europe/Berlin"; NULL: UTC */
     const char *schedule_payload; /**< Payload of the scheduled jobs: JSON of at most 64 KiB; NULL: "{}" */
-    int schedule_overlap; /**< Not 0: a slot has its job also while the job of the slot before runs or waits */
+    int schedule_overlap; /**< Not 0: a slot's job is created even while the previous slot's job runs or waits */
 } job_info_t;
 
 /* ---- Directories served without a handler ---- */
 
 /** A directory whose files are served below a path; see docs/files.md. */
 typedef struct mount_info {
-    const char *prefix; /**< Begins with a slash; "/" is for what no route of the module matches */
-    const char *dir;    /**< Absolute or relative to the data directory; one that the operator lets modules read */
+    const char *prefix; /**< Begins with a slash; "/" is for requests that match no route of the module */
+    const char *dir;    /**< Absolute or relative to the data directory; the operator must let modules read it */
 } mount_info_t;
 
 /* ---- The module ---- */
 
-/** What a module exports as `config`. */
+/** The declaration that a module exports as `config`. */
 typedef struct module {
     char name[CWEB_NAME_SIZE]; /**< Unique: deploying the same name replaces the module. */
     char author[CWEB_NAME_SIZE];
@@ -261,13 +268,13 @@ typedef struct module {
     mount_info_t mounts[MAX_MOUNTS];
     int mount_size; /**< Mounts used */
     /**
-     * Runs after the setting or secret key of this module has got another value, or none; may be NULL.
+     * Runs after the setting or secret `key` of this module has been changed or removed; may be NULL.
      *
-     * cweb_setting() gives the new value from before the call on, to all threads; requests go on meanwhile and may have read
-     * either value. The calls for one module come one after the other, on a thread of the server's that runs no requests. What
-     * was set before the module is loaded is there in onload, without a call; so it is in a process that is started again. With
-     * --isolation process a call that does not return within --hook-timeout-ms has the process replaced. The text of key is
-     * gone when the function returns.
+     * cweb_setting() returns the new value to all threads from before the call on. Requests continue meanwhile and may
+     * have read either value. The calls for one module come one after the other, on a thread of the server that runs no
+     * requests. Settings that were set before the module is loaded are available in onload, without a call; the same
+     * holds in a restarted process. With --isolation process, a call that does not return within --hook-timeout-ms
+     * makes the server replace the process. The text of key is invalid after the function has returned.
      */
     void (*on_setting)(struct cweb_context *, const char *key);
 } module_t;
@@ -301,7 +308,7 @@ static inline int jobs_create(const char *job_name, const char *payload_json, cw
 typedef int (*jobs_create_fn_t)(void *user_data, const char *job_name, const char *payload_json,
                                 cweb_uuid_t *job_uuid_out);
 
-/** Does nothing: jobs_create() is bound when the module is loaded. Here for modules that call it. */
+/** Does nothing: jobs_create() is bound when the module is loaded. The function exists for modules that call it. */
 static inline void jobs_bind(jobs_create_fn_t create, void *user_data) {
     (void)create;
     (void)user_data;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /**
  * @file cweb_asset.h
- * Files that are deployed with a module: read-only data of its own, the same for all requests of one version.
+ * Files that are deployed with a module: the module's read-only data, the same for all requests of one version.
  */
 #ifndef CWEB_ASSET_H
 #define CWEB_ASSET_H
@@ -16,11 +16,11 @@ extern "C" {
 /** One asset; the last entry of the table has no name. */
 struct cweb_asset_entry {
     const char *name;
-    const unsigned char *bytes; /**< A NUL follows them. */
+    const unsigned char *bytes; /**< The content; a NUL follows it. */
     size_t length;
 };
 
-/* Made by the server from the files of a project; not there in a module of one file. */
+/* The server generates this table from the files of a project; a module of one file has none. */
 extern const struct cweb_asset_entry cweb_asset_table[] __attribute__((weak, visibility("hidden")));
 
 /**

@@ -14,36 +14,37 @@
  *        -Wl,--wrap=freopen -Wl,--wrap=freopen64 -Wl,--wrap=fclose \
  *        -Wl,--as-needed -ljansson -lsqlite3 -lssl -lcrypto -lm -lpthread
  *
- * `--wrap` sends the module's calls of exit(3) and its relatives to cweb.h, which ends the running handler and
- * not the server; it also keeps stdout and stderr from being closed. `-Bsymbolic` has a function that the module defines be the module's own where libc has one of that
- * name. `-fstack-clash-protection` lets a stack overflow end the handler however large its locals are. `--as-needed` stands before the libraries because it applies to what follows it: a module
- * maps only the libraries it uses. `-z defs` has a function that is declared
- * and defined nowhere be an error of the linker. A source of an older generation, whose functions take no context, is
- * compiled with -DCWEB_MODULE_API=2 -I<sdk>/legacy before -I<sdk>.
+ * `--wrap` redirects the module's calls of exit(3) and its relatives to cweb.h, which ends the running handler and not
+ * the server. It also keeps stdout and stderr from being closed. With `-Bsymbolic`, a function that the module defines
+ * takes precedence over libc's function of that name. `-fstack-clash-protection` lets a stack overflow end the handler
+ * however large its locals are. `--as-needed` precedes the libraries because it applies to the libraries after it: a
+ * module maps only the libraries that it uses. `-z defs` turns a function that is declared and defined nowhere into an
+ * error of the linker. A source of an older dialect, whose functions take no context, is compiled with
+ * -DCWEB_MODULE_API=2 -I<sdk>/legacy before -I<sdk>.
  */
 #ifndef CWEB_CONFIG_H
 #define CWEB_CONFIG_H
 
-/** Most routes, WebSocket paths and jobs that one module declares. */
+/** Limits on the routes, WebSocket paths and jobs of one module. */
 #define MAX_ROUTES 64
 #define MAX_WEBSOCKETS 64
 #define MAX_JOBS 64
 #define MAX_MOUNTS 16
 
-/** Size of module_t.name and module_t.author, the terminating NUL included. */
+/** Size of module_t.name and module_t.author, with the terminating NUL. */
 #define CWEB_NAME_SIZE 128
 
 /**
- * Version of everything that crosses between server and module: the layout of the structures in this SDK and of
- * struct cweb_host. The loader refuses a module compiled for another one.
+ * Version of all data that crosses between server and module: the layout of the structures in this SDK and of struct
+ * cweb_host. The loader refuses a module compiled for another version.
  */
 #define CWEB_ABI_VERSION 2u
 
-/** Largest request body accepted unless the server is told otherwise. */
+/** Default limit, in bytes, on a request body. */
 #define DEFAULT_MAX_BODY_BYTES (1024 * 1024)
 
 /*
- * Names that older modules size their own tables and buffers with. They bound nothing here: the server has its own
+ * Sizes that older modules use for their own tables and buffers. They limit nothing here: the server has its own
  * limits, which `cweb serve --help` lists.
  */
 #define ROUTER_MAX_MODULES 100
@@ -52,10 +53,11 @@
 #define DEFAULT_DEV_THREAD_POOL_SIZE 4
 #define DEFAULT_PROD_THREAD_POOL_MULTIPLIER 2
 
-/** Port the server listens on unless told otherwise. */
+/** Default port of the server. */
 #define DEFAULT_PORT 8080
 
-/* Functions whose result gcc must not guess at in the module's own code: inlined, they make it warn of what can't happen. */
+/* Functions whose result gcc must not infer in the module's own code: if they were inlined, gcc would warn of
+ * impossible cases. */
 #define CWEB_OUT_OF_LINE static __attribute__((noinline, unused))
 
 #endif /* CWEB_CONFIG_H */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /**
  * @file cweb_errors.h
- * What err.h and error.h of this directory share. Authors don't need this file.
+ * Code shared by err.h and error.h of this directory. Authors don't need this file.
  */
 #ifndef CWEB_ERRORS_H
 #define CWEB_ERRORS_H
@@ -17,7 +17,7 @@
 extern "C" {
 #endif
 
-/* Prints one line to stderr, at once and whole: the place (may be NULL), the message, what error stands for (0: nothing). */
+/* Prints one whole line to stderr at once: the place (may be NULL), the message, the text of error (0: none). */
 static inline void cweb_print_error(const char *place, int error, const char *format, va_list args) {
     char message[1024];
     message[0] = '\0';

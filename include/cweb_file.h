@@ -22,7 +22,7 @@ extern "C" {
 
 /** Flags of cweb_send_file_from(). */
 enum {
-    /** All of the file is sent, whatever conditions and ranges the request has: for the page of an error. */
+    /** Send the whole file and ignore the request's conditions and ranges: for an error page. */
     CWEB_FILE_PLAIN = 1
 };
 
@@ -45,7 +45,7 @@ static inline char *cweb_read_file(int fd, size_t length) {
     return content;
 }
 
-/* Answers with the content of a file as a body, where no server is there to send the file itself. */
+/* Answers with the content of a file as a body, if no server is present to send the file itself. */
 static inline int cweb_send_content(http_response_t *res, const char *path) {
     struct stat info;
     /* O_NONBLOCK: opening a FIFO must not wait for its writer. */
@@ -114,7 +114,7 @@ static inline int cweb_send_file_from(http_request_t *req, http_response_t *res,
     }
     int error = errno;
     if (error == EOPNOTSUPP && root == NULL) {
-        return cweb_send_content(res, path); /* A response of the module's own: its body gets the content. */
+        return cweb_send_content(res, path); /* A response that the module created itself: its body gets the content. */
     }
     int is_ours = error == EMFILE || error == ENFILE || error == ENOMEM || error == EIO || error == EINVAL ||
                   error == EOPNOTSUPP || error == ENOSYS;
@@ -133,7 +133,7 @@ static inline int cweb_send_file(http_request_t *req, http_response_t *res, cons
     return cweb_send_file_from(req, res, NULL, path, 0);
 }
 
-/* Writes all of it; -1 with errno. */
+/* Writes all bytes; -1 with errno. */
 static inline int cweb_write_all(int fd, const char *bytes, size_t length) {
     while (length > 0) {
         ssize_t count = write(fd, bytes, length);
@@ -177,7 +177,7 @@ static inline ssize_t cweb_read_to_file(http_request_t *req, int fd, size_t max)
     if (total > 0 || errno != EINVAL) {
         return -1;
     }
-    /* A route without CWEB_STREAM: the body is there. */
+    /* A route without CWEB_STREAM: the body has already arrived. */
     size_t length = req->content_length > 0 ? (size_t)req->content_length : 0;
     if (max > 0 && length > max) {
         errno = EMSGSIZE;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /**
  * @file cweb_helpers.h
- * Short ways for what handlers do most. Include cweb.h. (Files: cweb_file.h.)
+ * Short forms of a handler's most frequent operations. Include cweb.h. (Files: cweb_file.h.)
  */
 #ifndef CWEB_HELPERS_H
 #define CWEB_HELPERS_H
@@ -19,7 +19,7 @@
 extern "C" {
 #endif
 
-/** Longest line of cweb_log(); the rest is cut. */
+/** Limit, in bytes, on a line of cweb_log(); the rest is cut. */
 #define CWEB_LOG_LINE_MAX 2048
 
 /**
@@ -150,7 +150,8 @@ static inline const char *cweb_content_type(const char *path) {
     return "application/octet-stream";
 }
 
-/* Sends as `type` (CWEB_WS_TEXT, CWEB_WS_BINARY; 0: as send() of each socket would). How many accepted it. */
+/* Sends as `type` (CWEB_WS_TEXT, CWEB_WS_BINARY; 0: as send() of each socket would). Returns how many sockets
+ * accepted it. */
 static inline int cweb_ws_send_as(websocket_t **sockets, size_t count, int type, const char *message, size_t length) {
     if (cweb_binding.host != NULL && cweb_binding.host->ws_send != NULL) {
         return cweb_binding.host->ws_send(sockets, count, type, message, length);
@@ -163,24 +164,24 @@ static inline int cweb_ws_send_as(websocket_t **sockets, size_t count, int type,
 }
 
 /**
- * Sends one message as text, whatever was received before. Bytes that are not UTF-8 leave as binary.
+ * Sends one message as text, whatever type was received before. Bytes that are not UTF-8 are sent as binary.
  * @return 0, or -1 once the socket is closed
  */
 static inline int cweb_ws_send_text(websocket_t *ws, const char *message, size_t length) {
     return cweb_ws_send_as(&ws, 1, CWEB_WS_TEXT, message, length) == 1 ? 0 : -1;
 }
 
-/** Sends one message as binary, whatever was received before. @return 0, or -1 once the socket is closed */
+/** Sends one message as binary, whatever type was received before. @return 0, or -1 once the socket is closed */
 static inline int cweb_ws_send_binary(websocket_t *ws, const void *message, size_t length) {
     return cweb_ws_send_as(&ws, 1, CWEB_WS_BINARY, (const char *)message, length) == 1 ? 0 : -1;
 }
 
-/** Sends one message to many sockets as text; the server encodes it once. @return how many accepted it */
+/** Sends one message to many sockets as text; the server encodes it once. @return how many sockets accepted it */
 static inline int cweb_ws_broadcast_text(websocket_t **sockets, size_t count, const char *message, size_t length) {
     return cweb_ws_send_as(sockets, count, CWEB_WS_TEXT, message, length);
 }
 
-/** Sends one message to many sockets as binary; the server encodes it once. @return how many accepted it */
+/** Sends one message to many sockets as binary; the server encodes it once. @return how many sockets accepted it */
 static inline int cweb_ws_broadcast_binary(websocket_t **sockets, size_t count, const void *message, size_t length) {
     return cweb_ws_send_as(sockets, count, CWEB_WS_BINARY, (const char *)message, length);
 }
@@ -229,8 +230,8 @@ __attribute__((format(printf, 2, 3))) static inline void cweb_log(int level, con
 }
 
 /*
- * tmpfile(3) makes its file in /tmp whatever TMPDIR says, and a module in a process of its own can't write there. This one
- * makes it in TMPDIR, the domain's scratch directory. NULL with errno when that fails.
+ * tmpfile(3) creates its file in /tmp even if TMPDIR is set, and a module in a process of its own can't write there.
+ * This function creates the file in TMPDIR, the domain's scratch directory. NULL with errno when that fails.
  */
 static inline FILE *cweb_tmpfile(void) {
     const char *dir = getenv("TMPDIR");
@@ -244,7 +245,8 @@ static inline FILE *cweb_tmpfile(void) {
         return NULL;
     }
     remove(path);
-    /* Only a want of memory makes it fail, and costs a descriptor: unistd.h here would take its names from every module. */
+    /* Only a lack of memory makes it fail, and costs a descriptor: unistd.h here would take its names from every
+     * module. */
     return fdopen(fd, "w+b");
 }
 

@@ -36,7 +36,7 @@ struct cweb_sockets;
 struct cweb_file {
     uint32_t size; /**< sizeof(struct cweb_file) of the module */
     int flags;     /**< CWEB_FILE_… */
-    const char *root; /**< The directory that path stays below whatever it says; NULL: path is used as it is */
+    const char *root; /**< The directory that path can't leave; NULL: path is used unchanged */
     const char *path;
     const char *content_type; /**< NULL: by the suffix of path */
     const char *etag;         /**< NULL: by the file's state */
@@ -60,21 +60,27 @@ enum {
 struct cweb_host {
     uint32_t abi_version; /**< CWEB_ABI_VERSION */
     uint32_t size;        /**< sizeof(struct cweb_host) of the server */
-    /** Queues a job of this module. 0 and its UUID with NUL, or -1. */
+    /** Queues a job of this module. Returns 0 and the job's UUID with NUL, or -1. */
     int (*jobs_create)(const void *module, const char *job, const char *payload_json, char uuid_out[37]);
     /** The module called `how` ("exit", "_exit", …) with this code. Does not return. */
     void (*module_exit)(const void *module, int code, const char *how);
-    /** Signs with the server's key for tokens; see struct crypto_ops. Length of the signed token, or -1. */
+    /** Signs with the server's key for tokens; see struct crypto_ops. Returns the length of the signed token, or -1. */
     int (*crypto_sign)(const char *token, char *out, size_t out_len);
     /** 0 when signed_token signs the token_len bytes at token, else -1. */
     int (*crypto_verify)(const char *signed_token, const char *token, size_t token_len);
-    /** Sends one message to many sockets, encoded once. How many accepted it. */
+    /** Sends one message to many sockets, encoded once. Returns how many sockets accepted it. */
     int (*ws_broadcast)(struct websocket *const *sockets, size_t count, const char *message, size_t length);
-    /** One line, without line break, for the server's log. */
+    /** Logs one line, without line break, in the server's log. */
     void (*log)(const void *module, int level, const char *message);
-    /** Whether the calling thread runs a function of a module for the server, and is no thread of the module's own. */
+    /**
+     * Whether the calling thread runs a function of a module for the server; false on a thread that a module
+     * started.
+     */
     int (*in_call)(void);
-    /** Sends one message of a type to many sockets, encoded once; type 0: as send of each would. How many accepted it. */
+    /**
+     * Sends one message of a type to many sockets, encoded once; type 0: as send of each would. Returns how many
+     * accepted it.
+     */
     int (*ws_send)(struct websocket *const *sockets, size_t count, int type, const char *message, size_t length);
     /** See event_add() and event_del() in libevent.h: run(event) is to be called when fd is ready. 0, or -1 and errno. */
     int (*event_add)(const void *module, int fd, unsigned int events, void (*run)(void *event), void *event);
@@ -83,17 +89,17 @@ struct cweb_host {
     /** Answers with a file; see cweb_file.h. 0, or -1 and errno. */
     int (*send_file)(const void *module, struct http_response *response, const struct cweb_file *file);
     const struct cweb_stream_host *stream; /**< Bodies in pieces: cweb_stream.h */
-    /** The value of a setting of this module, NULL without one. It stays as long as the module is loaded. */
+    /** The value of a setting of this module; NULL if there is none. The text is valid while the module is loaded. */
     const char *(*setting)(const void *module, const char *key);
     const struct cweb_sockets *sockets; /**< cweb_websocket.h */
-    /** See cweb_token.h. audience may be NULL, valid_s 0. Length of the signed token, or -1. */
+    /** See cweb_token.h. audience may be NULL, valid_s 0. Returns the length of the signed token, or -1. */
     int (*token_sign)(const char *token, const char *audience, unsigned int valid_s, char *out, size_t out_len);
     /** 0 when signed_token is valid now and signs the token_len bytes at token for audience, else -1. */
     int (*token_verify)(const char *signed_token, const char *token, size_t token_len, const char *audience);
     void *reserved[5]; /* NULL; becomes further functions */
 };
 
-/* What the loader handed over. Hidden: each module has its own. */
+/* The table and the token from the loader. Hidden: each module has its own. */
 struct cweb_binding {
     const struct cweb_host *host;
     const void *module;
@@ -102,7 +108,7 @@ struct cweb_binding {
 extern struct cweb_binding cweb_binding;
 __attribute__((weak, visibility("hidden"))) struct cweb_binding cweb_binding = {NULL, NULL};
 
-/** The interface version the module was compiled for; the loader reads it. */
+/** The interface version for which the module was compiled; the loader reads it. */
 extern const uint32_t cweb_module_abi __attribute__((weak, visibility("default")));
 const uint32_t cweb_module_abi = CWEB_ABI_VERSION;
 
@@ -134,7 +140,7 @@ __attribute__((noreturn)) static inline void cweb_exit_handler(int code, const c
     if (cweb_binding.host != NULL) {
         cweb_binding.host->module_exit(cweb_binding.module, code, how);
     }
-    /* A constructor called it: the module is being examined in a process of its own, which this ends. */
+    /* A constructor called exit: the module is being examined in a process of its own, which this call ends. */
     fprintf(stderr, "%s(%d) called while the module was being loaded\n", how, code);
     abort();
 }
@@ -162,7 +168,8 @@ __attribute__((weak, visibility("hidden"), noreturn)) void __wrap_quick_exit(int
 
 /* ---- pthread_exit(3): ends a thread of the module's own, but on one of the server's only the running handler ---- */
 
-/* What the linker's --wrap calls libc's; weak, because it has no such name in a program that is linked without. */
+/* The name that the linker's --wrap gives to libc's function; weak, because a program linked without --wrap has no
+ * such name. */
 __attribute__((weak, noreturn)) void __real_pthread_exit(void *value);
 void __wrap_pthread_exit(void *value);
 
@@ -185,7 +192,7 @@ FILE *__wrap_freopen(const char *path, const char *mode, FILE *stream);
 FILE *__wrap_freopen64(const char *path, const char *mode, FILE *stream);
 int __wrap_fclose(FILE *stream);
 
-/* Fails with EPERM for one of the server's. */
+/* Fails with EPERM for a descriptor of the server. */
 __attribute__((weak, visibility("hidden"))) FILE *__wrap_freopen(const char *path, const char *mode, FILE *stream) {
     if (stream == stdout || stream == stderr) {
         errno = EPERM;
@@ -194,7 +201,7 @@ __attribute__((weak, visibility("hidden"))) FILE *__wrap_freopen(const char *pat
     return __real_freopen(path, mode, stream);
 }
 
-/* The same where a file's size has 64 bits anyway. */
+/* The same function, where the size of a file has 64 bits anyway. */
 __attribute__((weak, visibility("hidden"), alias("__wrap_freopen"))) FILE *__wrap_freopen64(const char *path,
                                                                                        const char *mode, FILE *stream);
 

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /**
  * @file cweb_request.h
- * What a handler can ask of its request beyond the fields of http_request_t: memory that ends with the request, functions
- * that run at its end, the parts of a form, the captures of its route, cookies, redirects, the client's address.
- * cweb.h includes this file.
+ * Functions for a handler's request beyond the fields of http_request_t: memory that ends with the request, functions
+ * that run at its end, the parts of a form, the captures of its route, cookies, redirects, the client's address. cweb.h
+ * includes this file.
  *
- * `req` is the pointer that the handler was given. Each function works on the handler's own thread, until the handler has
- * returned and the deferred functions have run. Anywhere else a function that takes `req` fails with errno EINVAL. All
- * memory that these functions return belongs to the request: it is read only where it is const, and is never freed.
+ * `req` is the pointer that the server passed to the handler. Each function works on the handler's own thread, until
+ * the handler has returned and the deferred functions have run. In any other place a function that takes `req` fails
+ * with errno EINVAL. All memory that these functions return belongs to the request: the module may write to it unless
+ * it is const, and must never free it.
  */
 #ifndef CWEB_REQUEST_H
 #define CWEB_REQUEST_H
@@ -29,17 +30,17 @@ extern "C" {
 
 /** A part of a form: of multipart/form-data a field or a file, of a urlencoded form a field. */
 typedef struct cweb_part {
-    const char *name;         /**< Of the field; "" if it has none. */
-    const char *file_name;    /**< As the client says it, with any directories; NULL: no file. Never a path to write to. */
-    const char *content_type; /**< The part's own; NULL: it has none. */
-    const char *bytes;        /**< The content. It may have NULs, and no NUL follows it. */
+    const char *name;         /**< The field's name; "" if the part has no name. */
+    const char *file_name;    /**< As the client states it, with any directories; NULL: no file. No path to write to. */
+    const char *content_type; /**< The part's own content type; NULL: the part has none. */
+    const char *bytes;        /**< The content; may contain NULs, and is not NUL-terminated. */
     size_t length;            /**< Bytes of the content. */
     void *reserved[3];        /* NULL */
 } cweb_part_t;
 
 struct websocket;
 
-/* What the functions below call; cweb_host.requests. It only grows at its end. */
+/* Services behind the functions below; cweb_host.requests. The table only grows at its end. */
 struct cweb_requests {
     void *(*alloc)(const struct http_request *req, size_t size);
     int (*at_end)(const struct http_request *req, void (*function)(void *), void *argument);
@@ -105,8 +106,9 @@ __attribute__((format(printf, 2, 3))) static inline char *cweb_sprintf(http_requ
  * The name stands in parentheses: defer.h has a macro of the same name, which is about variables and takes one argument.
  */
 /**
- * Has function(argument) run at the request's end, after the answer was taken; the last one given runs first. The functions
- * run after a fault of the handler too. A fault in one fails the request with 500, and the others run all the same.
+ * Runs function(argument) at the end of the request, after the answer was taken; the last deferred function runs first.
+ * The functions also run after a fault of the handler. A fault in one fails the request with 500, and the others still
+ * run.
  * @return 0; -1 with errno EINVAL (function is NULL, not in the handler) or ENOMEM (as cweb_alloc())
  */
 static inline int(cweb_defer)(http_request_t *req, void (*function)(void *), void *argument) {
@@ -114,7 +116,7 @@ static inline int(cweb_defer)(http_request_t *req, void (*function)(void *), voi
     return table == NULL ? -1 : table->at_end(req, function, argument);
 }
 
-/* Frees what a response holds, unless it is the request's memory. */
+/* Frees the memory that a response holds, unless it belongs to the request. */
 static inline void cweb_give_back(void *memory) {
     const struct cweb_host *host = cweb_binding.host;
     if (memory != NULL && (host == NULL || host->requests == NULL || !host->requests->owns(memory))) {
@@ -146,9 +148,9 @@ static inline const cweb_part_t *cweb_form_part(http_request_t *req, const char 
 }
 
 /**
- * Why the form was not read to its end: it breaks off, a part has no sound head or a NUL in a name, there are more than
- * 4,096 parts, or the request has no form. The parts before are there.
- * @return a sentence for people; NULL when all of the form was read
+ * Why the form was not read to its end: it is truncated, a part has an invalid head or a NUL in a name, there are more
+ * than 4,096 parts, or the request has no form. The parts before the fault are available.
+ * @return a sentence for people; NULL when the whole form was read
  */
 static inline const char *cweb_form_error(http_request_t *req) {
     const struct cweb_requests *table = cweb_requests();
@@ -158,8 +160,8 @@ static inline const char *cweb_form_error(http_request_t *req) {
 /* ---- The route and the target ---- */
 
 /**
- * What the segment `:name` of the route's path matched, percent-decoded: of "/user/:id" and the request "/user/a%20b"
- * cweb_param(req, "id") is "a b". `%00` stays as it is.
+ * The text that matched the segment `:name` of the route's path, percent-decoded: for "/user/:id" and the request
+ * "/user/a%20b", cweb_param(req, "id") is "a b". `%00` is kept undecoded.
  * @return NULL when the path has no such segment
  */
 static inline const char *cweb_param(http_request_t *req, const char *name) {
@@ -168,9 +170,9 @@ static inline const char *cweb_param(http_request_t *req, const char *name) {
 }
 
 /**
- * What group number `number` of the route's path matched, percent-decoded. Groups are the segments `:name` and what stands
- * in parentheses, counted together from 1 by where they begin; 0 is the whole path.
- * @return NULL when there is no such group, or it took no part in the match
+ * The text that matched group number `number` of the route's path, percent-decoded. Groups are the segments `:name` and
+ * the parts in parentheses, counted together from 1 by their beginnings; 0 is the whole path.
+ * @return NULL when there is no such group, or the group did not match
  */
 static inline const char *cweb_param_at(http_request_t *req, size_t number) {
     const struct cweb_requests *table = cweb_requests();
@@ -186,16 +188,16 @@ static inline const char *cweb_target(http_request_t *req) {
 /* ---- The client ---- */
 
 /**
- * The client's IP address as text: "192.0.2.7", "2001:db8::1". Of a request that came through proxies which the operator
- * names with --trusted-proxy it is the address that those report in Forwarded or X-Forwarded-For.
- * @return NULL when it is not known: a Unix socket, or a trusted proxy that reports none
+ * The client's IP address as text: "192.0.2.7", "2001:db8::1". For a request through proxies that the operator names
+ * with --trusted-proxy, the function returns the address that those proxies report in Forwarded or X-Forwarded-For.
+ * @return NULL when the address is not known: a Unix socket, or a trusted proxy that reports none
  */
 static inline const char *cweb_peer_address(http_request_t *req) {
     const struct cweb_requests *table = cweb_requests();
     return table == NULL ? NULL : table->peer_address(req, 0);
 }
 
-/** The IP address at the other end of the connection, a proxy's if there is one; NULL for a Unix socket. */
+/** The IP address of the connection's peer, a proxy's if there is one; NULL for a Unix socket. */
 static inline const char *cweb_connection_address(http_request_t *req) {
     const struct cweb_requests *table = cweb_requests();
     return table == NULL ? NULL : table->peer_address(req, 1);
@@ -234,7 +236,7 @@ CWEB_OUT_OF_LINE const char *cweb_cookie(http_request_t *req, const char *name) 
     return NULL;
 }
 
-/** Whom a browser sends a cookie to. */
+/** The requests with which a browser sends a cookie. */
 typedef enum cweb_same_site {
     CWEB_SAME_SITE_UNSET, /**< The browser decides. */
     CWEB_SAME_SITE_LAX,
@@ -242,7 +244,7 @@ typedef enum cweb_same_site {
     CWEB_SAME_SITE_NONE /**< Needs secure. */
 } cweb_same_site_t;
 
-/** Attributes of a cookie; what is 0 or NULL is left out. */
+/** Attributes of a cookie; a field that is 0 or NULL is left out. */
 typedef struct cweb_cookie_options {
     const char *path;
     const char *domain;
@@ -252,7 +254,7 @@ typedef struct cweb_cookie_options {
     cweb_same_site_t same_site;
 } cweb_cookie_options_t;
 
-/* Whether each byte of text is visible ASCII and none of those in `not`; control characters and blanks are refused. */
+/* Whether each byte of text is visible ASCII and not one in `not`; control characters and blanks are refused. */
 static inline int cweb_is_clean(const char *text, const char *not_these) {
     for (; *text != '\0'; text++) {
         if ((unsigned char)*text <= ' ' || (unsigned char)*text >= 0x7f || strchr(not_these, *text) != NULL) {
@@ -262,10 +264,10 @@ static inline int cweb_is_clean(const char *text, const char *not_these) {
     return 1;
 }
 
-/* Largest name and value of a cookie together: browsers drop a larger cookie. */
+/* Limit, in bytes, on name and value of a cookie together: browsers drop a larger cookie. */
 #define CWEB_COOKIE_BYTES_MAX 4096
 
-/* Whether a browser would take the cookie. */
+/* Whether a browser would accept the cookie. */
 static inline int cweb_cookie_is_sound(const char *name, const char *value, const cweb_cookie_options_t *options) {
     static const cweb_cookie_options_t none = {NULL, NULL, 0, 0, 0, CWEB_SAME_SITE_UNSET};
     options = options == NULL ? &none : options;

@@ -17,12 +17,12 @@ extern "C" {
 struct cweb_context;
 
 /**
- * The value of a setting or a secret of this module: what was set on the server, else the default in module.toml.
+ * The value of a setting or a secret of this module: the value set on the server, or else the default in module.toml.
  *
- * The text stays valid and unchanged as long as the module is loaded. A later call may return another one: ask again in each
- * request, or have on_setting in config tell of changes. May be called from any thread, from onload on.
+ * The text stays valid and unchanged while the module is loaded. A later call may return another text: call the
+ * function in each request, or let on_setting in config report changes. May be called from any thread, from onload on.
  * @param ctx  ignored; may be NULL
- * @return NULL when there is none
+ * @return NULL when there is no such setting
  */
 static inline const char *cweb_setting(struct cweb_context *ctx, const char *key) {
     (void)ctx;

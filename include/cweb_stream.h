@@ -40,15 +40,18 @@ extern "C" {
 
 /** Why a call is canceled: see cweb_canceled(). */
 enum {
-    CWEB_CLIENT_GONE = 1, /**< The client has closed its connection, or its side of it. */
-    CWEB_DEADLINE = 2,    /**< The time is over: see cweb_remaining_ms(). */
-    CWEB_DRAINING = 3     /**< The server stops, or replaces the process of the module. */
+    CWEB_CLIENT_GONE = 1, /**< The client has closed its connection, or its sending direction. */
+    CWEB_DEADLINE = 2,    /**< The deadline has passed: see cweb_remaining_ms(). */
+    CWEB_DRAINING = 3     /**< The server is stopping, or is replacing the process of the module. */
 };
 
-/** What cweb_stream_write() returns when there is no room now. */
+/** Return value of cweb_stream_write() when there is no room now. */
 #define CWEB_AGAIN 1
 
-/** A detached answer: a name, valid until cweb_stream_close(). One that is closed names nothing, and using it is an error. */
+/**
+ * A detached answer: a handle, valid until cweb_stream_close(). A closed handle is invalid, and using it is an
+ * error.
+ */
 typedef struct cweb_stream cweb_stream_t;
 
 /** The server's part of this header; modules call the functions below. */
@@ -96,7 +99,7 @@ static inline int cweb_read_view(http_request_t *req, const void **bytes, size_t
     return cweb_binding.host->stream->read_view(req, bytes, length);
 }
 
-/** Bytes of the whole body, if the client has said how many, else -1. */
+/** Bytes of the whole body, if the client has announced the length, else -1. */
 static inline long long cweb_body_length(const http_request_t *req) {
     return cweb_binding.host->stream->body_length(req);
 }
@@ -169,12 +172,15 @@ static inline int cweb_trailer(http_response_t *res, const char *name, const cha
     return cweb_binding.host->stream->trailer(res, name, value);
 }
 
-/** Does nothing but report: what is written is on its way at once. @return as cweb_write() */
+/**
+ * Sends nothing: written bytes are on their way at once, so the function only reports errors. @return as
+ * cweb_write()
+ */
 static inline int cweb_flush(http_response_t *res) {
     return cweb_binding.host->stream->write(res, "", 0);
 }
 
-/* Formats into memory that is the caller's to free; NULL when there is none. */
+/* Formats into memory that the caller must free; NULL when memory runs out. */
 __attribute__((format(printf, 1, 0))) static inline char *cweb_stream_text(const char *format, va_list list, size_t *n) {
     va_list again;
     va_copy(again, list);
@@ -247,7 +253,7 @@ static inline char *cweb_sse_text(const char *event, const char *id, const char 
     return text;
 }
 
-/* What server-sent events need in the head of their answer. */
+/* The header fields of an answer with server-sent events. */
 static inline void cweb_sse_headers(http_response_t *res) {
     cweb_header(res, "content-type", "text/event-stream");
     cweb_header(res, "cache-control", "no-cache");
@@ -271,18 +277,18 @@ static inline int cweb_sse(http_response_t *res, const char *event, const char *
 /* ---- Cancellation and deadlines: in every handler ---- */
 
 /**
- * Why the work for this request is of no use any more: CWEB_CLIENT_GONE, CWEB_DEADLINE, CWEB_DRAINING; 0: go on. It costs
- * about as much as reading a variable: ask often. What the handler does with the answer is its own affair; one that it
- * gives all the same is sent if that is possible.
+ * Why further work for this request is useless: CWEB_CLIENT_GONE, CWEB_DEADLINE, CWEB_DRAINING; 0: continue. The call
+ * costs about as much as reading a variable, so call it often. The handler may still answer; its answer is sent if
+ * possible.
  */
 static inline int cweb_canceled(const http_request_t *req) {
     return cweb_binding.host->stream->canceled(req);
 }
 
 /**
- * Milliseconds that are left, 0 when none are; -1: there is no limit. The limit is the least of what the client asks for
- * (X-Request-Timeout-Ms, or Request-Timeout in seconds) and the route's CWEB_TIMEOUT_S(), or, on a route without that and
- * without CWEB_STREAM, the server's --handler-timeout-ms.
+ * Milliseconds that are left, 0 when the time is over; -1: there is no limit. The limit is the lowest one of the
+ * client's (X-Request-Timeout-Ms, or Request-Timeout in seconds) and the route's CWEB_TIMEOUT_S(). On a route without
+ * that flag and without CWEB_STREAM, the server's --handler-timeout-ms replaces the route's limit.
  */
 static inline long long cweb_remaining_ms(const http_request_t *req) {
     return cweb_binding.host->stream->remaining_ms(req);
@@ -293,12 +299,12 @@ static inline long long cweb_remaining_ms(const http_request_t *req) {
 /** The reason that cweb_job_cancel_reason() gives for a job that was canceled by name, beside CWEB_DEADLINE. */
 #define CWEB_CANCELED 4
 
-/** Milliseconds that the run of a job has left (timeout_ms), 0 when its time is over; -1: it has no limit. */
+/** Milliseconds that the run of a job has left (timeout_ms), 0 when its time is over; -1: the run has no limit. */
 static inline long long cweb_job_remaining_ms(job_ctx_t *job) {
     return job == NULL || job->remaining_ms == NULL ? -1 : job->remaining_ms(job);
 }
 
-/** Why a job is to end: CWEB_DEADLINE, CWEB_CANCELED; 0: go on. Cheap enough for an inner loop. */
+/** Why a job must end: CWEB_DEADLINE, CWEB_CANCELED; 0: continue. Cheap enough for an inner loop. */
 static inline int cweb_job_cancel_reason(job_ctx_t *job) {
     if (job == NULL) {
         return 0;
@@ -308,8 +314,9 @@ static inline int cweb_job_cancel_reason(job_ctx_t *job) {
 }
 
 /**
- * Why a callback of a WebSocket works in vain: CWEB_CLIENT_GONE, when nothing can be sent any more; 0: go on. A callback may
- * run for --handler-timeout-ms, anew with each message that it sends (isolated modules).
+ * Why further work in a callback of a WebSocket is useless: CWEB_CLIENT_GONE, when nothing can be sent any more; 0:
+ * continue. A callback may run for --handler-timeout-ms; each message that it sends starts that time again (isolated
+ * modules).
  */
 static inline int cweb_ws_canceled(websocket_t *ws) {
     const struct cweb_sockets *table = cweb_sockets();
@@ -359,23 +366,25 @@ static inline size_t cweb_stream_broadcast(cweb_stream_t *const *streams, size_t
 }
 
 /**
- * Calls room(arg) when there is room after CWEB_AGAIN, and gone(arg) when the client is gone; each may be NULL, and both
- * NULL ends that. One thread of the process runs all such callbacks, one after the other: they must not wait. The callbacks
- * end with this version of the module, before its unload; the next one sets its own.
+ * Calls room(arg) when there is room after CWEB_AGAIN, and gone(arg) when the client is gone. Each may be NULL; if both
+ * are NULL, the callbacks are removed. One thread of the process runs all such callbacks, one after the other: they
+ * must not wait. The callbacks end with this version of the module, before its unload; the next version must set its
+ * own.
  * @return 0; -1 with errno EBADF: the stream is closed
  */
 static inline int cweb_stream_on(cweb_stream_t *stream, void (*room)(void *), void (*gone)(void *), void *arg) {
     return cweb_binding.host->stream->stream_on(cweb_binding.module, stream, room, gone, arg);
 }
 
-/** As cweb_canceled(), for a detached stream; -1 with errno EBADF: it is closed. */
+/** As cweb_canceled(), for a detached stream; -1 with errno EBADF: the stream is closed. */
 static inline int cweb_stream_canceled(cweb_stream_t *stream) {
     return cweb_binding.host->stream->stream_canceled(stream);
 }
 
 /**
- * Ends the answer after what was written, and gives the name up. To be called once for each stream, also for one whose
- * client is gone. @return 0; -1 with errno EBADF: it was closed before
+ * Ends the answer after the written bytes, and invalidates the handle. Must be called once for each stream, also when
+ * its client is gone.
+ * @return 0; -1 with errno EBADF: the stream was closed before
  */
 static inline int cweb_stream_close(cweb_stream_t *stream) {
     return cweb_binding.host->stream->stream_close(stream);

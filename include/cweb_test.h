@@ -40,7 +40,7 @@ extern "C" {
 
 struct cweb_context;
 
-/** Longest text of one failure; the rest is cut. */
+/** Limit on the text of one failure; the rest is cut. */
 #define CWEB_TEST_TEXT_MAX 4096
 
 /** The answer to a request. */
@@ -54,17 +54,17 @@ typedef struct cweb_test_response {
 /** An event that a job has emitted. */
 typedef struct cweb_test_event {
     const char *type;
-    const char *data; /**< NULL if it has none */
+    const char *data; /**< NULL if the event has no data */
 } cweb_test_event_t;
 
-/** A job, as far as it has come. */
+/** A job in its present state. */
 typedef struct cweb_test_job {
     const char *uuid;
     const char *name;
     const char *payload;
     const char *state;  /**< "pending", "running", "done" or "failed" */
-    const char *result; /**< NULL without one */
-    const char *error;  /**< NULL without one */
+    const char *result; /**< NULL if the job has no result */
+    const char *error;  /**< NULL if the job has no error */
     const cweb_test_event_t *events;
     size_t event_count;
 } cweb_test_job_t;
@@ -109,7 +109,7 @@ struct cweb_test_host {
     const char *(*header)(const cweb_test_response_t *response, const char *name);
 };
 
-/* The table that the runner hands over; NULL on a server. Hidden: each module has a pointer of its own. */
+/* The runner's table; NULL on a server. Hidden: each module has a pointer of its own. */
 struct cweb_test_binding {
     const struct cweb_test_host *host;
 };
@@ -156,7 +156,7 @@ static inline void cweb_test_add(struct cweb_test_case *test) {
 
 #endif
 
-/* ---- Assertions: one that does not hold ends the test, and the report has its file and line, and both values ---- */
+/* ---- Assertions: a failed assertion ends the test, and the report has its file and line, and both values ---- */
 
 /** Ends the test as failed, with formatted text. Use CWEB_FAIL. */
 __attribute__((format(printf, 3, 4), noreturn)) static inline void cweb_test_fail(const char *file, int line,
@@ -174,7 +174,7 @@ __attribute__((format(printf, 3, 4), noreturn)) static inline void cweb_test_fai
     cweb_exit_handler(1, "an assertion");
 }
 
-/* The text of an expression behind its value, unless it says the same. */
+/* The text of an expression behind its value, unless both texts are equal. */
 static inline const char *cweb_test_also(const char *value, const char *text, char *buffer, size_t size) {
     if (strcmp(value, text) == 0) {
         return "";
@@ -283,7 +283,7 @@ __attribute__((noreturn)) static inline void cweb_test_skip(const char *reason) 
     cweb_exit_handler(0, "cweb_test_skip");
 }
 
-/* Stubs in the place of the host on a server, where the tests of a module never run. */
+/* Stubs that replace the host on a server, where the tests of a module never run. */
 static inline const struct cweb_test_host *cweb_test_host_or_exit(void) {
     if (cweb_test_binding.host == NULL) {
         fprintf(stderr, "a function of cweb_test.h was called outside of cweb test\n");
@@ -316,29 +316,32 @@ static inline const cweb_test_response_t *cweb_test_request(const char *method, 
     return cweb_test_request_data(method, target, headers, body, body == NULL ? 0 : strlen(body));
 }
 
-/** The value of a header field of an answer: the first of that name, whatever its letters' case. NULL without one. */
+/** The value of an answer's header field: the first field of that name, in any case. NULL if there is none. */
 static inline const char *cweb_test_header(const cweb_test_response_t *response, const char *name) {
     return cweb_test_host_or_exit()->header(response, name);
 }
 
-/** Sets a setting of the module for the rest of this test, or removes it (value NULL). @return 0, or -1: no such key can be */
+/**
+ * Sets a setting of the module for the rest of this test, or removes it (value NULL). @return 0, or -1: the key is
+ * invalid
+ */
 static inline int cweb_test_setting(const char *key, const char *value) {
     return cweb_test_host_or_exit()->setting(key, value);
 }
 
-/* ---- Jobs: jobs_create() queues them here, and they run when the test says so ---- */
+/* ---- Jobs: jobs_create() queues them here, and they run when the test calls for it ---- */
 
-/** Runs all jobs that wait, the oldest first, and those that they create. @return how many ran */
+/** Runs all waiting jobs, the oldest first, and the jobs that they create. @return how many jobs ran */
 static inline size_t cweb_test_run_jobs(void) {
     return cweb_test_host_or_exit()->run_jobs();
 }
 
-/** A job by its UUID; NULL: there is none. Ask again after the job has run. */
+/** A job by its UUID; NULL: there is none. Call the function again after the job has run. */
 static inline const cweb_test_job_t *cweb_test_job(const char *uuid) {
     return cweb_test_host_or_exit()->job(uuid);
 }
 
-/** A job by its place in the order in which they were created, from 0 on; NULL: there is none. */
+/** A job by its index in the order of creation, from 0 on; NULL: there is none. */
 static inline const cweb_test_job_t *cweb_test_job_at(size_t index) {
     return cweb_test_host_or_exit()->job_at(index);
 }
@@ -371,9 +374,9 @@ static inline int cweb_test_ws_send_text(cweb_test_socket_t *socket, const char 
 }
 
 /**
- * Takes the oldest message that the module has sent to the socket, by itself or to a room that the socket is in.
- * @param wait_ms  how long to wait for one, in milliseconds; 0: not at all
- * @return NULL: none came
+ * Takes the oldest message that the module has sent to the socket, directly or through a room of the socket.
+ * @param wait_ms  how long to wait for a message, in milliseconds; 0: not at all
+ * @return NULL: no message arrived
  */
 static inline const cweb_test_message_t *cweb_test_ws_receive(cweb_test_socket_t *socket, int wait_ms) {
     return cweb_test_host_or_exit()->ws_receive(socket, wait_ms);
@@ -384,19 +387,22 @@ static inline int cweb_test_ws_is_closed(cweb_test_socket_t *socket) {
     return cweb_test_host_or_exit()->ws_is_closed(socket);
 }
 
-/** The client closes the socket; waits until on_close has returned. Sockets that are open at the end of a test are closed. */
+/**
+ * Closes the socket from the client's side; waits until on_close has returned. Sockets still open at the end of a
+ * test are closed.
+ */
 static inline void cweb_test_ws_close(cweb_test_socket_t *socket) {
     cweb_test_host_or_exit()->ws_close(socket);
 }
 
-/* ---- What goes on beside requests ---- */
+/* ---- Work beside requests ---- */
 
-/** Waits until the work that scheduler_add() was given has run, at most wait_ms milliseconds. @return 0, or -1: not yet */
+/** Waits until the work of scheduler_add() has run, at most wait_ms milliseconds. @return 0, or -1: not yet */
 static inline int cweb_test_settle(int wait_ms) {
     return cweb_test_host_or_exit()->settle(wait_ms);
 }
 
-/** An empty directory of this test that the module may write to; it is removed behind the test. */
+/** An empty directory of this test to which the module may write; the runner removes it after the test. */
 static inline const char *cweb_test_dir(void) {
     return cweb_test_host_or_exit()->dir();
 }

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /**
  * @file cweb_token.h
- * Signed tokens with an audience and an end.
+ * Signed tokens with an audience and an expiry.
  *
- * The server signs with a key that is for tokens alone (--token-key; token.key in the data directory when HTTPS is
- * configured). A token is valid in the domain of the module that had it signed, for the audience that was named, and
- * until its end. The token itself is not part of the signed token: keep both.
+ * The server signs with a key that is for tokens only (--token-key; token.key in the data directory when HTTPS is
+ * configured). A signed token is valid in the domain of the module that requested it, for the named audience, until it
+ * expires. The token itself is not part of the signed token: keep both.
  */
 #ifndef CWEB_TOKEN_H
 #define CWEB_TOKEN_H
@@ -18,12 +18,12 @@
 extern "C" {
 #endif
 
-/** Bytes that suffice for a signed token with its NUL, whatever the key (RSA up to 8192 bits). */
+/** Bytes that suffice for a signed token with its NUL, for any key (RSA up to 8192 bits). */
 #define CWEB_SIGNED_TOKEN_SIZE 1536
 
 /**
  * Signs the string token into out, as a string.
- * @param audience  whom the token is for, such as the name of the module that will verify it; NULL or "" for any
+ * @param audience  the intended recipient, such as the name of the verifying module; NULL or "" for any
  * @param valid_s   how many seconds the signed token is valid; 0 for ever
  * @param out_len   size of out; CWEB_SIGNED_TOKEN_SIZE suffices
  * @return length of the signed token, or -1 (no key, NULL, or out too small)
@@ -35,9 +35,9 @@ static inline int cweb_token_sign(const char *token, const char *audience, unsig
 }
 
 /**
- * Checks that signed_token signs the token_len bytes at token for audience, and has not ended.
- * @param audience  as it was given to cweb_token_sign()
- * @return 0 if it does, else -1
+ * Checks that signed_token signs the token_len bytes at token for audience, and has not expired.
+ * @param audience  the same as for cweb_token_sign()
+ * @return 0 if the signed token is valid, else -1
  */
 static inline int cweb_token_verify(const char *signed_token, const char *token, size_t token_len, const char *audience) {
     const struct cweb_host *host = cweb_binding.host;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /**
  * @file cweb_websocket.h
- * What a module can do with a WebSocket beyond websocket_t: read its handshake, accept or refuse it, keep a pointer with it,
- * and send to rooms. cweb.h includes this file. Sending as text or binary is in cweb_helpers.h.
+ * Functions for a WebSocket beyond websocket_t: read its handshake, accept or refuse it, store a pointer with the
+ * socket, and send to rooms. cweb.h includes this file. Sending as text or binary is in cweb_helpers.h.
  */
 #ifndef CWEB_WEBSOCKET_H
 #define CWEB_WEBSOCKET_H
@@ -19,10 +19,10 @@
 extern "C" {
 #endif
 
-/** Largest name of a room, in bytes. */
+/** Limit, in bytes, on the name of a room. */
 #define CWEB_ROOM_BYTES_MAX 255
 
-/* What the functions below call; cweb_host.sockets. It only grows at its end. */
+/* Services behind the functions below; cweb_host.sockets. The table only grows at its end. */
 struct cweb_sockets {
     int (*message_type)(struct websocket *ws);
     int (*join)(struct websocket *ws, const char *room);
@@ -42,8 +42,8 @@ static inline const struct cweb_sockets *cweb_sockets(void) {
 }
 
 /**
- * The type of the message that on_message handles: CWEB_WS_TEXT or CWEB_WS_BINARY. Elsewhere that of the last message of
- * the socket, and CWEB_WS_TEXT before the first one; 0 for NULL.
+ * The type of the message that on_message is handling: CWEB_WS_TEXT or CWEB_WS_BINARY. In any other place the type of
+ * the socket's last message, and CWEB_WS_TEXT before the first message; 0 for NULL.
  */
 static inline int cweb_ws_message_type(websocket_t *ws) {
     const struct cweb_sockets *table = cweb_sockets();
@@ -51,9 +51,10 @@ static inline int cweb_ws_message_type(websocket_t *ws) {
 }
 
 /**
- * The request that opened the socket: its query (`params`), `headers`, captures of the path (cweb_param()), cookies, and the
- * client's address. It is there in on_open, until on_open returns; its memory is that of cweb_alloc().
- * @return NULL anywhere else, with errno EINVAL
+ * The request that opened the socket: its query (`params`), `headers`, captures of the path (cweb_param()), cookies,
+ * and the client's address. The request is available in on_open, until on_open returns; its memory is that of
+ * cweb_alloc().
+ * @return NULL in any other place, with errno EINVAL
  */
 static inline http_request_t *cweb_ws_request(websocket_t *ws) {
     const struct cweb_requests *table = cweb_requests();
@@ -61,8 +62,8 @@ static inline http_request_t *cweb_ws_request(websocket_t *ws) {
 }
 
 /**
- * Keeps a pointer with the socket, until on_close has returned; nobody follows or frees it. It survives hot swaps; a new
- * process of the domain begins with NULL.
+ * Stores a pointer with the socket, until on_close has returned; the server neither follows nor frees it. The pointer
+ * survives hot swaps; in a new process of the domain it is NULL.
  */
 static inline void cweb_ws_set_data(websocket_t *ws, void *data) {
     if (ws != NULL) {
@@ -70,7 +71,7 @@ static inline void cweb_ws_set_data(websocket_t *ws, void *data) {
     }
 }
 
-/** The pointer of cweb_ws_set_data(); NULL before. */
+/** The pointer of cweb_ws_set_data(); NULL if none was set. */
 static inline void *cweb_ws_data(websocket_t *ws) {
     return ws == NULL ? NULL : ws->reserved[0];
 }
@@ -138,28 +139,31 @@ static inline int cweb_ws_choose(http_request_t *req, http_response_t *res, cons
 /* ---- Rooms ---- */
 
 /**
- * Puts the socket into a room: it gets what is published there, until it leaves or is closed. Rooms are those of the domain
- * that the socket's module runs in; nobody makes or removes them.
+ * Adds the socket to a room: the socket receives the messages published there, until it leaves or is closed. Rooms
+ * belong to the domain of the socket's module; they need not be created or removed.
  * @param room  1 to CWEB_ROOM_BYTES_MAX bytes
- * @return 0, also if it is there already; -1 with errno EINVAL (another length, NULL), EPIPE (the socket is closed) or ENOSPC
- * (it is in --ws-rooms-max rooms)
+ * @return 0, also if the socket is already there; -1 with errno EINVAL (another length, NULL), EPIPE (the socket is
+ * closed) or ENOSPC (the socket is in --ws-rooms-max rooms)
  */
 static inline int cweb_ws_join(websocket_t *ws, const char *room) {
     const struct cweb_sockets *table = cweb_sockets();
     return table == NULL ? -1 : table->join(ws, room);
 }
 
-/** Takes the socket out of a room. @return 0, also if it was not there; -1 with errno EINVAL or EPIPE as cweb_ws_join() */
+/**
+ * Removes the socket from a room. @return 0, also if the socket was not there; -1 with errno EINVAL or EPIPE as
+ * cweb_ws_join()
+ */
 static inline int cweb_ws_leave(websocket_t *ws, const char *room) {
     const struct cweb_sockets *table = cweb_sockets();
     return table == NULL ? -1 : table->leave(ws, room);
 }
 
 /**
- * Sends one message to all sockets of a room, on all shards; it is encoded once. From any thread and any handler of the
- * domain. A socket whose reader is too slow is closed as with send().
- * @param type  CWEB_WS_TEXT or CWEB_WS_BINARY; bytes that are not UTF-8 always leave as binary
- * @return 0, also if nobody is there; -1 with errno EINVAL: a wrong type or room, or bytes is NULL with a length
+ * Sends one message to all sockets of a room, on all shards; the message is encoded once. May be called from any thread
+ * and any handler of the domain. A socket whose reader is too slow is closed as with send().
+ * @param type  CWEB_WS_TEXT or CWEB_WS_BINARY; bytes that are not UTF-8 are always sent as binary
+ * @return 0, also if the room is empty; -1 with errno EINVAL: a wrong type or room, or bytes is NULL with a length
  */
 static inline int cweb_ws_publish(const char *room, const void *bytes, size_t length, int type) {
     const struct cweb_sockets *table = cweb_sockets();

@@ -35,7 +35,7 @@ struct sqldb {
     int (*column_int)(sqlite3_stmt *, int column);
     int (*column_count)(sqlite3_stmt *);
     int (*reset)(sqlite3_stmt *);
-    /** Rows changed by, and rowid of, the last INSERT: of this call. */
+    /** Number of rows changed by, and rowid of, the last INSERT of this call. */
     int (*changes)(struct sqldb *);
     int (*last_insert_rowid)(struct sqldb *);
     /** Frees memory that SQLite allocated. sqlite3_free(). */
@@ -103,14 +103,14 @@ static inline void cweb_db_free(void *memory) {
     sqlite3_free(memory);
 }
 
-/** Further flags of sqlite3_open_v2(). */
+/** Additional flags of sqlite3_open_v2(). */
 #ifndef CWEB_DB_OPEN_FLAGS
 #define CWEB_DB_OPEN_FLAGS 0
 #endif
 
 /**
- * Opens (or makes) a database of the module's own, in WAL mode. ":memory:" is one that lives in memory.
- * @return 0; -1 when it can't be opened: the functions are set all the same and fail cleanly
+ * Opens or creates a database of the module's own, in WAL mode. ":memory:" is a database in memory.
+ * @return 0; -1 when the database can't be opened: the functions are set in either case and fail cleanly
  */
 static inline int sqldb_init(struct sqldb *db, const char *filename) {
     if (db == NULL) {
@@ -140,7 +140,8 @@ static inline int sqldb_init(struct sqldb *db, const char *filename) {
         return -1;
     }
     sqlite3_busy_timeout(db->db, CWEB_DB_BUSY_TIMEOUT_MS);
-    /* The first touch of the file: one that is no database shows here. WAL is refused in memory, harmlessly. */
+    /* The first access to the file: a file that is no database fails here. WAL is refused in memory, which is
+     * harmless. */
     if (sqlite3_exec(db->db, "PRAGMA journal_mode=WAL; PRAGMA schema_version", NULL, NULL, NULL) != SQLITE_OK) {
         sqlite3_close(db->db);
         db->db = NULL;
@@ -149,7 +150,7 @@ static inline int sqldb_init(struct sqldb *db, const char *filename) {
     return 0;
 }
 
-/** Closes it; statements not yet finalized keep it open until they are. */
+/** Closes the database; unfinalized statements keep it open until they are finalized. */
 static inline void sqldb_shutdown(struct sqldb *db) {
     if (db != NULL && db->db != NULL) {
         sqlite3_close_v2(db->db);

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /**
  * @file defer.h
- * `defer { … }` runs a block when the enclosing scope is left by return, break, goto or its end; several run in
- * reverse order. Needs gcc: it builds on nested functions. `cweb_defer(function)` on a variable works everywhere:
- * it calls function(&variable) at the same moments.
+ * `defer { … }` runs a block when the enclosing scope is left by return, break, goto or its end; several blocks run in
+ * reverse order. Needs gcc, because it uses nested functions. `cweb_defer(function)` on a variable works everywhere: it
+ * calls function(&variable) at the same moments.
  *
  *     FILE *file = fopen(path, "r");
  *     defer { if (file) fclose(file); }
  *
- * A fault does not run them, nor does exit(3).
+ * Neither a fault nor exit(3) runs them.
  */
 #ifndef CWEB_DEFER_H
 #define CWEB_DEFER_H
@@ -20,8 +20,8 @@ extern "C" {
 #endif
 
 /**
- * Calls function(&variable) when variable's scope is left. Write it as part of the declaration of the variable. With three
- * arguments it is the function of cweb_request.h, which is about the request's end: cweb_defer(req, function, argument).
+ * Calls function(&variable) when variable's scope is left. Write it as part of the declaration of the variable. With
+ * three arguments it is the function of cweb_request.h for the end of the request: cweb_defer(req, function, argument).
  */
 #define cweb_defer(...) CWEB_DEFER_CHOSEN(__VA_ARGS__, CWEB_DEFER_CALL, , CWEB_DEFER_SCOPE, )(__VA_ARGS__)
 #define CWEB_DEFER_CHOSEN(a, b, c, chosen, ...) chosen
@@ -38,7 +38,7 @@ static inline void cweb_free_pointer(void *pointer_address) {
 
 #if defined(__GNUC__) && !defined(__clang__) && !defined(__cplusplus)
 /*
- * A mark on the stack whose clean-up is the block, written as the body of a nested function. Nobody takes that
+ * A mark on the stack whose clean-up is the block, written as the body of a nested function. No code takes that
  * function's address, so it needs no trampoline and no executable stack.
  */
 #define CWEB_DEFER_AT(mark, block)                          \

@@ -29,25 +29,25 @@ extern "C" {
 /* ---- Key-value stores ---- */
 
 typedef struct http_kv_pair {
-    char *key;   /**< Lower case; the store's. */
+    char *key;   /**< Lower case; owned by the store. */
     char *value; /**< From malloc(3). */
 } http_kv_pair_t;
 
 /**
- * A small ordered map with case-insensitive keys and a fixed number of places: headers, parameters, form fields. Each key
- * is there once, but for set-cookie and www-authenticate (see http_kv_insert()). What a request repeats is beside the
- * entries, see cweb_kv_next().
+ * A small ordered map with case-insensitive keys and a fixed capacity: headers, parameters, form fields. Each key
+ * occurs once, except set-cookie and www-authenticate (see http_kv_insert()). Repeated values of a request are stored
+ * beside the entries, see cweb_kv_next().
  */
 typedef struct http_kv_store {
     http_kv_pair_t *entries;
     size_t size;
     size_t capacity;
-    size_t server; /* 0; in a store of the server's: 1, and one for each of the first pairs that it owns */
-    http_kv_pair_t *repeated; /* further values of keys that a request repeats, in their order; its own array */
+    size_t server; /* 0; in a store of the server: 1, and one more for each of the first pairs that the server owns */
+    http_kv_pair_t *repeated; /* further values of keys that a request repeats, in order; a separate array */
     size_t repeated_size;
 } http_kv_store_t;
 
-/** Makes an empty store with this many places; NULL for 0 or when memory runs out. */
+/** Creates an empty store with this capacity; NULL for 0 or when memory runs out. */
 static inline http_kv_store_t *http_kv_create(size_t capacity) {
     if (capacity == 0 || capacity > SIZE_MAX / sizeof(http_kv_pair_t)) {
         return NULL;
@@ -66,8 +66,8 @@ static inline http_kv_store_t *http_kv_create(size_t capacity) {
 }
 
 /**
- * Frees the store and its keys; its values too when free_values is nonzero. NULL is allowed. A store of a request or a
- * response is the server's: it is emptied, and freed after the handler.
+ * Frees the store and its keys, and its values if free_values is nonzero. NULL is allowed. The server owns a store of a
+ * request or a response: the store is emptied, and freed after the handler.
  */
 static inline void http_kv_destroy(http_kv_store_t *store, int free_values) {
     if (store == NULL) {
@@ -144,21 +144,21 @@ static inline int http_kv_insert(http_kv_store_t *store, const char *key, char *
     return 0;
 }
 
-/** The value of key, in whatever case; NULL when there is none. The store keeps it. */
+/** The value of key, in any case; NULL when there is none. The store keeps the value. */
 CWEB_OUT_OF_LINE char *http_kv_get(const http_kv_store_t *store, const char *key) {
     http_kv_pair_t *pair = cweb_kv_find(store, key);
     return pair == NULL ? NULL : pair->value;
 }
 
 /**
- * Walks all values of a key, in their order: http_kv_get() gives the first of a repeated parameter, form field or header
- * only.
+ * Walks all values of a key, in order: http_kv_get() returns only the first value of a repeated parameter, form field
+ * or header.
  *
  *     size_t at = 0;
  *     for (const char *tag; (tag = cweb_kv_next(req->params, "tag", &at)) != NULL;) { use(tag); }
  *
- * @param at  0 at first; moved on by each call
- * @return the next value, which stays the store's; NULL when there is no further one or an argument is NULL
+ * @param at  0 at first; advanced by each call
+ * @return the next value, owned by the store; NULL when there is no further value or an argument is NULL
  */
 static inline char *cweb_kv_next(const http_kv_store_t *store, const char *key, size_t *at) {
     if (store == NULL || key == NULL || at == NULL) {
@@ -174,7 +174,7 @@ static inline char *cweb_kv_next(const http_kv_store_t *store, const char *key, 
     return NULL;
 }
 
-/** How many pairs it holds, each key of a request once; 0 for NULL. */
+/** Number of pairs in the store, each key of a request once; 0 for NULL. */
 static inline size_t http_kv_size(const http_kv_store_t *store) {
     return store == NULL ? 0 : store->size;
 }
@@ -199,7 +199,7 @@ typedef enum http_method {
 
 #define CWEB_METHOD_COUNT 7
 
-/** Status of a response: one of these, or a plain number from 100 to 599, `(http_error_t)418`. */
+/** Status of a response: one of these values, or a plain number from 100 to 599, `(http_error_t)418`. */
 typedef enum http_error {
     HTTP_000_UNKNOWN,
     HTTP_101_SWITCHING_PROTOCOLS,
@@ -267,7 +267,7 @@ typedef enum http_error {
 #define HTTP_511_NETWORK_AUTHENTICATION_REQUIRED 511
 #define HTTP_413_CONTENT_TOO_LARGE HTTP_413_PAYLOAD_TOO_LARGE
 
-/** A status that a module gives: C takes a plain number for it anyway, and in C++ this is one. */
+/** The status that a module sets: in C the enum accepts a plain number; in C++ the type is a plain number. */
 #ifdef __cplusplus
 typedef int cweb_status_t;
 #else
@@ -302,9 +302,9 @@ __attribute__((weak, visibility("hidden"))) const char *http_errors[CWEB_ERROR_C
     "501 Not Implemented",
 };
 
-/* ---- What a handler is given ---- */
+/* ---- The arguments of a handler ---- */
 
-/** A request. It and everything in it lives until the handler returns; copy what must last longer. */
+/** A request. The request and everything in it lives until the handler returns; copy data that must live longer. */
 typedef struct http_request {
     http_method_t method;
     http_version_t version;
@@ -313,12 +313,12 @@ typedef struct http_request {
     char *body;                /**< Never NULL; a NUL follows its content_length bytes. */
     int content_length;        /**< Bytes in body. */
     char keep_alive;           /**< Nonzero: the connection stays open afterwards. */
-    char close;                /**< Nonzero: the client asked for it to be closed. */
+    char close;                /**< Nonzero: the client asked to close the connection. */
     pthread_t tid;             /**< The thread the handler runs on. */
     http_kv_store_t *params;   /**< Query parameters, percent-decoded; never NULL. */
     http_kv_store_t *headers;  /**< Keys in lower case; never NULL. */
     http_kv_store_t *data;     /**< Form fields (urlencoded or multipart), decoded; never NULL. */
-    int websocket;             /**< Nonzero: asks for an upgrade to WebSocket. */
+    int websocket;             /**< Nonzero: the request asks for an upgrade to WebSocket. */
     int transfer_encoding_chunked;
     void *server;      /* the server's */
     void *reserved[3]; /* the server's */
@@ -329,8 +329,8 @@ typedef struct http_response {
     cweb_status_t status;     /**< Starts as HTTP_200_OK. */
     http_kv_store_t *headers; /**< Values from malloc(3), freed by the server. */
     /**
-     * Starts as an empty string in a malloc'd buffer of HTTP_RESPONSE_SIZE bytes. Write into it, or free(3) it and
-     * set another malloc'd pointer of any size. The server frees what it finds here.
+     * Initially an empty string in a malloc'd buffer of HTTP_RESPONSE_SIZE bytes. Write into it, or free(3) it and
+     * set another malloc'd pointer of any size. The server frees the pointer that it finds here.
      */
     char *body;
     int content_length; /**< Bytes to send; 0: strlen(body). */
@@ -345,15 +345,19 @@ typedef struct websocket {
      * may free(3) it and set a malloc'd string of its own.
      */
     char *session;
-    int client_fd; /**< Names the connection: small, and open ones differ. Not to be read or written. */
+    int client_fd; /**< A small number, unique among open connections; no descriptor to read or write. */
     /**
-     * Sends one message, from any thread. Its type is that of the message which the calling thread's on_message was
-     * called with; elsewhere that of the last message received on this socket; before the first one text. Bytes that
-     * are not UTF-8 always leave as binary. cweb_ws_send_text() and cweb_ws_send_binary() name the type.
+     * Sends one message, from any thread. Its type is that of the message that the calling thread's on_message is
+     * handling. In any other place its type is that of the last message received on this socket, or text before the
+     * first one. Bytes that are not UTF-8 are always sent as binary. cweb_ws_send_text() and cweb_ws_send_binary() name
+     * the type.
      * @return 0, or -1 once the socket is closed
      */
     int (*send)(struct websocket *ws, const char *message, size_t length);
-    /** Closes it, after what was sent before. From any thread. @return 0, or -1 if it was closed already */
+    /**
+     * Closes the socket, after earlier messages are sent. From any thread. @return 0, or -1 if the socket was closed
+     * already
+     */
     int (*close)(struct websocket *ws);
     void *server;       /* the server's */
     uint64_t server_id; /* the server's */

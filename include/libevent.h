@@ -34,17 +34,17 @@ extern "C" {
 
 struct event;
 
-/** Called when the descriptor of event has become ready. It may delete or free the event. */
+/** Called when the descriptor of event has become ready. The callback may delete or free the event. */
 typedef void (*event_callback_t)(struct event *event, void *arg);
 
 struct event {
     int fd;
-    short events; /**< What to wait for besides input, EPOLLOUT for example; 0: input only. */
+    short events; /**< Conditions to wait for besides input, for example EPOLLOUT; 0: input only. */
     event_callback_t callback;
     void *arg;
 };
 
-/* What the server calls when the event's turn comes; in a guarded call of the module. */
+/* The server calls this for a ready event, in a guarded call of the module. */
 static inline void cweb_event_run(void *ready) {
     struct event *event = (struct event *)ready;
     event->callback(event, event->arg);
@@ -63,10 +63,10 @@ static inline struct event *event_new(int fd, short events, event_callback_t cal
 }
 
 /**
- * Starts waiting. The callback comes when there is input now, and each time more arrives (edge-triggered: it should read
- * until EAGAIN).
- * @return 0, or -1 with errno set: EEXIST when the descriptor has an event already, EPERM when it is a plain file, EBADF
- * when it is closed, ENOSYS outside the server
+ * Starts waiting. The callback is called if input is available now, and each time more arrives. Events are
+ * edge-triggered, so the callback should read until EAGAIN.
+ * @return 0, or -1 with errno set: EEXIST when the descriptor has an event already, EPERM when it is a plain file,
+ * EBADF when it is closed, ENOSYS outside the server
  */
 static inline int event_add(struct event *event) {
     if (event == NULL || cweb_binding.host == NULL || cweb_binding.host->event_add == NULL) {
@@ -78,7 +78,8 @@ static inline int event_add(struct event *event) {
 }
 
 /**
- * Stops waiting. The callback is not running any more when this returns, unless it is the caller, and does not come again.
+ * Stops waiting. After the return the callback is neither running nor called again, unless the callback itself is the
+ * caller.
  * @return 0, or -1 with errno set: ENOENT when the event was not added
  */
 static inline int event_del(struct event *event) {
@@ -97,7 +98,7 @@ static inline void event_free(struct event *event) {
     }
 }
 
-/* Those who wait in event_dispatch(), and how many of them are to return. */
+/* The threads that wait in event_dispatch(), and how many of them must return. */
 struct cweb_event_wait {
     pthread_mutex_t lock;
     pthread_cond_t stopped;
@@ -109,8 +110,8 @@ __attribute__((weak, visibility("hidden"))) struct cweb_event_wait cweb_event_wa
                                                                                       PTHREAD_COND_INITIALIZER, 0};
 
 /**
- * Waits for event_dispatch_stop(). Not needed for callbacks to come; here for modules that have a thread of their own for
- * the loop. Must not be called in `onload`, which has to return.
+ * Waits for event_dispatch_stop(). Callbacks do not need this function; it exists for modules with a thread of their
+ * own for the loop. It must not be called in `onload`, which has to return.
  */
 static inline void event_dispatch(void) {
     pthread_mutex_lock(&cweb_event_wait.lock);
@@ -121,7 +122,7 @@ static inline void event_dispatch(void) {
     pthread_mutex_unlock(&cweb_event_wait.lock);
 }
 
-/** Makes event_dispatch() return, the next one if none waits; from any thread. Callbacks go on. */
+/** Makes one waiting event_dispatch() return, or the next one if none waits; from any thread. Callbacks continue. */
 static inline void event_dispatch_stop(void) {
     pthread_mutex_lock(&cweb_event_wait.lock);
     cweb_event_wait.stop = 1;

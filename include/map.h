@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /**
  * @file map.h
- * A map from strings to pointers: open addressing with linear probing, so a lookup is O(1) and touches one
- * array. It grows as needed. Keys are copied; values stay the caller's. Not thread-safe: see container.h.
+ * A map from strings to pointers: open addressing with linear probing, so a lookup is O(1) and touches one array. The
+ * map grows as needed. Keys are copied; the caller keeps the values. Not thread-safe: see container.h.
  */
 #ifndef CWEB_MAP_H
 #define CWEB_MAP_H
@@ -26,14 +26,14 @@ typedef enum map_error {
     MAP_KEY_NOT_FOUND = 3 /**< No such key. */
 } map_error_t;
 
-/** What a slot of the table holds. */
+/** State of a slot of the table. */
 typedef enum map_entry_state {
-    MAP_ENTRY_EMPTY = 0,    /**< Nothing, and nothing since the table was made. */
-    MAP_ENTRY_OCCUPIED = 1, /**< A key and its value. */
-    MAP_ENTRY_TOMBSTONE = 2 /**< Nothing: its key was removed. */
+    MAP_ENTRY_EMPTY = 0,    /**< The slot has had no key since the table was created. */
+    MAP_ENTRY_OCCUPIED = 1, /**< The slot has a key and its value. */
+    MAP_ENTRY_TOMBSTONE = 2 /**< The slot's key was removed. */
 } map_entry_state_t;
 
-/** One slot. Only an occupied one has a key and a value. */
+/** One slot. Only an occupied slot has a key and a value. */
 struct map_entry {
     char *key;
     void *value;
@@ -77,7 +77,7 @@ static inline struct map_entry *cweb_map_find(const struct map *map, const char 
     }
 }
 
-/* The first slot for a key of this hash that holds none. */
+/* The first slot without a key for this hash. */
 static inline struct map_entry *cweb_map_place(struct map_entry *entries, size_t capacity, uint64_t hash) {
     size_t slot = (size_t)hash & (capacity - 1);
     while (entries[slot].state == MAP_ENTRY_OCCUPIED) {
@@ -183,7 +183,7 @@ static inline map_error_t map_insert(struct map *map, const char *key, void *val
     return MAP_OK;
 }
 
-/** The value of key; NULL when there is none (or it is NULL). */
+/** The value of key; NULL when there is no such key (or its value is NULL). */
 CWEB_OUT_OF_LINE void *map_get(const struct map *map, const char *key) {
     if (map == NULL || key == NULL) {
         return NULL;
@@ -193,7 +193,7 @@ CWEB_OUT_OF_LINE void *map_get(const struct map *map, const char *key) {
 }
 
 /**
- * Removes key. Its value is not freed, and the other entries stay where they are.
+ * Removes key. Its value is not freed, and the other entries keep their slots.
  * @return MAP_OK, MAP_KEY_NOT_FOUND, or MAP_ERR when an argument is NULL
  */
 static inline map_error_t map_remove(struct map *map, const char *key) {

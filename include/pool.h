@@ -30,7 +30,7 @@ struct task {
     struct task *next;
 };
 
-/** A pool. Change it through the functions only; what the fields hold may be read with `lock` held. */
+/** A pool. Change it through the functions only; the fields may be read with `lock` held. */
 struct thread_pool {
     pthread_mutex_t lock;
     pthread_cond_t cond;
@@ -40,16 +40,16 @@ struct thread_pool {
     struct task *task_queue;
     struct task *task_tail;
     int max_threads;
-    int queue_length;   /**< Tasks that wait. */
+    int queue_length;   /**< Number of waiting tasks. */
     int stop;
-    int active_threads; /**< Tasks that run. */
+    int active_threads; /**< Number of running tasks. */
     int numbered;       /* threads that have taken their number */
 };
 
-/** Most threads in one pool. */
+/** Limit on the threads of one pool. */
 #define CWEB_POOL_THREADS_MAX 256
 
-/* Each thread of the pool. */
+/* The main function of each thread of the pool. */
 static inline void *cweb_pool_main(void *arg) {
     struct thread_pool *pool = (struct thread_pool *)arg;
     pthread_mutex_lock(&pool->lock);
@@ -99,7 +99,10 @@ static inline void cweb_pool_free(struct thread_pool *pool) {
     free(pool);
 }
 
-/** Runs what is queued, ends the threads and frees the pool. Not from one of its tasks. NULL is allowed. */
+/**
+ * Runs the queued tasks, ends the threads and frees the pool. Must not be called from one of its tasks. NULL is
+ * allowed.
+ */
 static inline void thread_pool_destroy(struct thread_pool *pool) {
     if (pool == NULL) {
         return;
@@ -171,7 +174,7 @@ static inline void thread_pool_add_task(struct thread_pool *pool, void (*functio
     }
 }
 
-/** How many tasks wait or run; 0 for NULL. */
+/** Number of waiting and running tasks; 0 for NULL. */
 static inline int thread_pool_pending_count(struct thread_pool *pool) {
     if (pool == NULL) {
         return 0;
@@ -182,7 +185,7 @@ static inline int thread_pool_pending_count(struct thread_pool *pool) {
     return count;
 }
 
-/** Drops the tasks that wait; those that run finish. Their arguments are not freed. */
+/** Drops the waiting tasks; running tasks finish. The arguments of dropped tasks are not freed. */
 static inline void thread_pool_cancel_all(struct thread_pool *pool) {
     if (pool == NULL) {
         return;
@@ -199,7 +202,10 @@ static inline void thread_pool_cancel_all(struct thread_pool *pool) {
     }
 }
 
-/** 1 when no thread is idle, so that a further task would wait; else 0, also for NULL. A queued task counts as a thread's. */
+/**
+ * 1 when no thread is idle, so that a further task would wait; else 0, also for NULL. A queued task occupies a
+ * thread.
+ */
 static inline int thread_pool_is_full(struct thread_pool *pool) {
     if (pool == NULL) {
         return 0;

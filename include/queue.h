@@ -20,16 +20,16 @@ extern "C" {
 /** Result of the functions below. */
 typedef enum queue_status {
     QUEUE_OK,    /**< Done. */
-    QUEUE_FULL,  /**< At its bound, and the call does not wait. */
-    QUEUE_EMPTY, /**< Nothing there, and the call does not wait (or the queue was stopped). */
+    QUEUE_FULL,  /**< The queue is at its limit, and the call does not wait. */
+    QUEUE_EMPTY, /**< The queue is empty, and the call does not wait (or the queue was stopped). */
     QUEUE_ERROR  /**< An argument is NULL, memory ran out, or the queue was stopped. */
 } queue_status_t;
 
 struct queue {
     void **buffer;       /**< A ring. */
-    size_t head;         /**< Where the oldest item lies. */
-    size_t tail;         /**< Where the next one goes. */
-    size_t max_size;     /**< The bound. */
+    size_t head;         /**< Index of the oldest item. */
+    size_t tail;         /**< Index for the next item. */
+    size_t max_size;     /**< Limit on the items. */
     size_t current_size; /**< Items held. */
     pthread_mutex_t lock;
     pthread_cond_t not_full;
@@ -63,7 +63,10 @@ static inline struct queue *queue_create(size_t max_size) {
     return queue;
 }
 
-/** Frees the queue, not the items in it. No thread may use or wait on it any more: cweb_queue_stop() and join first. */
+/**
+ * Frees the queue, not its items. No thread may use the queue or wait on it any more: call cweb_queue_stop() and
+ * join first.
+ */
 static inline void queue_destroy(struct queue *queue) {
     if (queue == NULL) {
         return;
@@ -150,7 +153,7 @@ static inline queue_status_t queue_try_enqueue(struct queue *queue, void *item) 
     return cweb_queue_put(queue, item, 0);
 }
 
-/** Takes the oldest item; waits for one. QUEUE_EMPTY only when the queue is stopped and drained. */
+/** Takes the oldest item; waits for an item. QUEUE_EMPTY only when the queue is stopped and empty. */
 static inline queue_status_t queue_dequeue(struct queue *queue, void **item) {
     return cweb_queue_take(queue, item, 1);
 }
@@ -160,7 +163,7 @@ static inline queue_status_t queue_try_dequeue(struct queue *queue, void **item)
     return cweb_queue_take(queue, item, 0);
 }
 
-/** How many items wait; 0 for NULL. */
+/** Number of waiting items; 0 for NULL. */
 static inline size_t queue_size(struct queue *queue) {
     if (queue == NULL) {
         return 0;
@@ -171,7 +174,7 @@ static inline size_t queue_size(struct queue *queue) {
     return size;
 }
 
-/** Refuses further items and wakes all that wait; what is queued can still be taken. */
+/** Refuses further items and wakes all waiting threads; queued items can still be taken. */
 static inline void cweb_queue_stop(struct queue *queue) {
     if (queue == NULL) {
         return;

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /**
  * @file scheduler.h
- * Work for later: one thread that runs functions in the order they were added, off the request path.
+ * Deferred work: one thread that runs functions in the order in which they were added, off the request path.
  *
- * `ctx->scheduler` is the server's, shared by the modules of a domain: keep its works short. For long ones start a scheduler
- * of the module's own in `onload` and shut it down in `unload`.
+ * `ctx->scheduler` belongs to the server and is shared by the modules of a domain: keep its works short. For long works
+ * start a scheduler of the module's own in `onload` and shut it down in `unload`.
  */
 #ifndef CWEB_SCHEDULER_H
 #define CWEB_SCHEDULER_H
@@ -26,8 +26,8 @@ typedef void (*work_t)(void *);
 
 /** How scheduler_add() behaves. */
 typedef enum {
-    ASYNC, /**< One of the two names for the only way there is: later, in order, without waiting. */
-    SYNC   /**< The other one. A caller that waited would wait for ever if it held a lock that the work takes. */
+    ASYNC, /**< One of two names for the only behaviour: later, in order, without waiting. */
+    SYNC   /**< The other name. A waiting caller would wait for ever if it held a lock that the work takes. */
 } worker_state_t;
 
 /* One queued work. */
@@ -35,21 +35,21 @@ struct work {
     work_t work;
     void *data;
     struct work *next;
-    void *ticket; /* what hooks->admit returned */
+    void *ticket; /* the return value of hooks->admit */
 };
 
-/* What the server hangs onto its scheduler; each pointer may be NULL. Called without the scheduler's mutex held. */
+/* The server's hooks on its scheduler; each pointer may be NULL. Called without the scheduler's mutex held. */
 struct cweb_scheduler_hooks {
     void *user;
-    /* On the adding thread: the server notes which module the work belongs to. */
+    /* Called on the adding thread: the server records the module of the work. */
     void *(*admit)(void *user, work_t work, void *data);
-    /* On the scheduler's thread, instead of work(data): must run it, and release the ticket. */
+    /* Called on the scheduler's thread, instead of work(data): must run the work, and release the ticket. */
     void (*run)(void *user, work_t work, void *data, void *ticket);
-    /* The work was dropped without running: release the ticket. */
+    /* Called when the work was dropped without running: releases the ticket. */
     void (*drop)(void *user, void *ticket);
 };
 
-/** A scheduler. Change it through the functions only; what the fields hold may be read with `mutex` held. */
+/** A scheduler. Change it through the functions only; the fields may be read with `mutex` held. */
 struct scheduler {
     struct work *head;
     struct work *tail;
@@ -57,15 +57,15 @@ struct scheduler {
     size_t capacity;
     pthread_mutex_t mutex;
     pthread_cond_t work_available;
-    int running;   /**< Nonzero until the thread is to end. */
+    int running;   /**< Nonzero until the thread must end. */
     int accepting; /**< Nonzero while works may be added. */
-    int draining;  /**< Nonzero: what waits is run before the thread ends. */
+    int draining;  /**< Nonzero: waiting works are run before the thread ends. */
     pthread_t thread;
-    int busy; /* works that run */
+    int busy; /* number of running works */
     const struct cweb_scheduler_hooks *hooks;
 };
 
-/** Bound used when scheduler_init() is given 0. */
+/** Capacity for a scheduler_init() with 0. */
 #define CWEB_SCHEDULER_CAPACITY_DEFAULT ((size_t)65536)
 
 /* Unlinks the oldest work; the caller holds the mutex. */
@@ -158,8 +158,9 @@ static inline int scheduler_init(struct scheduler *scheduler, size_t capacity) {
 }
 
 /**
- * Has the scheduler's thread run work(data) later, after what was added before. Returns at once, also on that thread.
- * @param state  ASYNC or SYNC: the same, as worker_state_t says
+ * Makes the scheduler's thread run work(data) later, after all works that were added before. Returns at once, also on
+ * that thread.
+ * @param state  ASYNC or SYNC: both mean the same, see worker_state_t
  * @return 0; -1 when an argument is NULL, the scheduler is full or stopping, or memory runs out
  */
 static inline int scheduler_add(struct scheduler *scheduler, work_t work, void *data, worker_state_t state) {
@@ -192,7 +193,7 @@ static inline int scheduler_add(struct scheduler *scheduler, work_t work, void *
     return 0;
 }
 
-/** How many works wait or run; 0 for NULL. */
+/** Number of waiting and running works; 0 for NULL. */
 static inline int scheduler_pending_count(struct scheduler *scheduler) {
     if (scheduler == NULL) {
         return 0;
@@ -203,7 +204,7 @@ static inline int scheduler_pending_count(struct scheduler *scheduler) {
     return count;
 }
 
-/** Drops the works that wait; the one that runs finishes. */
+/** Drops the waiting works; the running work finishes. */
 static inline void scheduler_cancel(struct scheduler *scheduler) {
     if (scheduler == NULL) {
         return;
@@ -218,7 +219,7 @@ static inline void scheduler_cancel(struct scheduler *scheduler) {
 
 /**
  * Accepts no more work and lets the thread end.
- * @param drain  nonzero: after running what waits; 0: what waits is dropped
+ * @param drain  nonzero: after running the waiting works; 0: the waiting works are dropped
  */
 static inline void scheduler_request_stop(struct scheduler *scheduler, int drain) {
     if (scheduler == NULL) {
@@ -234,7 +235,7 @@ static inline void scheduler_request_stop(struct scheduler *scheduler, int drain
     }
 }
 
-/** Runs what waits, ends the thread and frees everything. Not from the scheduler's own thread. */
+/** Runs the waiting works, ends the thread and frees everything. Must not be called on the scheduler's own thread. */
 static inline void scheduler_shutdown(struct scheduler *scheduler) {
     if (scheduler == NULL) {
         return;

@@ -7,23 +7,18 @@ mod job_data;
 mod own_pair;
 mod projects;
 mod resources;
+mod user_range;
+mod values;
 
-pub use args::{Durability, Isolation, ModuleDatabase, ModuleJobs, Reactor, ServeArgs, Span, without_env};
+pub use args::{ServeArgs, without_env};
 pub use job_data::JobDataSettings;
-pub use projects::{ProjectSettings, RequireSandbox};
+pub use projects::ProjectSettings;
 pub use resources::ResourceSettings;
+pub use values::{Durability, Isolation, ModuleDatabase, ModuleJobs, Reactor, RequireSandbox, Span};
 
-use args::DAY_S;
 use file::{read_file, settings_path};
 use std::ffi::OsString;
 use std::path::PathBuf;
-
-/// Used when `--isolation` is not given.
-const ISOLATION_DEFAULT: Isolation = Isolation::Process;
-
-/// What preflights allow when nothing else is given.
-const CORS_METHODS: &str = "GET, POST, PUT, DELETE, OPTIONS, HEAD, PATCH";
-const CORS_HEADERS: &str = "Content-Type, Authorization, X-API-Key";
 
 /// The server's settings: complete and checked. Units stand at the end of the names.
 #[derive(Debug, Clone)]
@@ -239,8 +234,10 @@ impl Config {
         let secret_settings = file.admin_key.is_some().then(|| settings_path(&given));
         let is_whole = problems.is_empty() && unreadable.is_empty();
         problems.extend(unreadable);
-        let mut config = Self::with_defaults(given.or(file));
+        let settings = given.or(file);
+        let mut config = Self::with_defaults(&settings);
         config.secret_settings = secret_settings;
+        problems.extend(settings.out_of_range());
         problems.extend(config.problems());
         if is_whole {
             // What could not be read may be the half that is missing.
@@ -272,105 +269,105 @@ impl Config {
         (config, problems)
     }
 
-    fn with_defaults(args: ServeArgs) -> Self {
-        let (projects, job_data) = (ProjectSettings::of(&args), JobDataSettings::of(&args));
-        let resources = ResourceSettings::of(&args);
-        let data_dir = args.data_dir.unwrap_or_else(|| PathBuf::from("."));
+    fn with_defaults(args: &ServeArgs) -> Self {
+        let (projects, job_data) = (ProjectSettings::of(args), JobDataSettings::of(args));
+        let resources = ResourceSettings::of(args);
+        let data_dir = args.data_dir.clone().unwrap_or_else(|| PathBuf::from("."));
         let production = args.production.unwrap_or(false);
         let host = if production { "0.0.0.0" } else { "127.0.0.1" };
-        let listen = args.listen.unwrap_or_default();
+        let listen = args.listen.clone().unwrap_or_default();
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
-        let shards = args.shards.unwrap_or_else(cores);
-        let connections_max = args.connections_max.unwrap_or(16 * 1024).min(resources::connections_max(shards));
+        let shards = args.shards.unwrap_or_else(|| cores().min(args::SHARDS_MAX));
+        let connections_max = args.connections_max().min(resources::connections_max(shards));
         // A port given beside addresses is one more address.
-        let own = (listen.is_empty() || args.port.is_some()).then(|| format!("{host}:{}", args.port.unwrap_or(8080)));
+        let own = (listen.is_empty() || args.port.is_some()).then(|| format!("{host}:{}", args.port()));
         Self {
             listen: own.into_iter().chain(listen).collect(),
-            admin_listen: args.admin_listen.unwrap_or_default(),
+            admin_listen: args.admin_listen.clone().unwrap_or_default(),
             shards,
-            reactor: args.reactor.unwrap_or(Reactor::Monoio),
-            module_dir: args.module_dir.unwrap_or_else(|| data_dir.join("modules")),
+            reactor: args.reactor(),
+            module_dir: args.module_dir.clone().unwrap_or_else(|| data_dir.join("modules")),
             data_dir,
-            isolation: args.isolation.unwrap_or(ISOLATION_DEFAULT),
-            allow_read: args.allow_read.unwrap_or_default(),
-            allow_net: args.allow_net.unwrap_or_default(),
-            module_database: args.module_database.unwrap_or(ModuleDatabase::Domain),
-            module_jobs: args.module_jobs.unwrap_or(ModuleJobs::Domain),
-            module_threads_max: args.module_threads_max.unwrap_or(1024),
+            isolation: args.isolation(),
+            allow_read: args.allow_read.clone().unwrap_or_default(),
+            allow_net: args.allow_net.clone().unwrap_or_default(),
+            module_database: args.module_database(),
+            module_jobs: args.module_jobs(),
+            module_threads_max: args.module_threads_max(),
             module_disk_bytes_max: args.module_disk_bytes_max,
-            module_output_bytes_max: args.module_output_bytes_max.unwrap_or(1024 * 1024),
-            module_memory_bytes_max: args.module_memory_bytes_max.unwrap_or(0),
-            module_resident_bytes_max: args.module_resident_bytes_max.unwrap_or(0),
-            module_rss_recycle_bytes: args.module_rss_recycle_bytes.unwrap_or(1024 * 1024 * 1024),
-            crash_limit: args.crash_limit.unwrap_or(5),
-            crash_window_ms: args.crash_window_ms.unwrap_or(60_000),
-            allow_write: args.allow_write.unwrap_or_default(),
-            domains_max: args.domains_max.unwrap_or(32),
-            executors_max: args.executors_max.unwrap_or(64),
-            stream_calls_max: args.stream_calls_max.unwrap_or(64),
-            stream_answers_max: args.stream_answers_max.unwrap_or(8 * 1024),
-            stream_buffer_bytes: args.stream_buffer_bytes.unwrap_or(1024 * 1024),
+            module_output_bytes_max: args.module_output_bytes_max(),
+            module_memory_bytes_max: args.module_memory_bytes_max(),
+            module_resident_bytes_max: args.module_resident_bytes_max(),
+            module_rss_recycle_bytes: args.module_rss_recycle_bytes(),
+            crash_limit: args.crash_limit(),
+            crash_window_ms: args.crash_window_ms(),
+            allow_write: args.allow_write.clone().unwrap_or_default(),
+            domains_max: args.domains_max(),
+            executors_max: args.executors_max(),
+            stream_calls_max: args.stream_calls_max(),
+            stream_answers_max: args.stream_answers_max(),
+            stream_buffer_bytes: args.stream_buffer_bytes(),
             production,
-            tls_cert: args.tls_cert,
-            tls_key: args.tls_key,
-            token_key: args.token_key,
+            tls_cert: args.tls_cert.clone(),
+            tls_key: args.tls_key.clone(),
+            token_key: args.token_key.clone(),
             purge_modules: args.purge_modules.unwrap_or(false),
             silent: args.silent.unwrap_or(false),
             force_shutdown: args.force_shutdown.unwrap_or(false),
-            shutdown_timeout_ms: args.shutdown_timeout_ms.unwrap_or(5_000),
-            compress: codings(args.compress),
-            cors_allow_origin: args.cors_allow_origin.unwrap_or_else(|| "*".to_owned()),
-            cors_allow_methods: args.cors_allow_methods.unwrap_or_else(|| CORS_METHODS.to_owned()),
-            cors_allow_headers: args.cors_allow_headers.unwrap_or_else(|| CORS_HEADERS.to_owned()),
-            cors_max_age_s: args.cors_max_age_s.unwrap_or(600),
-            admin_key: args.admin_key.filter(|key| !key.is_empty()),
+            shutdown_timeout_ms: args.shutdown_timeout_ms(),
+            compress: codings(args.compress()),
+            cors_allow_origin: args.cors_allow_origin(),
+            cors_allow_methods: args.cors_allow_methods(),
+            cors_allow_headers: args.cors_allow_headers(),
+            cors_max_age_s: args.cors_max_age_s(),
+            admin_key: args.admin_key.clone().filter(|key| !key.is_empty()),
             secret_settings: None,
-            keys_file: args.keys_file,
-            auth_failures_max: args.auth_failures_max.unwrap_or(10),
-            head_bytes_max: args.head_bytes_max.unwrap_or(16 * 1024),
-            headers_max: args.headers_max.unwrap_or(100),
-            uri_bytes_max: args.uri_bytes_max.unwrap_or(8 * 1024),
-            body_bytes_max: args.body_bytes_max.unwrap_or(1024 * 1024),
-            mgnt_body_bytes_max: args.mgnt_body_bytes_max.unwrap_or(4 * 1024 * 1024),
-            bodies_bytes_max: args.bodies_bytes_max.unwrap_or(512 * 1024 * 1024),
-            module_answers_bytes_max: args.module_answers_bytes_max.unwrap_or(1024 * 1024 * 1024),
-            route_body_bytes_max: args.route_body_bytes_max.unwrap_or(64 * 1024 * 1024),
+            keys_file: args.keys_file.clone(),
+            auth_failures_max: args.auth_failures_max(),
+            head_bytes_max: args.head_bytes_max(),
+            headers_max: args.headers_max(),
+            uri_bytes_max: args.uri_bytes_max(),
+            body_bytes_max: args.body_bytes_max(),
+            mgnt_body_bytes_max: args.mgnt_body_bytes_max(),
+            bodies_bytes_max: args.bodies_bytes_max(),
+            module_answers_bytes_max: args.module_answers_bytes_max(),
+            route_body_bytes_max: args.route_body_bytes_max(),
             connections_per_peer_max: args.connections_per_peer_max.unwrap_or((connections_max * shards / 4).max(64)),
-            requests_per_connection_max: args.requests_per_connection_max.unwrap_or(0),
+            requests_per_connection_max: args.requests_per_connection_max(),
             connections_max,
             resources,
-            pipeline_max: args.pipeline_max.unwrap_or(64),
-            request_memory_bytes_max: args.request_memory_bytes_max.unwrap_or(16 * 1024 * 1024),
-            trusted_proxies: args.trusted_proxies.unwrap_or_default(),
-            trusted_proxy_header: args.trusted_proxy_header.unwrap_or_else(|| "x-forwarded-for".to_owned()),
-            ws_message_bytes_max: args.ws_message_bytes_max.unwrap_or(16 * 1024 * 1024),
-            ws_queue_bytes_max: args.ws_queue_bytes_max.unwrap_or(8 * 1024 * 1024),
-            ws_inbox_messages_max: args.ws_inbox_messages_max.unwrap_or(1024),
-            ws_rooms_max: args.ws_rooms_max.unwrap_or(64),
-            ws_compress_bytes_min: args.ws_compress_bytes_min.unwrap_or(1024),
-            header_timeout_ms: args.header_timeout_ms.unwrap_or(10_000),
-            body_timeout_ms: args.body_timeout_ms.unwrap_or(30_000),
-            idle_timeout_ms: args.idle_timeout_ms.unwrap_or(75_000),
-            write_timeout_ms: args.write_timeout_ms.unwrap_or(30_000),
-            ws_ping_interval_ms: args.ws_ping_interval_ms.unwrap_or(30_000),
-            ws_pong_timeout_ms: args.ws_pong_timeout_ms.unwrap_or(10_000),
-            handler_timeout_ms: args.handler_timeout_ms.unwrap_or(30_000),
-            compile_timeout_ms: args.compile_timeout_ms.unwrap_or(10_000),
-            swap_timeout_ms: args.swap_timeout_ms.unwrap_or(30_000),
-            hook_timeout_ms: args.hook_timeout_ms.unwrap_or(30_000),
+            pipeline_max: args.pipeline_max(),
+            request_memory_bytes_max: args.request_memory_bytes_max(),
+            trusted_proxies: args.trusted_proxies.clone().unwrap_or_default(),
+            trusted_proxy_header: args.trusted_proxy_header(),
+            ws_message_bytes_max: args.ws_message_bytes_max(),
+            ws_queue_bytes_max: args.ws_queue_bytes_max(),
+            ws_inbox_messages_max: args.ws_inbox_messages_max(),
+            ws_rooms_max: args.ws_rooms_max(),
+            ws_compress_bytes_min: args.ws_compress_bytes_min(),
+            header_timeout_ms: args.header_timeout_ms(),
+            body_timeout_ms: args.body_timeout_ms(),
+            idle_timeout_ms: args.idle_timeout_ms(),
+            write_timeout_ms: args.write_timeout_ms(),
+            ws_ping_interval_ms: args.ws_ping_interval_ms(),
+            ws_pong_timeout_ms: args.ws_pong_timeout_ms(),
+            handler_timeout_ms: args.handler_timeout_ms(),
+            compile_timeout_ms: args.compile_timeout_ms(),
+            swap_timeout_ms: args.swap_timeout_ms(),
+            hook_timeout_ms: args.hook_timeout_ms(),
             projects,
-            deploy_queue_max: args.deploy_queue_max.unwrap_or(64),
-            job_workers: args.job_workers.unwrap_or_else(cores),
-            durability: args.durability.unwrap_or(Durability::Full),
-            job_retention_s: args.job_retention.map_or(7 * DAY_S, |span| span.seconds),
-            job_payload_bytes_max: args.job_payload_bytes_max.unwrap_or(1024 * 1024),
-            job_event_bytes_max: args.job_event_bytes_max.unwrap_or(256 * 1024),
-            job_result_bytes_max: args.job_result_bytes_max.unwrap_or(4 * 1024 * 1024),
+            deploy_queue_max: args.deploy_queue_max(),
+            job_workers: args.job_workers.unwrap_or_else(|| cores().min(args::JOB_WORKERS_MAX)),
+            durability: args.durability(),
+            job_retention_s: args.job_retention().seconds,
+            job_payload_bytes_max: args.job_payload_bytes_max(),
+            job_event_bytes_max: args.job_event_bytes_max(),
+            job_result_bytes_max: args.job_result_bytes_max(),
             job_data,
-            job_queue_max: args.job_queue_max.unwrap_or(8192),
-            job_pending_max: args.job_pending_max.unwrap_or(100_000),
-            job_module_running_max: args.job_module_running_max.unwrap_or(0),
-            job_streams_max: args.job_streams_max.unwrap_or(1024),
+            job_queue_max: args.job_queue_max(),
+            job_pending_max: args.job_pending_max(),
+            job_module_running_max: args.job_module_running_max(),
+            job_streams_max: args.job_streams_max(),
         }
     }
 
@@ -382,13 +379,13 @@ impl Config {
 }
 
 /// The names of content codings; `off` stands for none.
-fn codings(given: Option<Vec<String>>) -> Vec<String> {
-    let given = given.unwrap_or_else(|| ["zstd", "br", "gzip"].map(str::to_owned).to_vec());
+fn codings(given: Vec<String>) -> Vec<String> {
     if given == ["off"] { Vec::new() } else { given }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::values::DAY_S;
     use super::*;
 
     fn load(args: ServeArgs) -> Result<Config, ConfigError> {
@@ -544,7 +541,7 @@ mod tests {
             })
         };
         assert_eq!(load(ServeArgs::default()).unwrap().module_memory_bytes(), None);
-        let (mapped, resident) = (checks::MODULE_MEMORY_BYTES_MIN, checks::MODULE_RESIDENT_BYTES_MIN);
+        let (mapped, resident) = (args::MODULE_MEMORY_BYTES_MIN, args::MODULE_RESIDENT_BYTES_MIN);
         assert_eq!(limits(mapped, 0).unwrap().module_memory_bytes(), Some(mapped));
         assert_eq!(limits(mapped, resident).unwrap().module_memory_bytes(), Some(resident));
         assert_eq!(limits(0, resident).unwrap().module_memory_bytes(), Some(resident));

@@ -35,10 +35,10 @@ fn main() -> ExitCode {
     {
         return symbol::main(offsets);
     }
-    if let [_, command, policy, program, arguments @ ..] = args.as_slice()
+    if let [_, command, policy, program @ ..] = args.as_slice()
         && (command == program::COMMAND || command == program::HELD_COMMAND)
     {
-        return program::main(policy, program, arguments, command == program::HELD_COMMAND);
+        return program::main(policy, program, command == program::HELD_COMMAND);
     }
     cweb::cli::main()
 }

@@ -143,11 +143,15 @@ fn deploys_what_routes_ini_lists() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::create_dir(dir.path().join("sub")).unwrap();
     std::fs::write(dir.path().join("sub/greet.c"), GREETING).unwrap();
-    let ini = format!("; where\nserver_url=http://{}\n\n[modules]\n# relative to this file\ngreet.c\n", server.addr);
+    // A directory is a project.
+    std::fs::create_dir_all(dir.path().join("sub/shop/src")).unwrap();
+    std::fs::write(dir.path().join("sub/shop/src/main.c"), support::constant("shop", "/shop", "open")).unwrap();
+    let ini =
+        format!("; where\nserver_url=http://{}\n\n[modules]\n# relative to this file\ngreet.c\nshop\n", server.addr);
     std::fs::write(dir.path().join("sub/routes.ini"), ini).unwrap();
     let output = cweb(dir.path(), &["deploy", "--config", "sub/routes.ini"], &[]);
     assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
-    assert_eq!(server.get("/greet").text(), "hi");
+    assert_eq!([server.get("/greet").text(), server.get("/shop").text()], ["hi", "open"]);
     assert!(!cweb(dir.path(), &["deploy"], &[]).status.success(), "there is no routes.ini here");
 }
 

@@ -380,6 +380,9 @@ fn connects_where_it_may(server: &Server, port: u16, other: u16) {
     let attack = |name: &str| server.get(&format!("/{name}/attack?port={other}&allowed={port}")).text();
     assert_eq!(attack("one"), "over");
     assert_eq!(attack("two"), "allowed: errno 13;over");
+    server.expect_log(
+        "[one] the system call socket is refused with these arguments (EPERM): a list of --allow-net grants connections by TCP alone",
+    );
     // The process of a single call asks the server for nothing.
     let killable = server.get(&format!("/one/killable?ip=127.0.0.1&port={port}"));
     assert_eq!(killable.text(), "errno 1");

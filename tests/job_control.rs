@@ -347,6 +347,7 @@ fn clients_make_change_and_end_schedules_that_do_not_overlap_unless_asked() {
     let (_, said) = cweb(&[]);
     assert!(said.contains("weekly  m/tick  0 0 * * SUN  Europe/Berlin  in "), "{said}");
     assert!(cweb(&["--json"]).1.contains("\"payload\":{\"b\":2}"));
+    assert!(cweb(&["--module", "m"]).1.contains("weekly  m/tick") && cweb(&["--module", "n"]).1 == "no schedules\n");
     assert_eq!(cweb(&["remove", "weekly"]), (true, "removed weekly\n".to_owned()));
     let (is_done, said) = cweb(&["set", "x", "* *", "tick"]);
     assert!(!is_done && said.contains("it has 2 fields"), "{said}");
@@ -507,10 +508,13 @@ fn a_paused_kind_of_job_waits_over_restarts_until_it_is_resumed() {
     assert_eq!(get(&server, &format!("/jobs/{one}"))["state"], json!("pending"));
     let url = format!("http://{}", server.addr);
     let cweb = |args: &[&str]| support::cweb(&[&["jobs", "--server", &url], args].concat(), dir.path(), &[]);
-    assert_eq!(cweb(&["kinds"]).1, "JOB     PENDING  RUNNING  STATE\nm/tick  1        0        paused\n");
+    for args in [&["kinds"][..], &["kinds", "--module", "m"]] {
+        assert_eq!(cweb(args).1, "JOB     PENDING  RUNNING  STATE\nm/tick  1        0        paused\n");
+    }
+    assert_eq!(cweb(&["kinds", "--module", "other/x"]).1, "JOB  PENDING  RUNNING  STATE\n");
     assert_eq!(cweb(&["resume", "m/tick"]), (true, "resumed m/tick\n".to_owned()));
     reached(&server, &one, "done");
-    assert_eq!(get(&server, "/jobs/kinds")["kinds"], json!([]));
+    eventually("no job is left", || get(&server, "/jobs/kinds")["kinds"] == json!([]));
     assert!(cweb(&["pause", "tick"]).1.contains("write MODULE/JOB"));
 }
 

@@ -145,6 +145,18 @@ fn blobs_are_stored_by_their_hash_and_given_back_as_they_are() {
         assert_eq!((head.status, head.header("content-length").unwrap()), (200, size.to_string()));
     }
     assert_eq!(files(dir.path()), 4);
+    let listed = json_of(&server.get("/blobs?limit=3"));
+    let (blobs, sizes) = (listed["blobs"].as_array().unwrap(), |blob: &serde_json::Value| blob["bytes"].as_u64());
+    assert!(blobs.iter().map(sizes).eq([2_500_000, 100_000, 3].map(Some)) && listed["count"] == 4, "{listed}");
+    assert!(
+        blobs[0]["blob"] == name_of(&bytes(2_500_000, 1))
+            && blobs[0]["used_at"].as_u64() >= blobs[2]["used_at"].as_u64()
+    );
+    assert_eq!(["/blobs?limit=0", "/blobs?limit=x", "/blobs?limt=1"].map(|path| server.get(path).status), [400; 3]);
+    assert_eq!(server.post("/blobs", b"").header("allow").unwrap(), "GET, HEAD, PUT, OPTIONS");
+    let (done, said) = support::cweb(&["blobs", "--limit", "1", "--server", &server.addr], dir.path(), &[]);
+    assert!(done && said.starts_with(&format!("{}       2500000  20", name_of(&bytes(2_500_000, 1)))), "{said}");
+    assert!(said.contains("\n4 blobs, the last 1 used of them are listed; all blobs and outputs take "), "{said}");
     let large = bytes(2_500_000, 1);
     let path = format!("/blobs/{}", name_of(&large));
     let mut client = server.connect();
@@ -234,7 +246,7 @@ fn refuses_blobs(server: &Server, dir: &tempfile::TempDir, large: &str) {
     assert_eq!(client.get(large).status, 404);
     assert_eq!(put(server, "/blobs", &[], &bytes(2_000_000, 3)).status, 201, "there is room again");
     for (method, target, status) in [
-        ("GET", "/blobs", 405),
+        ("DELETE", "/blobs", 405),
         ("POST", large, 405),
         ("GET", "/blobs/x", 400),
         ("GET", "/blobs/sha256:../../../../etc/passwd", 400),

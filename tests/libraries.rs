@@ -72,6 +72,16 @@ fn what_can_not_be_linked_is_said() {
     let server = Server::with(&["--allow-lib", "no-such-library"]);
     let refused = server.try_deploy(&with_pragma("#pragma cweb link(\"no-such-library\")")).text();
     assert!(refused.contains("libno-such-library.so") && refused.contains("not installed"), "{refused}");
+    // A version whose library is not allowed any more is not gone back to, and the live one stays.
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let server = Server::on(&dir, &["--allow-lib", "crypto"], &[]);
+    server.deploy(&with_pragma("#pragma cweb link(\"crypto\")"));
+    server.deploy(&with_pragma(""));
+    server.stop();
+    let server = Server::on(&dir, &[], &[]);
+    let refused = server.post("/mgnt/p/rollback?version=1", b"");
+    assert!(refused.status == 422 && refused.text().contains("crypto"), "{}", refused.text());
+    assert_eq!(server.get("/p").text(), "plain");
 }
 
 #[test]
@@ -116,7 +126,7 @@ fn modules_in_cpp() {
     assert_eq!(server.get("/cpp/thrown").status, 500, "{}", server.log());
     // A new version begins anew: the old one's code is not kept in the process.
     let next = source("cpp.cpp").replace("\"constructed\"", "\"replaced\"");
-    assert!(deploy_as(&server, "cpp.cc", &next).0);
+    assert!(deploy_as(&server, "cpp.C", &next).0, "as compilers read it");
     assert_eq!(server.get("/cpp/caught").text(), "replaced 1");
     let (done, said) =
         deploy_as(&server, "wrong.cpp", "#include <cweb.h>\nint f() { return undeclared; }\ncweb_stream_t *s;\n");

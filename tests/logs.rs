@@ -174,7 +174,21 @@ fn requests_are_listed(server: &Server) {
         client.send(format!("GET /say?{status} HTTP/1.1\r\nHost: localhost\r\n{framing}").as_bytes());
         assert_eq!(client.response().status, status);
     }
+    // Those whose head can't be read, and one for a path that is nobody's below a module's own.
+    let (uri, field) = ("u".repeat(20_000), "f".repeat(100_000));
+    for (target, fields, status) in
+        [("/say?uri=", "", 400), (&*format!("/say?{uri}"), "", 414), ("/say?head", &*field, 431)]
+    {
+        let mut client = server.connect();
+        let host = if status == 400 { "no field" } else { "Host: localhost" };
+        client.send(format!("GET {target} HTTP/1.1\r\n{host}\r\nX: {fields}\r\n\r\n").as_bytes());
+        assert_eq!(client.response().status, status);
+    }
+    assert_eq!(server.get("/say/slip").status, 404);
     for line in ["> GET /setting?x=1 200 ", "> POST /say?x=2 405 ", "> GET /say?413 413 ", "> GET /say?400 400 "] {
+        listed.expect(line);
+    }
+    for line in ["> GET /say?uri= 400 ", "uuu 414 ", "> GET /say?head 431 ", "> GET /say/slip 404 "] {
         listed.expect(line);
     }
     assert!(!listed.said().contains("elsewhere"), "the path is no module's: {}", listed.said());

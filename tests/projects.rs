@@ -220,6 +220,59 @@ fn units_that_have_not_changed_are_not_compiled_again() {
     assert_eq!(objects(), 9);
 }
 
+/// What a server has ready from its second compilation on: two processes that become compiler and linker, one that inspects.
+#[test]
+fn what_the_next_compilation_needs_is_ready_confined_and_used_once() {
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let server = Server::on(&dir, &[], &[("CWEB_ADMIN_KEY", "s3cret-key")]);
+    let key = [("X-API-Key", "s3cret-key")];
+    let deploy = |source: &str| server.connect().request("POST", "/mgnt", &key, source.as_bytes());
+    // No other run has compiled these.
+    let text = |number: u32| format!("{}-{number}", server.pid());
+    let served = |number: u32| {
+        let answer = deploy(&constant("ready", "/ready", &text(number)));
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        assert_eq!(server.get("/ready").text(), text(number));
+    };
+    let status = |pid: u32| fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let are_ready = || {
+        let all = server.spares();
+        all.len() == 3 && all.iter().all(|pid| status(*pid).contains("Seccomp:\t2"))
+    };
+    let scratch = || fs::read_dir(dir.path().join("modules/.scratch")).unwrap().count();
+    served(1);
+    assert!(server.spares().is_empty(), "one compilation says nothing of a second");
+    served(2);
+    eventually("all is ready", are_ready);
+    let first = server.spares();
+    for pid in &first {
+        let (of, environment) = (status(*pid), fs::read(format!("/proc/{pid}/environ")).unwrap_or_default());
+        assert!(of.contains("NoNewPrivs:\t1") && of.contains("CapEff:\t0000000000000000"), "{of}");
+        assert!(!String::from_utf8_lossy(&environment).contains("s3cret-key"));
+    }
+    // One that was ready is used, once, and its directory goes with it; a refused source is one use.
+    assert!(deploy("int x").text().contains("module.c:1"));
+    eventually("new ones are ready", || are_ready() && server.spares().iter().all(|pid| !first.contains(pid)));
+    eventually("one directory is left", || scratch() == 1);
+    served(3);
+    // Those that somebody has ended are not waited for.
+    eventually("all is ready again", are_ready);
+    let ended = server.spares();
+    ended.iter().for_each(|pid| support::signal(*pid, "KILL"));
+    eventually("they have ended", || ended.iter().all(|pid| status(*pid).contains("State:\tZ")));
+    served(4);
+    eventually("all is ready after that", are_ready);
+    // A source of another language, and one that needs other rights, are compiled as ever.
+    let cpp = [("Content-Type", "multipart/form-data; boundary=b"), key[0]];
+    let source = constant("plus", "/plus", "x").replace("return 0;", "static_cast<void>(c); return 0;");
+    let answer = server.connect().request("POST", "/mgnt", &cpp, &form(&[("code", "plus.cpp", source.as_bytes())]));
+    assert_eq!((answer.status, server.get("/plus").text()), (200, "x".to_owned()), "{}", answer.text());
+    eventually("all is ready at the end", are_ready);
+    let last = server.spares();
+    server.stop();
+    eventually("they end with the server", || last.iter().all(|pid| !Path::new(&format!("/proc/{pid}")).exists()));
+}
+
 #[test]
 fn a_starter_project_is_checked_and_deployed_as_it_is() {
     let server = Server::start();

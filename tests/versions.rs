@@ -248,6 +248,9 @@ fn settings_and_secrets_reach_the_running_module() {
             now != before && now != 0
         });
         assert_eq!(get("TOKEN"), "s3cret-two s3cret-two");
+        // Nor has a module in another domain the secret.
+        assert_eq!(server.post("/mgnt?domain=elsewhere", reader("foreign").as_bytes()).status, 200);
+        assert_eq!(server.get("/foreign?key=TOKEN").text(), "(none) none");
     }
     // It is shown nowhere.
     let listed = run(&server, work.path(), &["config", "list", "reader"]);

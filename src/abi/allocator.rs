@@ -1,8 +1,8 @@
-//! The allocator of this program: mimalloc, but the C library's in a process with a sanitizer.
+//! The allocator of this program: mimalloc, or the C library's in a process with a sanitizer.
 //!
-//! A sanitizer replaces malloc(3), and takes memory for lost that nothing in its sight points to. Memory of a module may be known
-//! to a table of ours only, so our own memory must be in its sight, and is never told as lost itself: Rust also keeps
-//! pointers into the middle of a block, which do not count there.
+//! A sanitizer replaces malloc(3), and reports memory as lost if no pointer that it can see leads there. A table of the server
+//! may hold the only pointer to a module's memory, so the server's own memory must be visible to the sanitizer. The server's
+//! memory itself is never reported: Rust also keeps pointers into the middle of a block, which the sanitizer does not count.
 
 use super::sanitizer;
 use mimalloc::MiMalloc;
@@ -19,7 +19,7 @@ const SYSTEM: u8 = 2;
 
 static CHOICE: AtomicU8 = AtomicU8::new(UNKNOWN);
 
-/// Whether the C library's is used: decided at the first allocation, which is made while there is one thread.
+/// Whether the C library's allocator is used: decided at the first allocation, which is made while there is one thread.
 #[inline]
 fn is_system() -> bool {
     match CHOICE.load(Ordering::Relaxed) {
@@ -39,8 +39,8 @@ fn decide() -> bool {
     is_system
 }
 
-/// Gives memory that the calling thread has freed back to the kernel: by itself the allocator waits for the thread's next large
-/// allocation, which may never come.
+/// Returns memory that the calling thread has freed to the kernel. Otherwise the allocator returns the memory at the thread's
+/// next large allocation, which may never come.
 pub fn give_back() {
     unsafe extern "C" {
         /// `mi_collect` of mimalloc.h.
@@ -52,7 +52,7 @@ pub fn give_back() {
     }
 }
 
-// SAFETY: all calls go to one of two allocators, and always to the same.
+// SAFETY: all calls go to one of two allocators, and always to the same one.
 unsafe impl GlobalAlloc for Allocator {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {

@@ -1,7 +1,8 @@
-//! connect(2) of modules whose own sockets reach nothing: the server connects, and its socket takes the place of the module's.
+//! Serves connect(2) for modules whose own sockets reach nothing: the server connects, and its socket replaces the module's.
 //!
-//! A filter refuses the call, and the handler of the refusal comes here, on the thread that made it. The new socket has the number,
-//! the flags and the usual options of the old one, and the call returns what it would have returned.
+//! A seccomp filter refuses the call. The handler of the refusal calls this code, on the thread that made the call. The new
+//! socket has the number, the flags and the usual options of the old one. The call then returns the result of the server's
+//! connect(2).
 
 use super::{native, worker};
 use std::ffi::c_int;
@@ -10,12 +11,12 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::OnceLock;
 
-/// Asks the server for a socket that is connecting to an address and does not block; the error is an errno.
+/// Asks the server for a non-blocking socket that is connecting to an address; the error is an errno.
 pub type Ask = Box<dyn Fn(SocketAddr) -> Result<OwnedFd, i32> + Send + Sync>;
 
 static ASK: OnceLock<Ask> = OnceLock::new();
 
-/// Options that the new socket gets from the old one; each has at most [`OPTION_BYTES`].
+/// Options copied from the old socket to the new one; each has at most [`OPTION_BYTES`].
 const OPTIONS: [(c_int, c_int); 10] = [
     (libc::SOL_SOCKET, libc::SO_KEEPALIVE),
     (libc::SOL_SOCKET, libc::SO_LINGER),
@@ -34,7 +35,7 @@ const OPTION_BYTES: usize = 16;
 const CONNECTING: u8 = 2;
 const CLOSED: u8 = 7;
 
-/// Has the connect(2) of modules be served by `ask`. Once for the process.
+/// Makes `ask` serve the connect(2) calls of modules. Must be called once per process.
 pub fn serve(ask: Ask) {
     if ASK.set(ask).is_ok() {
         // SAFETY: writes a variable of the C code, atomically; the function stays.
@@ -44,7 +45,7 @@ pub fn serve(ask: Ask) {
 
 /// Called by the handler, with a copy of the address. Returns 0, or an errno below 0.
 extern "C" fn connect(socket: c_int, address: *const u8, bytes: usize) -> c_int {
-    // SAFETY: so many bytes of the handler's.
+    // SAFETY: the handler passes this many bytes of its own.
     let address = unsafe { std::slice::from_raw_parts(address, bytes) };
     connected(socket, address).map_or_else(|errno| -errno, |()| 0)
 }
@@ -76,23 +77,23 @@ fn connected(socket: RawFd, address: &[u8]) -> Result<(), i32> {
     result
 }
 
-/// Puts `made` in the place of `socket`; it does not block for now. Gives whether the old one did.
+/// Replaces `socket` by `made`, which stays non-blocking for now. Returns whether the old socket was blocking.
 fn take_over(socket: RawFd, made: &OwnedFd) -> Result<bool, i32> {
     let blocks = control(socket, libc::F_GETFL, 0)? & libc::O_NONBLOCK == 0;
     let closes = control(socket, libc::F_GETFD, 0)? & libc::FD_CLOEXEC != 0;
     for (level, name) in OPTIONS {
         let mut value = [0; OPTION_BYTES];
         let Ok(length) = option(socket, level, name, &mut value) else { continue };
-        // One that can't be set is as the kernel has it.
+        // An option that can't be set keeps the kernel's default.
         // SAFETY: reads `length` bytes of `value`, which has as many.
         unsafe { libc::setsockopt(made.as_raw_fd(), level, name, value.as_ptr().cast(), length) };
     }
-    // SAFETY: no memory is involved. The module's own number, which is open.
+    // SAFETY: no memory is involved. The number is the module's own, and is open.
     let placed = unsafe { libc::dup3(made.as_raw_fd(), socket, if closes { libc::O_CLOEXEC } else { 0 }) };
     if placed < 0 { Err(last_errno()) } else { Ok(blocks) }
 }
 
-/// Waits until the connection is there or has failed.
+/// Waits until the connection is established or has failed.
 fn wait(socket: RawFd, timeout_ms: c_int) -> Result<(), i32> {
     let mut poll = libc::pollfd { fd: socket, events: libc::POLLOUT, revents: 0 };
     loop {
@@ -110,7 +111,7 @@ fn wait(socket: RawFd, timeout_ms: c_int) -> Result<(), i32> {
     }
 }
 
-/// How long connect(2) waits on a socket that blocks (socket(7), `SO_SNDTIMEO`), in the words of poll(2).
+/// How long connect(2) waits on a blocking socket (socket(7), `SO_SNDTIMEO`), as a time-out of poll(2).
 fn timeout_ms(socket: RawFd) -> Result<c_int, i32> {
     let mut value = [0; 16];
     option(socket, libc::SOL_SOCKET, libc::SO_SNDTIMEO, &mut value)?;
@@ -145,12 +146,12 @@ fn last_errno() -> i32 {
 }
 
 fn control(socket: RawFd, command: c_int, argument: c_int) -> Result<c_int, i32> {
-    // SAFETY: commands without memory, on the module's own number.
+    // SAFETY: commands without memory, on the module's own descriptor.
     let result = unsafe { libc::fcntl(socket, command, argument) };
     if result < 0 { Err(last_errno()) } else { Ok(result) }
 }
 
-/// Reads an option as far as `value` goes; gives its bytes.
+/// Reads an option into `value`, truncated to its length; returns its bytes.
 fn option(socket: RawFd, level: c_int, name: c_int, value: &mut [u8]) -> Result<libc::socklen_t, i32> {
     let mut length = libc::socklen_t::try_from(value.len()).unwrap_or(0);
     // SAFETY: writes `length` bytes at most, which `value` has.

@@ -12,24 +12,24 @@ use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::OnceLock;
 
-/// Finds the address of a module's symbol: module, symbol.
+/// Finds the address of a module's symbol; the arguments are module and symbol.
 pub type Resolve = Box<dyn Fn(&str, &str) -> *mut c_void + Send + Sync>;
 
-/// Runs the given work on behalf of the named module, and takes note of a fault.
+/// Runs the given work on behalf of the named module, and records a fault.
 pub type RunWork = Box<dyn Fn(&str, &mut dyn FnMut() -> Result<(), Trap>) + Send + Sync>;
 
 /// Fetches a page of the tables of jobs.
 pub type Rows = Box<dyn Fn(&TableQuery) -> Result<String, String> + Send + Sync>;
 
-/// Where modules read the tables of jobs.
+/// The source of the tables of jobs for modules.
 pub enum JobTables<'a> {
     /// In the file at this path, which the process may read and lock.
     File(&'a Path),
-    /// From whoever has the file.
+    /// The owner of the file answers each query.
     Asked(Rows),
 }
 
-/// What the C side calls back with.
+/// The functions that the C side calls.
 struct Callbacks {
     rows: Option<Rows>,
     resolve: Resolve,
@@ -49,23 +49,24 @@ const NAME_BYTES_MAX: usize = 512;
 /// Bytes of `module_t.name`.
 const MODULE_NAME_BYTES: usize = 128;
 
-/// The context: that of the process, which lives as long as it, or that of one module, whose calls have connections of
-/// their own to the database.
+/// A context: that of the process, which lives as long as the process, or that of one module, whose calls have their own
+/// connections to the database.
 pub struct ModuleContext {
     raw: NonNull<Context>,
     module: Option<NonNull<RawModule>>,
 }
 
-// SAFETY: the context is made for concurrent use by any number of module threads: its parts lock for themselves.
+// SAFETY: the context is made for concurrent use by any number of module threads: its parts have their own locks.
 unsafe impl Send for ModuleContext {}
 // SAFETY: as above.
 unsafe impl Sync for ModuleContext {}
 
 impl ModuleContext {
-    /// Makes the context, with the modules' database at `database`, where they also read the tables of `jobs`. One
-    /// that can't be opened is logged, and its functions fail: modules that use no database still work.
+    /// Creates the context, with the modules' database at `database`; modules also read the tables of `jobs` there. If the
+    /// database can't be opened, that is logged and its functions fail: modules without a database still work.
     ///
     /// # Errors
+    /// Memory or threads ran out.
     /// Memory or threads ran out.
     pub fn create(
         database: &Path,
@@ -80,7 +81,7 @@ impl ModuleContext {
             None => (None, None),
         };
         let serve_rows = rows.is_some().then_some(serve_rows as native::RowsFn);
-        // Both live as long as the process, like the context.
+        // The callbacks and the context live as long as the process.
         let callbacks: &Callbacks =
             Box::leak(Box::new(Callbacks { rows, resolve, run_work, context: OnceLock::new() }));
         let user = std::ptr::from_ref(callbacks).cast_mut().cast::<c_void>();
@@ -110,8 +111,8 @@ impl ModuleContext {
         Ok(Self { raw, module: None })
     }
 
-    /// The context of the module called `name`, one of whose addresses is `code`. To be dropped before it is closed, when
-    /// nothing calls it any more. `None`: memory has run out.
+    /// The context of the module `name`; `code` is an address in its code. The context must be dropped before the module is
+    /// closed, when no call of the module can come any more. `None`: memory has run out.
     #[must_use]
     pub fn for_module(&self, name: &str, code: usize) -> Option<Self> {
         let name = CString::new(name).ok()?;
@@ -120,9 +121,9 @@ impl ModuleContext {
         Some(Self { raw: self.raw, module: Some(NonNull::new(module)?) })
     }
 
-    /// Runs `body`, which makes one call of this module: what it leaves open in the database is rolled back and reset.
-    /// State that an `is_hook` makes on its connection is there for the module's other calls. `faulted` says whether the
-    /// module's code did not return.
+    /// Runs `body`, which makes one call of this module. Afterwards the module's open transactions are rolled back and its
+    /// statements reset. State that an `is_hook` call creates on its connection is available to the module's other calls.
+    /// `faulted` returns whether the module's code did not return.
     pub fn call<T>(&self, is_hook: bool, body: impl FnOnce() -> T, faulted: impl FnOnce(&T) -> bool) -> T {
         let Some(module) = self.module else { return body() };
         let mut call = RawCall::NONE;
@@ -134,7 +135,7 @@ impl ModuleContext {
         outcome
     }
 
-    /// No call of the module comes any more, though its code may stay: closes connections that nothing can know of.
+    /// Closes connections that no pointer can lead to: no call of the module comes any more, although its code may stay.
     pub fn retire(&self) {
         if let Some(module) = self.module {
             // SAFETY: the module is open.
@@ -142,7 +143,7 @@ impl ModuleContext {
         }
     }
 
-    /// For calls into modules, within [`Self::call`].
+    /// The pointer for calls into modules, within [`Self::call`].
     pub(super) fn as_ptr(&self) -> *mut Context {
         match self.module {
             // SAFETY: the module is open.
@@ -151,14 +152,14 @@ impl ModuleContext {
         }
     }
 
-    /// Whether scheduled work waits or runs.
+    /// Whether scheduled work is waiting or running.
     #[must_use]
     pub fn has_work(&self) -> bool {
         // SAFETY: the context is alive.
         unsafe { native::cwebn_context_pending(self.raw.as_ptr()) != 0 }
     }
 
-    /// Releases locks of the services that a fault on this thread has left held.
+    /// Releases locks of the services that a fault has left held by this thread.
     pub fn release_after_fault(&self) {
         // SAFETY: the context is alive; the function releases only what this thread holds.
         unsafe { native::cwebn_context_after_fault(self.raw.as_ptr()) };
@@ -201,7 +202,7 @@ unsafe extern "C" fn resolve_symbol(user: *mut c_void, module: *const c_char, sy
     if module.is_null() || symbol.is_null() {
         return std::ptr::null_mut();
     }
-    // The names are copied before any lock is taken: a bad pointer jumps out of here (see guard).
+    // The names are copied before any lock is taken: a bad pointer makes the guard jump out of this frame.
     let mut names = [[0_u8; NAME_BYTES_MAX]; 2];
     for (copy, name) in names.iter_mut().zip([module, symbol]) {
         // SAFETY: the caller's contract.
@@ -256,8 +257,8 @@ unsafe extern "C" fn serve_rows(user: *mut c_void, wanted: *const RawRows, lengt
     }
 }
 
-/// A work's ticket: one more reference to the shared object its function lies in, so that the code stays mapped until it
-/// has run, whatever becomes of the generation.
+/// The ticket of a work: one more reference to the shared object of its function. The code stays mapped until the work has run,
+/// even if the generation ends.
 pub(super) unsafe extern "C" fn work_admit(_user: *mut c_void, work: WorkFn, _data: *mut c_void) -> *mut c_void {
     // SAFETY: zeroed is a valid Dl_info; dladdr fills it for any address; RTLD_NOLOAD only counts a reference of an
     // object that is loaded already, found by the very name it was loaded by.
@@ -286,7 +287,7 @@ unsafe extern "C" fn work_run(user: *mut c_void, work: WorkFn, data: *mut c_void
     unsafe { work_drop(user, ticket) };
 }
 
-/// Calls a work, as one call of the module that it lies in.
+/// Calls a work, as one call of the module that contains it.
 fn work_call(work: WorkFn, data: *mut c_void) -> Result<(), Trap> {
     // SAFETY: any address may be asked about.
     let module = unsafe { native::cwebn_module_of(work as *const c_void) };
@@ -294,7 +295,7 @@ fn work_call(work: WorkFn, data: *mut c_void) -> Result<(), Trap> {
         return guard::call_work(work, data);
     }
     let mut call = RawCall::NONE;
-    // SAFETY: the reference just taken keeps `module`; `call` stays where it is; one thread.
+    // SAFETY: the new reference keeps `module` alive; `call` does not move; all steps run on one thread.
     unsafe { native::cwebn_call_begin(module, &raw mut call, 0) };
     let outcome = guard::call_work(work, data);
     // SAFETY: as above; the reference is given back once.
@@ -326,7 +327,7 @@ unsafe fn module_name(ticket: *mut c_void) -> String {
 /// `ticket` is NULL or from [`work_admit`], and given back once.
 pub(super) unsafe extern "C" fn work_drop(_user: *mut c_void, ticket: *mut c_void) {
     if !ticket.is_null() {
-        // SAFETY: a handle of dlopen that nobody else closes.
+        // SAFETY: a handle of dlopen that no other code closes.
         unsafe { libc::dlclose(ticket) };
     }
 }

@@ -1,7 +1,7 @@
 //! Signatures of tokens, for `ctx->crypto` and `cweb_token.h`. The key never leaves this room.
-//!
-//! The key is for tokens alone and never that of the certificate: a module chooses what is signed. What is signed begins
-//! with a text that no other protocol signs, and names the domain that asked, so that no domain makes tokens of another.
+//! The key is for tokens only and must differ from that of the certificate, because a module chooses the signed text. The
+//! signed bytes begin with a text that no other protocol signs, and name the requesting domain, so that no domain can make
+//! tokens of another.
 
 use ring::rand::{SecureRandom, SystemRandom};
 use ring::signature::{
@@ -23,52 +23,53 @@ enum Key {
     Ed25519(Ed25519KeyPair),
 }
 
-/// The key that signs, then those that signed before and are still believed.
+/// The signing key, then earlier keys whose signatures are still accepted.
 static KEYS: OnceLock<Vec<Key>> = OnceLock::new();
 
-/// What all signed texts begin with. The number changes with what follows.
+/// The beginning of all signed texts. The number must change when the format behind it changes.
 const PREFIX: &[u8] = b"cweb token 1\0";
 
-/// A text to sign, or to find signed.
+/// A text to sign, or to verify.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Token {
     /// The text.
     pub text: Vec<u8>,
-    /// Whom it is for; empty for whoever asks.
+    /// The intended recipient; empty for every recipient.
     pub audience: String,
-    /// How long it is to be valid; 0 for ever. In seconds; without meaning when it is verified.
+    /// How long the signature is valid, in seconds; 0 for ever. Ignored when verifying.
     pub valid_s: u32,
 }
 
-/// Signs elsewhere.
+/// Signs in another process.
 pub type RemoteSign = Box<dyn Fn(&Token) -> Option<String> + Send + Sync>;
-/// Verifies elsewhere: signature, token.
+/// Verifies in another process; the arguments are signature and token.
 pub type RemoteVerify = Box<dyn Fn(&[u8], &Token) -> bool + Send + Sync>;
 
 static REMOTE: OnceLock<(RemoteSign, RemoteVerify)> = OnceLock::new();
 
-/// Signs and verifies through the server, which has the key: for processes that must not. Only the first call counts.
+/// Signs and verifies through the server, which has the key, in processes that must not have it. Only the first call has an
+/// effect.
 pub fn set_remote(sign: RemoteSign, verify: RemoteVerify) {
     let _ = REMOTE.set((sign, verify));
 }
 
-/// The key file can't be used.
+/// Why the key file can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
-    /// It can't be read or made.
+    /// The file can't be read or created.
     #[error("{0}")]
     Io(#[from] io::Error),
-    /// It holds no key of a kind that is known.
+    /// The file has no key of a known kind.
     #[error("no PEM private key in it that can sign (Ed25519, P-256, P-384 or RSA)")]
     Unknown,
-    /// It is the key of the certificate.
+    /// The key is that of the certificate.
     #[error(
         "this is the key of the certificate, and tokens need one of their own; leave --token-key out, or name a file that is not there yet"
     )]
     Certificate,
 }
 
-/// The file of a key that signs no more and is still believed: that of the key `path` with `.old` behind.
+/// The file of an earlier key whose signatures are still accepted: the path of the key with the suffix `.old`.
 fn old_of(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".old");
@@ -80,7 +81,7 @@ fn read(path: &Path) -> Result<Key, KeyError> {
     pem_blocks(&text).find_map(|(label, der)| parse(label, &der)).ok_or(KeyError::Unknown)
 }
 
-/// Whether the key at `path`, if it is there, can be used beside the certificate's key `tls_key`.
+/// Checks whether the key at `path`, if it exists, can be used beside the certificate's key `tls_key`.
 ///
 /// # Errors
 /// See [`KeyError`].
@@ -93,7 +94,7 @@ fn read_checked(path: &Path, tls_key: Option<&Path>) -> Result<Option<Vec<Key>>,
         Err(KeyError::Io(error)) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         key => key?,
     };
-    // One that can't be read is told elsewhere.
+    // Another check reports a certificate key that can't be read.
     if tls_key.and_then(|path| read(path).ok()).is_some_and(|tls| tls.public() == signing.public()) {
         return Err(KeyError::Certificate);
     }
@@ -105,8 +106,8 @@ fn read_checked(path: &Path, tls_key: Option<&Path>) -> Result<Option<Vec<Key>>,
     Ok(Some(keys))
 }
 
-/// Takes the key for tokens from the PEM file `path`; makes one (Ed25519) if there is none, which its owner alone may read. The
-/// public key is left beside it, in `path` with `.pub` behind. Only the first call of a process counts.
+/// Loads the key for tokens from the PEM file `path`. If there is none, creates one (Ed25519) that only its owner may read. The
+/// public key is written beside it, to `path` with the suffix `.pub`. Only the first call of a process has an effect.
 ///
 /// # Errors
 /// See [`KeyError`].
@@ -132,7 +133,7 @@ pub fn load(path: &Path, tls_key: Option<&Path>) -> Result<(), KeyError> {
     Ok(())
 }
 
-/// What stands before the key in PKCS #8 and in a public key, of Ed25519 (RFC 8410 §7, §4).
+/// The bytes before the key in PKCS #8 and in a public key, for Ed25519 (RFC 8410 §7, §4).
 const ED25519_PRIVATE: &[u8] = b"\x30\x2e\x02\x01\x00\x30\x05\x06\x03\x2b\x65\x70\x04\x22\x04\x20";
 const ED25519_PUBLIC: &[u8] = b"\x30\x2a\x30\x05\x06\x03\x2b\x65\x70\x03\x21\x00";
 
@@ -140,7 +141,7 @@ fn make(path: &Path) -> Result<(), KeyError> {
     let mut seed = [0; 32];
     SystemRandom::new().fill(&mut seed).map_err(|_| io::Error::other("the system gives no random numbers"))?;
     let text = pem("PRIVATE KEY", &[ED25519_PRIVATE, &seed].concat());
-    // Whole or not at all: the server may end here.
+    // The file must be written whole or not at all, because the server may end here.
     let mut draft = path.as_os_str().to_owned();
     draft.push(".new");
     let _ = std::fs::remove_file(&draft);
@@ -160,7 +161,7 @@ fn pem(label: &str, der: &[u8]) -> String {
     text + &format!("-----END {label}-----\n")
 }
 
-/// Whether there is a key.
+/// Whether the process can sign.
 #[must_use]
 pub fn is_loaded() -> bool {
     KEYS.get().is_some() || REMOTE.get().is_some()
@@ -226,11 +227,11 @@ const EC_ALGORITHMS: [&[u8]; 2] = [
     b"\x02\x01\x00\x30\x10\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x05\x2b\x81\x04\x00\x22",
 ];
 
-/// Wraps what stands in `EC PRIVATE KEY` (RFC 5915), because ring reads PKCS#8 only.
+/// Wraps the content of `EC PRIVATE KEY` (RFC 5915), because ring reads PKCS#8 only.
 fn sec1_as_pkcs8(sec1: &[u8], algorithm: &[u8]) -> Option<Vec<u8>> {
     let element = |tag: u8, content: &[u8]| {
         let length = u16::try_from(content.len()).ok()?.to_be_bytes();
-        // ring wants the shortest form of a length (DER).
+        // ring requires the shortest encoding of a length (DER).
         let header = match length {
             [0, low @ 0..=0x7f] => vec![tag, low],
             [0, low] => vec![tag, 0x81, low],
@@ -251,7 +252,7 @@ fn pem_blocks(text: &str) -> impl Iterator<Item = (&str, Vec<u8>)> {
     })
 }
 
-/// What is signed: nothing that differs gives the same bytes. `expires_s` counts from 1970; 0: never.
+/// The bytes to sign: different inputs must give different bytes. `expires_s`: seconds after 1970-01-01 00:00:00 UTC; 0: never.
 fn message(domain: &str, token: &Token, expires_s: u64) -> Vec<u8> {
     let part = |bytes: &[u8]| [&(bytes.len() as u64).to_be_bytes()[..], bytes].concat();
     let (domain, audience) = (part(domain.as_bytes()), part(token.audience.as_bytes()));
@@ -262,8 +263,8 @@ fn now_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// Signs `token` for a module of the domain `domain`: the signature in base64, and behind a dot the second of its end, if it
-/// has one. `None` without a key, and for a text with a NUL in it.
+/// Signs `token` for a module of the domain `domain`. Returns the signature in base64. If the token expires, a dot and the time
+/// of its expiry (Unix seconds) follow. `None` without a key, and for a text with a NUL.
 #[must_use]
 pub fn sign(domain: &str, token: &Token) -> Option<String> {
     if token.text.contains(&0) {
@@ -278,7 +279,7 @@ pub fn sign(domain: &str, token: &Token) -> Option<String> {
     Some(if expires_s > 0 { format!("{signature}.{expires_s}") } else { signature })
 }
 
-/// Whether `signed` is a signature of `token` that was made for the domain `domain` and has not expired.
+/// Whether `signed` is an unexpired signature of `token`, made for the domain `domain`.
 #[must_use]
 pub fn verify(domain: &str, signed: &[u8], token: &Token) -> bool {
     if let Some((_, verify)) = REMOTE.get() {
@@ -336,7 +337,7 @@ mod tests {
         assert!(is("a", &later, &token("x", "")) && !is("a", &sign("a", &token("x", ""), 1_000), &token("x", "")));
         assert!(!is("a", &later.replace(".1001", ".9999"), &token("x", "")), "the end is signed too");
         assert!(!is("a", later.split('.').next().unwrap(), &token("x", "")));
-        // A new key signs; the one before is believed while it is there.
+        // A new key signs; signatures of the earlier key are accepted while its file exists.
         std::fs::rename(&path, old_of(&path)).unwrap();
         make(&path).unwrap();
         let both = read_checked(&path, None).unwrap().unwrap();

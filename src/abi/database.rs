@@ -1,18 +1,18 @@
-//! The modules' database before anything uses it: one that is damaged is moved aside.
+//! Checks the modules' database before its first use: a damaged database is moved aside.
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Larger files are checked for what shows at once: a start must not wait for a disk to be read.
+/// Larger files are only checked superficially: a start must not wait until a whole file is read from a disk.
 const WHOLE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
-/// How long a lock of another is waited for, in milliseconds.
+/// How long to wait for another process's lock, in milliseconds.
 const BUSY_WAIT_MS: u32 = 1_000;
 
-/// Moves the database at `path` aside if it is damaged, with what belongs to it, and says so in the log. An empty one is
-/// made in its place by its first use.
+/// Moves the database at `path` and its related files aside if it is damaged, and logs that. Its next use creates an empty
+/// database.
 pub fn set_aside_if_damaged(path: &Path) {
     let Some(what) = damage(path) else { return };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
@@ -41,7 +41,7 @@ fn with(path: &Path, end: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// What is wrong with the database, as far as it shows; `None` also when another holds it.
+/// The damage of the database, as far as it is detected; `None` also when another process holds the lock.
 fn damage(path: &Path) -> Option<String> {
     let bytes = std::fs::metadata(path).ok().filter(std::fs::Metadata::is_file)?.len();
     if bytes == 0 {
@@ -49,7 +49,7 @@ fn damage(path: &Path) -> Option<String> {
     }
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let checked = Connection::open_with_flags(path, flags).and_then(|connection| {
-        // Not by `busy_timeout()`, which needs a newer SQLite than some systems have.
+        // Avoids `busy_timeout()`, which needs a newer SQLite than some systems have.
         connection.query_row(&format!("PRAGMA busy_timeout = {BUSY_WAIT_MS}"), [], |_| Ok(()))?;
         connection.query_row("SELECT count(*) FROM sqlite_master", [], |_| Ok(()))?;
         if bytes > WHOLE_BYTES_MAX {

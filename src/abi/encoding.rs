@@ -1,43 +1,44 @@
-//! The frames of what modules send, encoded and compressed on the thread that sends: a shard only passes them on.
+//! Encodes and compresses the messages of modules on the sending thread: a shard only passes the frames on.
 
 use crate::proto::ws::{Deflate, Deflater, Encoded, Kind, WINDOW_BITS_MAX, encode_frame, kind_of};
 use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
-/// Frames larger than this are not kept for the next `send`: they would sit in memory for as long as the thread lives.
+/// Largest frame, in bytes, that is kept for the next `send`: a kept frame uses memory for as long as the thread lives.
 const KEPT_FRAME_BYTES_MAX: usize = 64 * 1024;
 
-/// Larger messages are sent as they are: a thread would be busy with one for a tenth of a second and more.
+/// Largest message, in bytes, that is compressed: compressing a larger one would take a tenth of a second or more.
 const COMPRESSED_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// After this many misses in a row a socket tries one message in 2^n only.
+/// After this many misses in a row, a socket tries only one message in 2^n.
 const MISSES_MAX: u32 = 6;
 
-/// Smallest message that is sent compressed unless the server is told otherwise.
+/// Default size, in bytes, of the smallest message that is compressed.
 pub(super) const COMPRESSED_BYTES_MIN: usize = 1024;
 
 static BYTES_MIN: AtomicUsize = AtomicUsize::new(COMPRESSED_BYTES_MIN);
 
-/// Open sockets of this process that have agreed on compression. Relaxed: it orders nothing else.
+/// Number of open sockets of this process with agreed compression. Relaxed: no other access is ordered by it.
 static DEFLATING: AtomicUsize = AtomicUsize::new(0);
 
-/// Smallest message that is sent compressed, from now on.
+/// Sets the size, in bytes, of the smallest message that is compressed.
 pub(super) fn limit(bytes_min: usize) {
     BYTES_MIN.store(bytes_min, Ordering::Relaxed);
 }
 
-/// Whether compression is worth it for messages of one type.
+/// Estimates whether compression is worth its cost for messages of one type.
 #[derive(Debug, Default)]
 struct Backoff {
-    /// Messages in a row that did not get smaller.
+    /// Number of messages in a row that did not become smaller.
     misses: AtomicU32,
-    /// Messages that are not tried any more.
+    /// Number of messages to send without trying.
     skipped: AtomicU32,
 }
 
 impl Backoff {
-    /// Whether the next message is tried. Two threads may both see the same count: it is advice only.
+    /// Whether the next message should be compressed. Two threads may see the same count, which is harmless: the result is
+    /// advice only.
     fn tries(&self) -> bool {
         let left = self.skipped.load(Ordering::Relaxed);
         if left > 0 {
@@ -54,7 +55,7 @@ impl Backoff {
     }
 }
 
-/// An open socket that has agreed on compression.
+/// The state of an open socket with agreed compression.
 #[derive(Debug)]
 pub(super) struct Compressing {
     deflate: Deflate,
@@ -86,7 +87,7 @@ impl Drop for Compressing {
     }
 }
 
-/// Whether a message of so many bytes is worth compressing.
+/// Whether a message of `bytes` bytes is worth compressing.
 fn is_worth(bytes: usize) -> bool {
     (BYTES_MIN.load(Ordering::Relaxed)..=COMPRESSED_BYTES_MAX).contains(&bytes)
 }
@@ -95,15 +96,15 @@ fn is_worth(bytes: usize) -> bool {
 struct LastFrame {
     asked: Kind,
     kind: Kind,
-    /// Where the payload begins.
+    /// Offset of the payload in the frame.
     header_len: usize,
     plain: Arc<[u8]>,
-    /// The frame compressed for a window of so many bits; `None` in the pair: compression does not make it smaller.
+    /// The frame compressed for a window of this many bits; `None` in the pair: compression does not make the frame smaller.
     deflated: Option<(u8, Option<Arc<[u8]>>)>,
 }
 
 impl LastFrame {
-    /// As binary if the payload is not valid UTF-8 (RFC 6455 §5.6).
+    /// Encodes `payload`; the type is binary if the payload is not valid UTF-8 (RFC 6455 §5.6).
     fn new(asked: Kind, payload: &[u8]) -> Self {
         let kind = sent_as(asked, payload);
         let plain: Arc<[u8]> = encode_frame(kind, payload).into();
@@ -119,12 +120,12 @@ fn sent_as(asked: Kind, payload: &[u8]) -> Kind {
     if asked == Kind::Text { kind_of(payload) } else { asked }
 }
 
-/// Buffers and compressor of one thread.
+/// The buffers and the compressor of one thread.
 struct Coder {
-    /// The message this thread encoded last. A module broadcasts by calling `send` once a socket with the same bytes:
-    /// comparing them is cheaper than encoding them again, and all sockets share one buffer.
+    /// The last message that this thread encoded. A module broadcasts by calling `send` for each socket with the same bytes.
+    /// Comparing the bytes is cheaper than encoding them again, and all sockets share one buffer.
     last: Option<LastFrame>,
-    /// Made for the first message that is compressed.
+    /// Created for the first compressed message.
     deflater: Option<Box<Deflater>>,
 }
 
@@ -132,8 +133,8 @@ thread_local! {
     static CODER: RefCell<Coder> = const { RefCell::new(Coder { last: None, deflater: None }) };
 }
 
-/// Makes the calling thread's own state, so that a later `send` on it does not. Making it registers a destructor, which waits
-/// for the dynamic loader's lock (`__cxa_thread_atexit_impl`).
+/// Creates the calling thread's own state in advance. Its creation registers a destructor, which waits for the dynamic loader's
+/// lock (`__cxa_thread_atexit_impl`).
 pub(super) fn ready() {
     let _ = CODER.try_with(|_| ());
 }
@@ -143,7 +144,7 @@ impl Coder {
         self.deflater.get_or_insert_default().frame(kind, payload, window_bits).map(Into::into)
     }
 
-    /// `last` for a socket that compresses, if that is worth it.
+    /// The frame of `last` for a socket with compression, if compression is worth its cost.
     fn for_window(&mut self, last: &mut LastFrame, payload: &[u8], window_bits: u8) -> Option<Arc<[u8]>> {
         match &last.deflated {
             Some((bits, frame)) if *bits == window_bits => frame.clone(),
@@ -174,7 +175,7 @@ pub(super) fn for_socket(asked: Kind, payload: &[u8], compressing: Option<&Compr
     })
 }
 
-/// The frames of `payload` for many sockets: compressed only where a socket of this process could take that.
+/// The frames of `payload` for many sockets; compressed only if a socket of this process can read that.
 pub(super) fn for_room(asked: Kind, payload: &[u8]) -> Encoded {
     let kind = sent_as(asked, payload);
     let plain = encode_frame(kind, payload).into();

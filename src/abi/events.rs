@@ -1,7 +1,7 @@
 //! Events of modules: callbacks when descriptors become ready (`libevent.h`).
 //!
-//! Each loaded module that adds an event gets an epoll instance and a thread, which calls its callbacks one at a time, each
-//! in a guarded call of that module. So a callback that faults or never returns costs its own module alone. The thread
+//! Each loaded module that adds an event gets an epoll instance and a thread. The thread calls the module's callbacks one at a
+//! time, each in a guarded call. A callback that faults or never returns therefore affects its own module only. The thread
 //! holds a reference to the module's shared object, and ends with `EventsOf`.
 
 use super::context::{work_admit, work_drop};
@@ -18,12 +18,13 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 
-/// How long [`remove`] and [`EventsOf::end`] wait for a callback that runs. One that waits for its remover would wait for ever.
+/// How long [`remove`] and [`EventsOf::end`] wait for a running callback. A callback that waits for its remover would block for
+/// ever.
 const CALLBACK_WAIT: Duration = Duration::from_secs(2);
-/// What epoll calls the descriptor that wakes the thread.
+/// The number of the waking descriptor in epoll.
 const WAKE: u64 = 0;
 
-/// Whose callbacks a loop runs.
+/// The module whose callbacks a loop runs.
 #[derive(Debug, Clone)]
 pub struct Owner {
     /// The module's name.
@@ -32,14 +33,14 @@ pub struct Owner {
     pub number: u64,
 }
 
-/// Runs a callback on behalf of its module, and takes note of a fault.
+/// Runs a callback on behalf of its module, and records a fault.
 pub type RunCallback = Box<dyn Fn(&Owner, &mut dyn FnMut() -> Result<(), Trap>) + Send + Sync>;
 
-/// What the loops need of the room above.
+/// The functions that the loops need from the room above.
 pub struct Host {
     /// Runs callbacks.
     pub run: RunCallback,
-    /// Begins a thread that runs module code.
+    /// Configures a thread that runs module code.
     pub thread: fn(String) -> thread::Builder,
 }
 
@@ -48,17 +49,17 @@ static HOST: OnceLock<Host> = OnceLock::new();
 /// The loops by [`ModuleToken::id`].
 static LOOPS: Mutex<Option<HashMap<u64, Arc<EventLoop>>>> = Mutex::new(None);
 
-/// What the loops use, once modules may have events.
+/// The functions for the loops, once modules may have events.
 pub(super) fn host() -> Option<&'static Host> {
     HOST.get()
 }
 
-/// Lets modules have events from now on. Only the first call counts.
+/// Enables events for modules. Only the first call has an effect.
 pub fn set_host(host: Host) {
     let _ = HOST.set(host);
 }
 
-/// An event that is waited for.
+/// A registered event.
 struct Waited {
     fd: c_int,
     /// The module's `struct event`; never read here.
@@ -68,17 +69,17 @@ struct Waited {
 
 #[derive(Default)]
 struct EventsState {
-    /// By the number that epoll calls each.
+    /// The events, by their number in epoll.
     events: HashMap<u64, Waited>,
     numbers: HashMap<usize, u64>,
-    /// Which event a descriptor was added for last: one that was closed may have become another's.
+    /// The last event that was added for each descriptor: a closed descriptor's number may belong to another event now.
     owners: HashMap<c_int, u64>,
     last: u64,
-    /// The event whose callback runs.
+    /// The event whose callback is running.
     running: Option<u64>,
     thread: Option<ThreadId>,
     ending: bool,
-    /// The thread has let go of the module.
+    /// The thread has released the module.
     ended: bool,
 }
 
@@ -107,11 +108,11 @@ fn unpoisoned<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Waits for `fd` on behalf of `module`: `run(event)` is called when there is input, now and each time more comes, and
-/// for what `wanted` (`EPOLLOUT`, `EPOLLPRI`, `EPOLLRDHUP`) adds.
+/// Waits for `fd` on behalf of `module`. `run(event)` is called when input is available, now and each time more arrives, and
+/// for the conditions in `wanted` (`EPOLLOUT`, `EPOLLPRI`, `EPOLLRDHUP`).
 ///
 /// # Errors
-/// As `epoll_ctl(2)`; `ENOSYS` where no module runs; what keeps a thread from starting.
+/// The errors of `epoll_ctl(2)`; `ENOSYS` if no module runs; the error of starting a thread.
 pub(super) fn add(module: &ModuleToken, fd: c_int, wanted: c_uint, run: WorkFn, event: *mut c_void) -> io::Result<()> {
     let found = loop_of(module, run)?;
     let mut state = unpoisoned(&found.state);
@@ -130,7 +131,7 @@ pub(super) fn add(module: &ModuleToken, fd: c_int, wanted: c_uint, run: WorkFn, 
     epoll::add(&found.epoll, borrowed, epoll::EventData::new_u64(number), flags)?;
     state.last = number;
     let address = event as usize;
-    // The same event may have been added before with a descriptor that was closed since, or changed.
+    // The same event may have been added before, with a descriptor that was closed or changed since.
     if let Some(before) = state.numbers.insert(address, number) {
         forget(&mut state, &found.epoll, before);
     }
@@ -139,10 +140,10 @@ pub(super) fn add(module: &ModuleToken, fd: c_int, wanted: c_uint, run: WorkFn, 
     Ok(())
 }
 
-/// Ends what [`add`] began. Its callback does not run any more, unless it is the caller.
+/// Removes an event of [`add`]. Its callback does not run any more, unless the callback itself is the caller.
 ///
 /// # Errors
-/// `ENOENT`: it was not added.
+/// `ENOENT`: the event was not added.
 pub(super) fn remove(module: &ModuleToken, event: *mut c_void) -> io::Result<()> {
     let found = unpoisoned(&LOOPS).as_ref().and_then(|loops| loops.get(&module.id)).cloned();
     let found = found.ok_or(Errno::NOENT)?;
@@ -159,24 +160,24 @@ pub(super) fn remove(module: &ModuleToken, event: *mut c_void) -> io::Result<()>
     Ok(())
 }
 
-/// Takes an event out of the loop.
+/// Removes an event from the loop.
 fn forget(state: &mut EventsState, epoll: &OwnedFd, number: u64) {
     let Some(event) = state.events.remove(&number) else { return };
     if state.owners.get(&event.fd) == Some(&number) {
         state.owners.remove(&event.fd);
-        // SAFETY: it was added, so it is not negative. If it was closed meanwhile, epoll has let go of it already, and a
-        // descriptor of that number is not in the set.
+        // SAFETY: the descriptor was added, so it is not negative. If it was closed meanwhile, epoll has already dropped it,
+        // and a new descriptor with that number is not in the set.
         let _ = epoll::delete(epoll, unsafe { BorrowedFd::borrow_raw(event.fd) });
     }
 }
 
-/// The events of the loaded module with this [`ModuleToken::id`], which end when this is dropped.
+/// The events of the loaded module with this [`ModuleToken::id`]; dropping this ends them.
 #[derive(Debug)]
 pub(super) struct EventsOf(pub(super) u64);
 
 impl EventsOf {
-    /// Ends them: no callback begins any more. Waits, but not for long, for one that runs; until it has returned, its
-    /// thread keeps the module's code in memory.
+    /// Ends the events: no further callback begins. Waits for a limited time for a running callback. Until that callback has
+    /// returned, its thread keeps the module's code in memory.
     pub(super) fn end(&self) {
         super::stream::end_callbacks(self.0);
         let found = unpoisoned(&LOOPS).as_mut().and_then(|loops| loops.remove(&self.0));
@@ -201,15 +202,16 @@ impl Drop for EventsOf {
     }
 }
 
-/// The loop of `module`, made if it has none. `run` is one of its functions.
+/// The loop of `module`, created if necessary. `run` is one of the module's functions.
 fn loop_of(module: &ModuleToken, run: WorkFn) -> io::Result<Arc<EventLoop>> {
     let host = HOST.get().ok_or(Errno::NOSYS)?;
     let known = |loops: &Option<HashMap<u64, Arc<EventLoop>>>| loops.as_ref()?.get(&module.id).map(Arc::clone);
     if let Some(known) = known(&unpoisoned(&LOOPS)) {
         return Ok(known);
     }
-    // Before the lock is taken: a destructor that ends events has the dynamic loader's lock, which this takes.
-    // SAFETY: `run` is a function of an object that is loaded: it has just called.
+    // Must come before the lock is taken: a destructor that ends events holds the dynamic loader's lock, which `work_admit`
+    // takes.
+    // SAFETY: `run` is a function of a loaded object, which has just called.
     let ticket = Ticket(unsafe { work_admit(std::ptr::null_mut(), run, std::ptr::null_mut()) });
     let mut loops = unpoisoned(&LOOPS);
     if let Some(known) = known(&loops) {
@@ -229,10 +231,10 @@ fn loop_of(module: &ModuleToken, run: WorkFn) -> io::Result<Arc<EventLoop>> {
 }
 
 impl EventLoop {
-    /// Calls callbacks until the loop is to end.
+    /// Calls callbacks until the loop must end.
     fn serve(&self, host: &Host, ticket: Ticket) {
         let guard = ThreadGuard::new();
-        // One at a time: a callback may delete any other event, which a larger batch might still name.
+        // One event at a time: a callback may delete any other event, which a larger batch might still contain.
         let mut ready = Vec::with_capacity(1);
         loop {
             ready.clear();
@@ -256,7 +258,7 @@ impl EventLoop {
         self.changed.notify_all();
     }
 
-    /// It is the turn of the event of that number.
+    /// Runs the callback of the event with this number.
     fn turn(&self, host: &Host, number: u64) {
         let (run, event) = {
             let mut state = unpoisoned(&self.state);

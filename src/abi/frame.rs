@@ -1,7 +1,7 @@
-//! `http_request_t` and `http_response_t` for one call after another on one thread.
+//! `http_request_t` and `http_response_t` for successive calls on one thread.
 //!
-//! A [`CallFrame`] keeps its memory between calls: the request's strings lie in one arena, and the 8 KiB response
-//! body that a handler may `realloc` or replace is a `malloc`ed block that is used again when it comes back as it was.
+//! A [`CallFrame`] keeps its memory between calls. The request's strings lie in one arena. The 8 KiB response body, which a
+//! handler may `realloc` or replace, is a `malloc`ed block. The block is reused if the handler leaves it in place.
 
 use super::files::{self, FileAnswer};
 use super::guard::{self, Trap};
@@ -19,31 +19,31 @@ use std::ffi::{c_char, c_int, c_void};
 use std::ptr;
 use std::sync::Arc;
 
-/// Free places a module finds in each of a request's stores.
+/// Free entries that a module finds in each of a request's stores.
 const REQUEST_SPARE: usize = 16;
-/// Header fields a handler can set.
+/// Limit on the header fields that a handler can set.
 const RESPONSE_HEADERS_MAX: usize = 64;
-/// An arena that a large form has grown beyond this is given back after the call.
+/// An arena larger than this, in bytes, is freed after the call.
 const ARENA_KEPT_MAX: usize = 64 * 1024;
-/// Room of the empty body: malloc writes over its end when it is freed, and so over the mark there.
+/// Size of the empty body, in bytes: free(3) writes into the block, and so over the mark.
 const EMPTY_BODY_BYTES: usize = 24;
-/// Where the mark lies: the second word.
+/// Offset of the mark: the second word.
 const EMPTY_MARK_AT: usize = 8;
-/// Tells that a handler has not freed the empty body.
+/// The mark: while it is intact, no handler has freed the empty body.
 const EMPTY_MARK: u64 = 0x6365_7765_6220_6571;
-/// How far behind what was sent is looked for more that a handler wrote.
+/// How many bytes behind the sent ones are checked for further bytes of the handler.
 const WIPE_LOOK: usize = 64;
 
-/// One of the request's key-value stores while it is filled: offsets, because the arena moves as it grows.
+/// One of the request's key-value stores while it is filled. Entries are offsets, because the arena moves as it grows.
 #[derive(Default)]
 struct Filling {
     spans: Vec<(usize, usize)>,
     pairs: Vec<KvPair>,
-    /// Further values of names that come more than once.
+    /// Further values of names that occur more than once.
     repeated: Vec<KvPair>,
 }
 
-/// See the module's documentation.
+/// The memory of a call; see the module's documentation.
 pub struct CallFrame {
     arena: Vec<u8>,
     stores: [Filling; 3],
@@ -59,7 +59,7 @@ pub struct CallFrame {
     empty_body: *mut c_char,
     handed: Handed,
     memory: RequestMemory,
-    /// What a handler can do beside filling in its response; at one address for all calls.
+    /// The streaming functions for a handler; the address stays the same for all calls.
     stream: Option<Box<StreamSlot>>,
 }
 
@@ -70,19 +70,19 @@ const NO_PAIR: KvPair = KvPair { key: ptr::null_mut(), value: ptr::null_mut() };
 const NO_STORE: KvStore =
     KvStore { entries: ptr::null_mut(), size: 0, capacity: 0, server: 1, repeated: ptr::null_mut(), repeated_size: 0 };
 
-/// What a handler left in its response, borrowed until the frame is used again.
+/// A handler's answer, borrowed until the frame is used again.
 pub struct HandlerAnswer<'a> {
-    /// The handler leaves the request to another one; counts for a fallback route only.
+    /// The handler leaves the request to another one; has an effect for fallback routes only.
     pub is_declined: bool,
     /// Status code, 200 to 599.
     pub status: u16,
-    /// The handler has set the status 101, which accepts a handshake and is no answer elsewhere.
+    /// The handler has set the status 101, which accepts a handshake and is invalid elsewhere.
     pub switches: bool,
     /// The body.
     pub body: &'a [u8],
     /// Whether the body stays readable until [`CallFrame::finish`].
     pub is_kept: bool,
-    /// The file that is the body instead.
+    /// The file that replaces the body.
     pub file: Option<FileAnswer>,
     handed: Option<&'a Handed>,
     /// Header fields of an answer that another process has made.
@@ -92,7 +92,7 @@ pub struct HandlerAnswer<'a> {
 /// A header field: its name and its value.
 pub type Field = (Vec<u8>, Vec<u8>);
 
-/// What a handler has handed over and is to be freed.
+/// Memory that a handler has handed over and that must be freed.
 pub struct Given(RawGiven);
 
 impl<'a> HandlerAnswer<'a> {
@@ -103,7 +103,7 @@ impl<'a> HandlerAnswer<'a> {
         self.handed.into_iter().flat_map(|handed| unsafe { handed.fields() }).chain(own)
     }
 
-    /// Whether the handler has left the response as it found it.
+    /// Whether the handler has left the response unchanged.
     #[must_use]
     pub fn is_untouched(&self) -> bool {
         self.status == 200 && self.body.is_empty() && self.file.is_none() && self.headers().next().is_none()
@@ -146,7 +146,7 @@ impl CallFrame {
                 content_length: 0,
                 keep_alive: 0,
                 close: 0,
-                // SAFETY: always succeeds (pthread_self(3)). A frame stays on the thread that made it.
+                // SAFETY: pthread_self(3) always succeeds. A frame stays on the thread that made it.
                 tid: unsafe { libc::pthread_self() },
                 params: ptr::null_mut(),
                 headers: ptr::null_mut(),
@@ -176,7 +176,7 @@ impl CallFrame {
         }
     }
 
-    /// Gives the handlers of this frame `call`.
+    /// Sets the streaming functions for the handlers of this frame to `call`.
     #[must_use]
     pub fn with_stream(mut self, call: Arc<dyn StreamCall>) -> Self {
         self.stream = Some(Box::new(StreamSlot { call }));
@@ -187,11 +187,11 @@ impl CallFrame {
         self.stream.as_ref().map_or(ptr::null_mut(), |slot| ptr::from_ref::<StreamSlot>(slot).cast_mut().cast())
     }
 
-    /// Fills the frame for `view`, a request of a route with the path `route`. Returns the two pointers for the handler,
-    /// valid until [`CallFrame::release`], or `None` when memory is short.
+    /// Fills the frame for `view`, a request of a route with the path `route`. Returns the two pointers for the handler, valid
+    /// until [`CallFrame::release`], or `None` when memory is short.
     ///
     /// # Safety
-    /// `view` and `route` live, and the frame stays where it is, until [`CallFrame::finish`] or [`CallFrame::abandon`].
+    /// `view` and `route` must live, and the frame must not move, until [`CallFrame::finish`] or [`CallFrame::abandon`].
     pub unsafe fn prepare(
         &mut self,
         view: &RequestView<'_>,
@@ -224,7 +224,7 @@ impl CallFrame {
             websocket: 0,
             transfer_encoding_chunked: c_int::from(view.is_chunked()),
             server: ptr::null_mut(),
-            // The head as it was received, and its length: what an app of WAFer is given is made from it.
+            // The received head and its length: the WAFer glue builds an app's arguments from them.
             reserved: [
                 view.bytes.as_ptr().cast_mut().cast(),
                 ptr::without_provenance_mut(view.bytes.len()),
@@ -251,7 +251,7 @@ impl CallFrame {
 
     fn prepare_response(&mut self) -> Option<()> {
         if self.response_body.is_null() {
-            // One more than a handler may write: what fills its buffer is a string still.
+            // One byte more than a handler may write, so that a full buffer is still NUL-terminated.
             self.response_body = zeroed(HTTP_RESPONSE_SIZE + 1)?;
         }
         self.response_kv =
@@ -270,33 +270,33 @@ impl CallFrame {
         Some(())
     }
 
-    /// For [`guard::call_handler`]: where the C side says what the handler left.
+    /// For [`guard::call_handler`]: the C side records the handler's results here.
     pub(super) fn handed(&mut self) -> *mut RawHanded {
         self.handed.as_raw()
     }
 
-    /// The return value of the last handler. The value counts for answers in pieces only.
+    /// The return value of the last handler; it matters only for answers in pieces.
     #[must_use]
     pub fn returned(&self) -> i32 {
         self.handed.returned()
     }
 
-    /// Where a fault of the last call was, if it was not in the handler itself.
+    /// The place of the last call's fault, if the fault was not in the handler itself.
     #[must_use]
     pub fn reading(&self) -> Option<Reading> {
         self.handed.reading()
     }
 
-    /// What of the last call was not from malloc(3): bits for [`handed::Thing::of`].
+    /// Which things of the last call were not from malloc(3): bits for [`handed::Thing::of`].
     #[must_use]
     pub fn strange(&self) -> u32 {
         self.handed.strange()
     }
 
-    /// What the handler left, after a call without a fault.
+    /// The handler's answer, after a call without a fault.
     ///
     /// # Errors
-    /// It can't be sent; why, for people.
+    /// Why the answer can't be sent, as a text for people.
     pub fn answer(&self) -> Result<HandlerAnswer<'_>, &'static str> {
         if let Some(why) = self.handed.refused() {
             return Err(why);
@@ -313,13 +313,13 @@ impl CallFrame {
         Ok(HandlerAnswer { is_declined, status, switches, body, is_kept, file, handed: Some(&self.handed), own: &[] })
     }
 
-    /// Whether the handler has freed the empty body of its request and left the pointer to it.
+    /// Whether the handler has freed the empty body of its request and kept the pointer to it.
     fn is_empty_body_freed(&self) -> bool {
         if self.request_body != self.empty_body || self.request.body != self.request_body {
             return false;
         }
-        // SAFETY: the second word of a block of `EMPTY_BODY_BYTES`, which only a handler that broke its contract has
-        // freed: small blocks stay mapped, so the word is readable then too.
+        // SAFETY: the second word of a block of `EMPTY_BODY_BYTES`. Only a handler that broke its contract has freed the block;
+        // small blocks stay mapped, so the word is readable then too.
         let mark = unsafe { self.empty_body.add(EMPTY_MARK_AT).cast::<u64>().read_unaligned() };
         mark != EMPTY_MARK && !ptr::eq(self.response.body, self.request_body)
     }
@@ -331,7 +331,8 @@ impl CallFrame {
         self.handed.is_own_body().then(|| unsafe { self.handed.body() })
     }
 
-    /// The request that was prepared is the one that opened `socket`, for its `on_open`. `handed` is that of the call.
+    /// Records that the prepared request is the one that opened `socket`, for its `on_open`. `handed` is the record of the
+    /// call.
     pub(super) fn opens(&mut self, socket: *const WebSocket, handed: &mut Handed) {
         self.memory.opens(socket);
         handed.lend(&self.arena);
@@ -344,17 +345,18 @@ impl CallFrame {
         self.memory.has_deferred()
     }
 
-    /// Runs them, the last one first. The request's memory is still there, and what the handler has handed over.
+    /// Runs the deferred functions, the last one first. The request's memory and the memory that the handler has handed over
+    /// are still there.
     ///
     /// # Errors
-    /// One of them did not return.
+    /// One of the functions did not return.
     pub fn run_deferred(&mut self) -> Result<(), Trap> {
         // SAFETY: the call is over, and its request is there until `finish` or `abandon`.
         unsafe { guard::end_request(self.memory.as_raw()) }
     }
 
-    /// Collects what the handler has handed over, to be freed by [`CallFrame::release`] with a guard around it. `None`:
-    /// nothing.
+    /// Collects the memory that the handler has handed over; [`CallFrame::release`] frees it under a guard. `None`: there is
+    /// none.
     pub fn given(&mut self) -> Option<Given> {
         let mut given = handed::nothing_given();
         let own_store = ptr::eq(self.response.headers, &raw const self.response_kv);
@@ -366,7 +368,7 @@ impl CallFrame {
             given.body = body;
             self.response_body = ptr::null_mut();
         }
-        // Taken over by the response, or by the handler, which says so by another pointer here.
+        // The response has taken the body over, or the handler has, which it shows by another pointer here.
         let taken = body == self.request_body || self.request.body != self.request_body;
         if self.request_body == self.empty_body {
             if taken {
@@ -387,20 +389,20 @@ impl CallFrame {
         (!nothing || given.counts.iter().any(|&count| count != 0)).then_some(Given(given))
     }
 
-    /// Frees what the handler has handed over.
+    /// Frees the memory that the handler has handed over.
     ///
     /// # Errors
-    /// It can't be freed: a fault of the module. [`CallFrame::abandon`] has to follow.
+    /// A block can't be freed, which is a fault of the module. The caller must then call [`CallFrame::abandon`].
     pub fn release(&mut self, mut given: Given) -> Result<(), Trap> {
         // SAFETY: blocks and pairs of this frame's last call, each named once.
         unsafe { guard::release(self.handed.as_raw(), &mut given.0) }
     }
 
-    /// Makes the frame ready for the next call, when all of this one is freed; memory that can serve it stays.
+    /// Prepares the frame for the next call, after all memory of this call is freed; reusable memory stays.
     pub fn finish(&mut self) {
         if !self.response_body.is_null() && self.handed.is_own_body() {
             let sent = self.kept_body().map_or(0, <[u8]>::len);
-            // SAFETY: the frame's own block has `HTTP_RESPONSE_SIZE + 1` bytes, as the call has found.
+            // SAFETY: the frame's own block has `HTTP_RESPONSE_SIZE + 1` bytes, as the call has verified.
             wipe(unsafe { std::slice::from_raw_parts_mut(self.response_body.cast::<u8>(), HTTP_RESPONSE_SIZE) }, sent);
         }
         if self.arena.capacity() > ARENA_KEPT_MAX {
@@ -409,7 +411,7 @@ impl CallFrame {
         self.memory.reset();
     }
 
-    /// After a fault nothing the handler touched can be trusted: its blocks are left alone, and the frame starts anew.
+    /// Leaks the handler's blocks and resets the frame: after a fault, nothing that the handler touched can be trusted.
     pub fn abandon(&mut self) {
         (self.response_body, self.empty_body) = (ptr::null_mut(), ptr::null_mut());
         let stream = self.stream.take();
@@ -446,14 +448,14 @@ impl CallFrame {
         if form::is_urlencoded(content_type) {
             form::urlencoded(view.body, |name, value| push_pair(arena, store, name, value));
         } else if let Some(boundary) = form::multipart_boundary(content_type) {
-            // A form that breaks off keeps the fields before the break; the handler has the raw body as well.
+            // A truncated form keeps the fields before the fault; the handler has the raw body as well.
             let _ = form::multipart(view.body, boundary, form::FIELDS_MAX, |part| {
                 push_pair(arena, store, part.name.as_ref(), part.body);
             });
         }
     }
 
-    /// Turns offsets into pointers, now that the arena has its final place.
+    /// Converts offsets to pointers, after the arena has reached its final place.
     fn seal_stores(&mut self) {
         let base = self.arena.as_mut_ptr().cast::<c_char>();
         for (filled, store) in self.stores.iter_mut().zip(&mut self.kv) {
@@ -482,7 +484,7 @@ impl CallFrame {
 
 impl Drop for CallFrame {
     fn drop(&mut self) {
-        // SAFETY: each NULL, or a block that was allocated here and that `release` kept.
+        // SAFETY: each pointer is NULL, or a block that was allocated here and that `release` kept.
         unsafe {
             libc::free(self.response_body.cast());
             libc::free(self.empty_body.cast());
@@ -497,14 +499,15 @@ fn zeroed(size: usize) -> Option<*mut c_char> {
     (!block.is_null()).then_some(block)
 }
 
-/// Empties a buffer that was sent up to `sent`, so that the next handler finds none of it. Clearing all of it takes as long
-/// as the rest of a short call, so a string that nothing is seen to follow is taken for all that was written.
+/// Clears a buffer that was sent up to `sent`, so that the next handler finds none of its bytes. Clearing the whole buffer
+/// takes as long as the rest of a short call. So a string with only zeros in the bytes behind it counts as all that was
+/// written.
 fn wipe(buffer: &mut [u8], sent: usize) {
     let (string, rest) = buffer.split_at_mut(buffer.len().min(sent.saturating_add(1)));
     let ended = string.last() == Some(&0);
     string.fill(0);
     let near = rest.get(..WIPE_LOOK).unwrap_or(rest);
-    // No early end: this is a few vector instructions.
+    // The loop has no early end: it compiles to a few vector instructions.
     if !ended || near.iter().fold(0, |all, byte| all | byte) != 0 {
         rest.fill(0);
     }
@@ -528,7 +531,7 @@ fn same_key(a: *const c_char, b: *const c_char) -> bool {
     unsafe { libc::strcasecmp(a, b) == 0 }
 }
 
-/// A NUL-terminated `malloc`ed copy, so that a handler may take it over. `None` when memory is short.
+/// A NUL-terminated `malloc`ed copy that a handler may take over. `None` when memory is short.
 fn copy_body(body: &[u8]) -> Option<*mut c_char> {
     // SAFETY: the block has room for the body and its NUL.
     unsafe {

@@ -1,7 +1,7 @@
 //! Calls into modules that survive faults.
 //!
-//! The setjmp, the signal handlers and the jump are in C (`native/guard.c`); between the guard and the module's code lies
-//! no Rust frame, so a jump skips none.
+//! The setjmp, the signal handlers and the jump are in C (`native/guard.c`). No Rust frame lies between the guard and the
+//! module's code, so a jump skips none.
 
 use super::context::ModuleContext;
 use super::files;
@@ -16,44 +16,44 @@ use std::io;
 use std::marker::PhantomData;
 use std::sync::atomic::AtomicU64;
 
-/// How module code ended instead of returning.
+/// Why module code did not return.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trap {
     /// A signal.
     Signal {
-        /// Its number.
+        /// The signal's number.
         signal: i32,
         /// The address accessed, for SIGSEGV and SIGBUS.
         address: usize,
-        /// The instruction; 0 where the architecture is not known.
+        /// The address of the instruction; 0 if the architecture is not known.
         instruction: usize,
         /// Whether the stack had overflowed.
         stack_overflow: bool,
     },
-    /// It called exit(3) or a relative.
+    /// The module called exit(3) or a related function.
     Exit {
-        /// What it passed.
+        /// The exit code that the module passed.
         code: i32,
     },
 }
 
-/// Names of the registers of a [`Trace`], in their order.
+/// Names of the registers of a [`Trace`], in order.
 #[cfg(target_arch = "x86_64")]
 pub const REGISTERS: &[&str] = &[
     "rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
     "rip", "eflags",
 ];
-/// Names of the registers of a [`Trace`], in their order.
+/// Names of the registers of a [`Trace`], in order.
 #[cfg(target_arch = "aarch64")]
 pub const REGISTERS: &[&str] = &[
     "x0", "x1", "x2", "x3", "x4", "x5", "x6", "x7", "x8", "x9", "x10", "x11", "x12", "x13", "x14", "x15", "x16", "x17",
     "x18", "x19", "x20", "x21", "x22", "x23", "x24", "x25", "x26", "x27", "x28", "x29", "x30", "sp", "pc",
 ];
-/// Names of the registers of a [`Trace`], in their order.
+/// Names of the registers of a [`Trace`], in order.
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 pub const REGISTERS: &[&str] = &[];
 
-/// Where a thread was when a signal was caught.
+/// The position of a thread when a signal was caught.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Trace {
     /// The instruction, then return addresses, as far as frame pointers lead.
@@ -62,7 +62,7 @@ pub struct Trace {
     pub registers: Vec<u64>,
 }
 
-/// Where the calling thread was when the signal at `instruction` was caught; nothing if its last signal was another one.
+/// The trace of the calling thread for the signal at `instruction`; empty if its last signal was another one.
 #[must_use]
 pub fn last_trace(instruction: usize) -> Trace {
     let mut raw = native::RawTrace {
@@ -75,7 +75,7 @@ pub fn last_trace(instruction: usize) -> Trace {
     unsafe { native::cwebn_last_trace(&raw mut raw) };
     let taken = |words: &[u64], count: u32| words.iter().take(count as usize).copied().collect::<Vec<u64>>();
     let frames = taken(&raw.frames, raw.frame_count);
-    // A jump to nowhere has no instruction: its trace begins with the caller.
+    // After a jump to an invalid address there is no instruction: the trace begins with the caller.
     if instruction != 0 && frames.first() != Some(&(instruction as u64)) {
         return Trace::default();
     }
@@ -91,24 +91,24 @@ const NO_FAULT: RawFault = RawFault {
     stack_overflow: 0,
 };
 
-/// Installs the signal handlers, once for the process. A sanitizer, if there is one, keeps its own.
+/// Installs the signal handlers, once for the process. A sanitizer keeps its own handlers.
 ///
 /// # Errors
 /// `sigaction(2)` failed.
 pub fn install() -> io::Result<()> {
     if super::sanitizer::is_active() {
-        // Its report of a signal knows more than ours.
+        // The sanitizer's report of a signal has more details than the server's.
         return Ok(());
     }
     // SAFETY: installs handlers that chain to those before them.
     if unsafe { native::cwebn_guard_init() } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Bytes of a note of a refused call.
+/// Bytes of a note about a refused call.
 pub const REFUSAL_BYTES: usize = 16;
 
-/// Has the system calls that a filter refuses by SIGSYS return their error, and be noted in `descriptor`, which does not block and
-/// stays open: see [`refusal`].
+/// Makes system calls that a filter refuses by SIGSYS return their error, and notes them in `descriptor`. The descriptor must
+/// be non-blocking and stay open: see [`refusal`].
 ///
 /// # Errors
 /// `sigaction(2)` failed.
@@ -117,7 +117,7 @@ pub fn note_refusals(descriptor: i32) -> io::Result<()> {
     if unsafe { native::cwebn_guard_refusals(descriptor) } == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// A note of a refused call: the number of the module, 0 where it is not known, and that of the call.
+/// Decodes a note about a refused call: the number of the module, 0 if it is not known, and the number of the call.
 #[must_use]
 pub fn refusal(note: [u8; REFUSAL_BYTES]) -> (u64, i64) {
     let word = |bytes: &[u8]| bytes.iter().rev().fold(0_u64, |word, byte| word << 8 | u64::from(*byte));
@@ -125,13 +125,13 @@ pub fn refusal(note: [u8; REFUSAL_BYTES]) -> (u64, i64) {
     (word(module), word(call).cast_signed())
 }
 
-/// What exit_group(2) is called with, apart from its lowest byte, by the server's own code in a process of modules.
+/// The exit code, without its lowest byte, that the server's own code passes to exit_group(2) in a process of modules.
 pub const EXIT_MARK: u32 = native::EXIT_MARK;
 
-/// Words that a deadly signal is written to: see [`note_deaths`].
+/// Number of words that describe a deadly signal: see [`note_deaths`].
 pub const NOTE_WORDS: usize = native::NOTE_WORDS;
 
-/// Where a thread was, as the words of a deadly signal say: hints, since module code can write there too.
+/// The trace in the words about a deadly signal. The words are only hints, because module code can overwrite them.
 #[must_use]
 pub fn noted_trace(word: impl Fn(usize) -> u64) -> Trace {
     let taken = |count: u64, first: usize, most: usize| {
@@ -145,36 +145,36 @@ pub fn noted_trace(word: impl Fn(usize) -> u64) -> Trace {
     }
 }
 
-/// From now on a signal in module code ends the process with a core file in `directory`, a descriptor that stays open.
+/// Makes a signal in module code end the process with a core file in `directory`, a descriptor that must stay open.
 pub fn leave_cores(directory: i32) {
     // SAFETY: writes a variable of the C code, atomically.
     unsafe { native::cwebn_guard_cores(directory) };
 }
 
-/// Has a signal that ends the process be written to the first [`NOTE_WORDS`] of `words`: see `cwebn_guard_note`.
+/// Makes a signal that ends the process be recorded in the first [`NOTE_WORDS`] of `words`: see `cwebn_guard_note`.
 pub fn note_deaths(words: &'static [AtomicU64]) {
     if words.len() >= native::NOTE_WORDS {
-        // SAFETY: as many aligned words, which live for ever and are only accessed as atomics, here and there.
+        // SAFETY: the array has enough aligned words, which live for ever and are accessed as atomics only, in Rust and in C.
         unsafe { native::cwebn_guard_note(words.as_ptr().cast_mut().cast::<u64>()) };
     }
 }
 
-/// Names the module whose code the calling thread runs from now on; 0: none. Returns the one before.
+/// Sets the module whose code the calling thread runs; 0: none. Returns the previous one.
 pub fn enter_module(number: u64) -> u64 {
     // SAFETY: writes a variable of the calling thread.
     unsafe { native::cwebn_module_enter(number) }
 }
 
-/// Has `pthread_create(3)` and `thrd_create(3)` fail for modules that have started `most` threads that have not ended.
+/// Makes `pthread_create(3)` and `thrd_create(3)` fail for modules with `most` running threads.
 pub fn limit_threads(most: usize) {
     // SAFETY: writes a variable of the C code, atomically.
     unsafe { native::cwebn_threads_limit(most) };
 }
 
-/// Sends what modules print through stdio to `sink`.
+/// Redirects the stdio output of modules to `sink`.
 ///
 /// # Errors
-/// The streams could not be made.
+/// The streams could not be created.
 pub fn capture_output(sink: Sink) -> io::Result<()> {
     // SAFETY: `sink` is a function of this process and needs no user pointer.
     if unsafe { native::cwebn_stdio_capture(sink, std::ptr::null_mut()) } == 0 {
@@ -184,21 +184,22 @@ pub fn capture_output(sink: Sink) -> io::Result<()> {
     }
 }
 
-/// Undoes [`capture_output`]. To be called before main returns: what modules left for exit(3) may print, and the sink is
-/// not to run on a thread whose thread-local storage is gone.
+/// Undoes [`capture_output`]. The caller must do that before main returns: functions that modules registered with atexit(3) may
+/// print, and the sink must not run on a thread whose thread-local storage is gone.
 pub fn return_output() {
-    // SAFETY: sets two pointers of the C library to what they were.
+    // SAFETY: restores two pointers of the C library.
     unsafe { native::cwebn_stdio_restore() };
 }
 
-/// The calling thread's signal stack, so that a stack overflow can be caught on it. Belongs to that thread.
+/// The calling thread's signal stack, on which a stack overflow can be caught. The value belongs to that thread.
 #[derive(Debug)]
 pub struct ThreadGuard {
     not_send: PhantomData<*mut ()>,
 }
 
 impl ThreadGuard {
-    /// Gives the calling thread a signal stack. Without one (out of memory) all but stack overflows are still caught.
+    /// Gives the calling thread a signal stack. Without one (out of memory), all faults except stack overflows are still
+    /// caught.
     #[must_use]
     pub fn new() -> Self {
         // SAFETY: affects the calling thread only; calling it twice is harmless.
@@ -222,19 +223,19 @@ impl Drop for ThreadGuard {
     }
 }
 
-/// Ends the process at once, with this code, without destructors.
+/// Ends the process at once with this code, without running destructors.
 pub fn end_process(code: u8) -> ! {
     // SAFETY: ends the process; no memory is involved.
     unsafe { native::cwebn_exit(c_int::from(code)) }
 }
 
-/// Ends the module call that the thread is in.
+/// Ends the present module call of the thread.
 pub(super) fn exit(code: c_int) -> ! {
     // SAFETY: called from host::module_exit, whose frame owns nothing; all frames below are the module's.
     unsafe { native::cwebn_guard_exit(code) }
 }
 
-/// Whether the thread is in a module call that the server made.
+/// Whether the thread is in a module call made by the server.
 pub(super) fn in_call() -> bool {
     // SAFETY: reads a variable of the calling thread.
     unsafe { native::cwebn_guard_active() != 0 }
@@ -251,13 +252,13 @@ fn outcome(faulted: c_int, fault: &RawFault) -> Result<(), Trap> {
     }
 }
 
-/// Calls a route's handler, and reads what it left in the response of `frame`.
+/// Calls a route's handler, and reads its answer from the response of `frame`.
 ///
 /// # Errors
-/// The handler did not return, or what it left can't be read: see [`CallFrame::reading`].
+/// The handler did not return, or its answer can't be read: see [`CallFrame::reading`].
 ///
 /// # Safety
-/// `handler` is a function of a module that stays open during the call; the pointers are those of one
+/// `handler` must be a function of a module that stays open during the call. The pointers must be those of one
 /// [`CallFrame::prepare`] of `frame`, not yet released.
 pub unsafe fn call_handler(
     handler: Callee<HandlerFn>,
@@ -268,19 +269,19 @@ pub unsafe fn call_handler(
     let mut fault = NO_FAULT;
     let handed = frame.handed();
     let (handler, context) = handler.with(context.as_ptr());
-    // SAFETY: the caller's contract; the function takes the context or not as `with` says.
+    // SAFETY: the caller's contract; `with` determines whether the function takes the context.
     let call = || unsafe { native::cwebn_call_handler(handler, context, request, response, handed, &raw mut fault) };
     let faulted = files::during(view, response, call);
     outcome(faulted, &fault)
 }
 
-/// Frees what a module has handed over.
+/// Frees the memory that a module has handed over.
 ///
 /// # Errors
-/// A part of it can't be freed.
+/// A part of the memory can't be freed.
 ///
 /// # Safety
-/// `handed` is that of the call, and all in `given` belongs to it.
+/// `handed` must be the record of the call, and all memory in `given` must belong to that call.
 pub(super) unsafe fn release(handed: *mut RawHanded, given: &mut RawGiven) -> Result<(), Trap> {
     let mut fault = NO_FAULT;
     // SAFETY: the caller's contract.
@@ -288,13 +289,13 @@ pub(super) unsafe fn release(handed: *mut RawHanded, given: &mut RawGiven) -> Re
     outcome(faulted, &fault)
 }
 
-/// Runs the functions that a handler has deferred to the end of its request, each in a guard of its own.
+/// Runs the functions that a handler has deferred to the end of its request, each under its own guard.
 ///
 /// # Errors
-/// One of them did not return: how the first of those ended.
+/// At least one function did not return: how the first of these ended.
 ///
 /// # Safety
-/// `request` is that of a call that is over, with all that the functions may use.
+/// `request` must belong to a call that is over, and all memory that the functions may use must still exist.
 pub(super) unsafe fn end_request(request: *mut RawRequest) -> Result<(), Trap> {
     let mut fault = NO_FAULT;
     // SAFETY: the caller's contract.
@@ -305,10 +306,10 @@ pub(super) unsafe fn end_request(request: *mut RawRequest) -> Result<(), Trap> {
 /// Frees `block` if it comes from malloc(3).
 ///
 /// # Errors
-/// It is no block that can be freed.
+/// The block can't be freed.
 pub(super) fn free(block: *mut c_char) -> Result<(), Trap> {
     let mut fault = NO_FAULT;
-    // SAFETY: a pointer that a module has handed over; a wrong one is caught.
+    // SAFETY: a pointer that a module has handed over; a wrong pointer is caught.
     let faulted = unsafe { native::cwebn_handed_free(block.cast(), &raw mut fault) };
     outcome(faulted, &fault)
 }
@@ -316,28 +317,28 @@ pub(super) fn free(block: *mut c_char) -> Result<(), Trap> {
 /// How a callback of a WebSocket ended.
 #[derive(Debug)]
 pub struct SocketOutcome {
-    /// Whether it returned.
+    /// Whether the callback returned.
     pub result: Result<(), Trap>,
-    /// Where a fault was, if not in the callback itself.
+    /// The place of a fault, if the fault was not in the callback itself.
     pub reading: Option<Reading>,
-    /// What it left that is not from malloc(3): bits for [`super::handed::Thing::of`].
+    /// Which things of the callback are not from malloc(3): bits for [`super::handed::Thing::of`].
     pub strange: u32,
 }
 
-/// What happens on a WebSocket.
+/// An event of a WebSocket.
 pub enum SocketCall<'f> {
     /// `on_open`, and the frame with the request that opened the socket.
     Open(Option<Callee<SocketFn>>, Option<&'f mut CallFrame>),
-    /// `on_message`: the message.
+    /// `on_message`, and the message.
     Message(Option<Callee<MessageFn>>, Vec<u8>),
     /// `on_close`. The socket's session is freed.
     Close(Option<Callee<SocketFn>>),
 }
 
-/// Calls a callback of a WebSocket, if there is one; behind a message stands a NUL.
+/// Calls a callback of a WebSocket, if there is one; a message is followed by a NUL.
 ///
 /// # Safety
-/// The callback is a function of a module that stays open during the call; `ws` is the pointer of a
+/// The callback must be a function of a module that stays open during the call; `ws` must be the pointer of a
 /// [`Socket`](super::websocket::Socket) that the caller holds.
 pub unsafe fn call_socket(call: SocketCall<'_>, context: &ModuleContext, ws: *mut WebSocket) -> SocketOutcome {
     if matches!(call, SocketCall::Open(None, _) | SocketCall::Message(None, _)) {
@@ -384,13 +385,14 @@ pub fn call_hook(hook: Callee<HookFn>, context: &ModuleContext) -> Result<(), Tr
     outcome(faulted, &fault)
 }
 
-/// Calls a job's run function and returns what it returned.
+/// Calls a job's run function and returns its return value.
 ///
 /// # Errors
 /// The function did not return.
 ///
 /// # Safety
-/// `run` is a function of a module that stays open during the call; the pointers are a `job_payload_t` and a `job_ctx_t`.
+/// `run` must be a function of a module that stays open during the call; the pointers must be a `job_payload_t` and a
+/// `job_ctx_t`.
 pub(super) unsafe fn call_job_run(
     run: JobRunFn,
     context: &ModuleContext,
@@ -425,7 +427,7 @@ pub(super) unsafe fn call_job_cancel(
 /// Calls a scheduled work.
 pub(super) fn call_work(work: native::WorkFn, data: *mut c_void) -> Result<(), Trap> {
     let mut fault = NO_FAULT;
-    // SAFETY: `work` lies in an object that the work's ticket keeps open; `data` is between the module and itself.
+    // SAFETY: `work` lies in an object that the work's ticket keeps open; only the module interprets `data`.
     let faulted = unsafe { native::cwebn_call_work(work, data, &raw mut fault) };
     outcome(faulted, &fault)
 }

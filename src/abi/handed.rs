@@ -1,7 +1,7 @@
-//! What a module hands over: the part of a call that the server reads and frees after the module's code has returned.
+//! The memory that a module hands over: the server reads and frees it after the module's code has returned.
 //!
-//! All reading and freeing of the module's pointers happens in `native/handed.c`, in the guard of the call, so that a wrong
-//! one is a fault of the module. What is left to read here was measured and touched there.
+//! `native/handed.c` reads and frees all memory behind the module's pointers, under the guard of the call, so that a wrong
+//! pointer is a fault of the module. The memory that is read here was measured and touched there.
 
 use super::native::{self, RawField, RawGiven, RawHanded, RawRequest};
 use super::types::{KvPair, KvStore};
@@ -9,12 +9,12 @@ use std::ffi::{CStr, c_char, c_int};
 use std::fmt;
 use std::ptr;
 
-/// Most header fields of an answer; further ones in a store of the module's own are left out.
+/// Limit on the header fields of an answer; further fields in the module's own store are left out.
 pub(super) const FIELDS_MAX: usize = 256;
 
 const NO_FIELD: RawField = RawField { name: ptr::null(), name_length: 0, value: ptr::null(), value_length: 0 };
 
-/// A kind of thing that a module hands over.
+/// A kind of memory that a module hands over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Thing {
     /// `res->body`
@@ -23,7 +23,7 @@ pub enum Thing {
     Field,
     /// `ws->session`
     Session,
-    /// `req->body`, or what was added to the request's stores.
+    /// `req->body`, or strings that were added to the request's stores.
     Request,
 }
 
@@ -35,7 +35,7 @@ impl Thing {
         (native::REQUEST, Self::Request),
     ];
 
-    /// Its name in C.
+    /// The name of the thing in C.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -46,7 +46,7 @@ impl Thing {
         }
     }
 
-    /// What an author does instead of handing over memory that is not from malloc(3).
+    /// What an author should do instead of handing over memory that is not from malloc(3).
     #[must_use]
     pub fn advice(self) -> &'static str {
         match self {
@@ -58,7 +58,7 @@ impl Thing {
     }
 }
 
-/// Where a fault was that came after the module's own function had returned.
+/// The place of a fault after the module's own function had returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reading {
     thing: Thing,
@@ -76,7 +76,7 @@ impl fmt::Display for Reading {
     }
 }
 
-/// The record of one call after another.
+/// The record of successive calls.
 pub(super) struct Handed {
     raw: RawHanded,
     fields: Vec<RawField>,
@@ -121,7 +121,7 @@ impl Handed {
         Self { raw, fields: vec![NO_FIELD; count] }
     }
 
-    /// Begins a call with a response of the server's own memory.
+    /// Begins a call with a response in the server's own memory.
     pub(super) fn begin(&mut self, body: *mut c_char, store: *const KvStore, pairs: *const KvPair) {
         (self.raw.own_body, self.raw.own_store, self.raw.own_pairs) = (body, store, pairs);
         (self.raw.fields, self.raw.field_capacity) = (self.fields.as_mut_ptr(), self.fields.len());
@@ -130,18 +130,18 @@ impl Handed {
         (self.raw.strange, self.raw.doing, self.raw.returned) = (0, 0, 0);
     }
 
-    /// Names memory of the server's that the module can read and may hand back by mistake.
+    /// Registers memory of the server that the module can read and may hand back by mistake.
     pub(super) fn lend(&mut self, bytes: &[u8]) {
         (self.raw.lent, self.raw.lent_bytes) = (bytes.as_ptr().cast(), bytes.len());
     }
 
-    /// Names the body as it was received, which parts of a form point into, and the request's own memory.
+    /// Registers the received body, into which parts of a form point, and the request's own memory.
     pub(super) fn lend_request(&mut self, body: &[u8], request: *mut RawRequest) {
         (self.raw.lent_body, self.raw.lent_body_bytes) = (body.as_ptr().cast(), body.len());
         self.raw.request = request;
     }
 
-    /// Names the request's stores, which the module can hand back as the response's. `pairs`: the entries of each.
+    /// Registers the request's stores, which the module can hand back as the response's. `pairs`: the entries of each store.
     pub(super) fn lend_stores(
         &mut self,
         stores: &[KvStore; native::REQUEST_STORES],
@@ -152,27 +152,27 @@ impl Handed {
         self.raw.lent_pairs_room = pairs.map(<[KvPair]>::len);
     }
 
-    /// For the C side, during a call.
+    /// The record for the C side, during a call.
     pub(super) fn as_raw(&mut self) -> *mut RawHanded {
         &raw mut self.raw
     }
 
-    /// The body that was found.
+    /// The body of the answer.
     ///
     /// # Safety
-    /// The call has returned without a fault, and nothing has been freed since.
+    /// The call must have returned without a fault, and nothing may have been freed since.
     pub(super) unsafe fn body(&self) -> &[u8] {
         if self.raw.body.is_null() {
             return &[];
         }
-        // SAFETY: cwebn_handed_read has measured and touched it.
+        // SAFETY: cwebn_handed_read has measured and touched the body.
         unsafe { std::slice::from_raw_parts(self.raw.body.cast::<u8>(), self.raw.body_length) }
     }
 
-    /// The header fields that were found.
+    /// The header fields of the answer.
     ///
     /// # Safety
-    /// As [`Handed::body`].
+    /// The same as for [`Handed::body`].
     pub(super) unsafe fn fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         // SAFETY: as above.
         let bytes = |at: *const c_char, length| unsafe { std::slice::from_raw_parts(at.cast::<u8>(), length) };
@@ -185,12 +185,12 @@ impl Handed {
         self.raw.returned
     }
 
-    /// Whether the body is the server's own block, as it was.
+    /// Whether the body is the server's own, unreplaced block.
     pub(super) fn is_own_body(&self) -> bool {
         self.raw.body_kept != 0
     }
 
-    /// Why the answer can't be sent, for people.
+    /// Why the answer can't be sent, as a text for people.
     pub(super) fn refused(&self) -> Option<&'static str> {
         if self.raw.refused.is_null() {
             return None;
@@ -199,27 +199,27 @@ impl Handed {
         unsafe { CStr::from_ptr(self.raw.refused) }.to_str().ok()
     }
 
-    /// Where a fault was, if not in the module's own function.
+    /// The place of a fault, if the fault was not in the module's own function.
     pub(super) fn reading(&self) -> Option<Reading> {
         let doing = self.raw.doing.cast_unsigned();
         let (_, thing) = Thing::ALL.into_iter().find(|(bit, _)| doing & bit != 0)?;
         Some(Reading { thing, freed: doing & native::FREED != 0 })
     }
 
-    /// What was not from malloc(3), as bits for [`Thing::of`].
+    /// Which things were not from malloc(3), as bits for [`Thing::of`].
     pub(super) fn strange(&self) -> u32 {
         self.raw.strange
     }
 }
 
 impl Thing {
-    /// What the bits stand for.
+    /// The things for which the bits stand.
     pub fn of(bits: u32) -> impl Iterator<Item = Self> {
         Self::ALL.into_iter().filter(move |(bit, _)| bits & bit != 0).map(|(_, thing)| thing)
     }
 }
 
-/// What is given back after a call.
+/// The memory to free after a call: none so far.
 pub(super) fn nothing_given() -> RawGiven {
     RawGiven {
         store: ptr::null_mut(),

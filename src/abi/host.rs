@@ -17,7 +17,7 @@ use tracing::Level;
 /// Queues a job for module code.
 ///
 /// # Errors
-/// For people: why not.
+/// Why the job was refused, as a text for people.
 pub fn create_job(module: &ModuleToken, job: &str, payload: &str) -> Result<String, String> {
     match CREATE_JOB.get() {
         Some(create) => create(module, job, payload),
@@ -30,11 +30,11 @@ pub fn create_job(module: &ModuleToken, job: &str, payload: &str) -> Result<Stri
 pub struct ModuleToken {
     /// The module's name.
     pub name: String,
-    /// Tells one load of a module from another.
+    /// Distinguishes one load of a module from another.
     pub id: u64,
-    /// What the server calls it, where this process is a domain's; else 0.
+    /// The server's number for the module, if this process is a domain's; else 0.
     pub number: u64,
-    /// What `cweb_setting` finds.
+    /// The settings for `cweb_setting`.
     pub settings: Kept,
 }
 
@@ -45,22 +45,23 @@ impl ModuleToken {
     }
 }
 
-/// Queues a job for module code: who asks, the job's name, its payload. Returns the job's UUID once it is durable.
+/// Queues a job for module code; the arguments are the module, the job's name and its payload. Returns the job's UUID once the
+/// job is durable.
 pub type CreateJob = Box<dyn Fn(&ModuleToken, &str, &str) -> Result<String, String> + Send + Sync>;
 
 static CREATE_JOB: OnceLock<CreateJob> = OnceLock::new();
 
-/// Lets modules create jobs from now on. Only the first call counts.
+/// Enables modules to create jobs. Only the first call has an effect.
 pub fn set_create_job(create: CreateJob) {
     let _ = CREATE_JOB.set(create);
 }
 
-/// Takes a line that a module logs: its name, the level, the text.
+/// Receives a line that a module logs; the arguments are its name, the level and the text.
 pub type LogLine = fn(&str, Level, &str);
 
 static LOG: OnceLock<LogLine> = OnceLock::new();
 
-/// Has `log` take what modules log. Only the first call counts.
+/// Passes the lines that modules log to `log`. Only the first call has an effect.
 pub fn set_log(log: LogLine) {
     let _ = LOG.set(log);
 }
@@ -90,7 +91,7 @@ pub struct HostTable {
     reserved: [usize; 5],
 }
 
-// SAFETY: functions, and a pointer to a table of functions that nobody writes.
+// SAFETY: functions, and a pointer to a table of functions that no code writes.
 unsafe impl Sync for HostTable {}
 
 /// Offsets of `struct cweb_host` as Rust sees them.
@@ -148,7 +149,7 @@ pub fn table() -> *const HostTable {
 /// Bytes of a UUID's text with its NUL: `cweb_uuid_t`.
 const UUID_SIZE: usize = 37;
 
-/// Longest line a module can log in one call.
+/// Limit, in bytes, on the lines that a module logs in one call.
 const LOG_BYTES_MAX: usize = 4 * 1024;
 
 /// # Safety
@@ -167,7 +168,8 @@ unsafe extern "C" fn jobs_create(
     if job.is_null() || payload_json.is_null() || uuid_out.is_null() || worker::refuses(c"jobs_create()") {
         return -1;
     }
-    // The strings are measured and the place written before anything is allocated: a bad pointer jumps out of here.
+    // The strings are measured and the output is written before anything is allocated: a bad pointer makes the guard jump out
+    // of this frame.
     // SAFETY: by the contract of the table two C strings, a token, and 37 writable bytes.
     let (job, payload, token) = unsafe {
         *uuid_out = 0;
@@ -193,10 +195,10 @@ unsafe extern "C" fn jobs_create(
     }
 }
 
-/// Ends the call the module is in. This frame is jumped over, so it owns nothing.
+/// Ends the module's present call. The guard jumps over this frame, so the frame must own nothing.
 ///
 /// # Safety
-/// Called by module code, within a guarded call.
+/// Must be called by module code, within a guarded call.
 unsafe extern "C" fn module_exit(_module: *const c_void, code: c_int, _how: *const c_char) -> ! {
     guard::exit(code)
 }
@@ -205,7 +207,7 @@ unsafe extern "C" fn in_call() -> c_int {
     c_int::from(guard::in_call())
 }
 
-/// What event_add(3)-like functions return: 0, or -1 and `errno`.
+/// The result of functions like event_add(3): 0, or -1 and `errno`.
 fn with_errno(result: std::io::Result<()>) -> c_int {
     let Err(error) = result else { return 0 };
     // SAFETY: the calling thread's own errno (errno(3)).
@@ -242,7 +244,7 @@ unsafe extern "C" fn event_del(module: *const c_void, event: *mut c_void) -> c_i
 /// By the contract of the table: `wish` has C strings or NULL. `response` is only compared.
 unsafe extern "C" fn send_file(_module: *const c_void, response: *mut HttpResponse, wish: *const FileWish) -> c_int {
     if worker::is_on() {
-        // Without a root the caller goes on with the content of the file as the body.
+        // Without a root, the caller sends the content of the file as the body instead.
         return with_errno(Err(std::io::Error::from_raw_os_error(libc::ENOTSUP)));
     }
     // SAFETY: the caller's contract.
@@ -256,8 +258,7 @@ unsafe extern "C" fn crypto_sign(token: *const c_char, out: *mut c_char, out_len
     unsafe { token_sign(token, std::ptr::null(), 0, out, out_len) }
 }
 
-/// The domain of modules that ask in this very process: the server itself. That of a process of modules is named by the
-/// server.
+/// The domain of modules in this process, if this process is the server. The server names the domain of a process of modules.
 const OWN_DOMAIN: &str = "default";
 
 /// # Safety
@@ -331,7 +332,7 @@ unsafe extern "C" fn ws_broadcast(
 const SEND_TEXT: c_int = 1;
 /// `CWEB_WS_BINARY`
 const SEND_BINARY: c_int = 2;
-/// Any other type: the one that `websocket_t.send` would choose.
+/// Any other type: the type that `websocket_t.send` would choose.
 const SEND_LIKE_LAST: c_int = 0;
 
 /// # Safety
@@ -353,7 +354,7 @@ unsafe extern "C" fn ws_send(
     };
     // SAFETY: `count` pointers by the contract of the table, each NULL or an open websocket_t.
     let sockets = unsafe { std::slice::from_raw_parts(sockets, count) };
-    // `send_as` keeps the frame it encoded last on each thread, so this encodes once.
+    // `send_as` keeps the last encoded frame of each thread, so this encodes once.
     let sent = sockets.iter().filter(|&&ws| {
         // SAFETY: by the contract of websocket_t; `send_as` checks the rest.
         unsafe { super::websocket::send_as(ws, asked, message, length) == 0 }
@@ -367,7 +368,7 @@ unsafe extern "C" fn setting(module: *const c_void, key: *const c_char) -> *cons
     if key.is_null() {
         return std::ptr::null();
     }
-    // The string is measured before anything is held: a bad pointer jumps out of here.
+    // The string is measured before anything is held: a bad pointer makes the guard jump out of this frame.
     // SAFETY: the caller's contract.
     let (key, token) = unsafe {
         let key = CStr::from_ptr(key);
@@ -383,7 +384,7 @@ unsafe extern "C" fn log(module: *const c_void, level: c_int, message: *const c_
     // SAFETY: a token and a C string by the contract of the table.
     let (name, text) = unsafe { (module_name(module), CStr::from_ptr(message).to_bytes()) };
     let text = String::from_utf8_lossy(text.get(..LOG_BYTES_MAX).unwrap_or(text));
-    // Line by line: a module's text can't pass for a line of the server's own.
+    // Each line is logged separately, so that a module's text can't imitate a line of the server.
     for line in text.lines() {
         let level = match level {
             ..=1 => Level::ERROR,

@@ -50,13 +50,13 @@ pub(super) fn job_layout() -> Vec<(&'static str, usize)> {
     ]
 }
 
-/// Runs a job. `uuid` and `payload` must hold no NUL; text behind one is not seen.
+/// Runs a job. `uuid` and `payload` must have no NUL; the job does not see text behind a NUL.
 ///
 /// # Errors
 /// The run function did not return.
 ///
 /// # Safety
-/// `run` is a function of a module that stays open during the call.
+/// `run` must be a function of a module that stays open during the call.
 pub unsafe fn run(
     run: JobRunFn,
     context: &ModuleContext,
@@ -110,7 +110,7 @@ pub(super) unsafe fn data_of<'a>(job: *mut JobCtx) -> Option<&'a RunData<'a>> {
     unsafe { job.as_ref().and_then(|job| job.server.cast::<RunData<'a>>().as_ref()) }
 }
 
-/// The calls behind a job.
+/// The server's calls for a job.
 ///
 /// # Safety
 /// As for [`data_of`].
@@ -119,7 +119,7 @@ unsafe fn calls_of<'a>(job: *mut JobCtx) -> Option<&'a dyn JobCalls> {
     unsafe { data_of(job) }.map(RunData::calls)
 }
 
-/// Length of a C string, read before anything is allocated: a bad pointer jumps out of here (see guard).
+/// The bytes of a C string, read before anything is allocated: a bad pointer makes the guard jump out of this frame.
 ///
 /// # Safety
 /// `text` is a C string.

@@ -37,7 +37,7 @@ pub(super) fn layout() -> Vec<(&'static str, usize)> {
 /// The server's data of one run; lives as long as the run.
 pub(super) struct RunData<'a> {
     calls: &'a dyn JobCalls,
-    /// The checkpoint that the run began with, once the module has asked for it: it has the address of these bytes.
+    /// The checkpoint at the start of the run, once the module has asked for it. The module has the address of these bytes.
     resumed: OnceLock<Option<Vec<u8>>>,
 }
 
@@ -52,7 +52,7 @@ impl<'a> RunData<'a> {
 
     fn resumed(&self) -> Result<Option<&[u8]>, c_int> {
         if self.resumed.get().is_none() {
-            // Two threads may both ask the server; the bytes of the first stay.
+            // Two threads may both ask the server; the bytes of the first one are kept.
             let _ = self.resumed.set(self.calls.resume()?);
         }
         Ok(self.resumed.get().and_then(Option::as_deref))
@@ -66,7 +66,7 @@ fn fail(errno: c_int) -> c_int {
     -1
 }
 
-/// Larger than any checkpoint, or bytes of an event, may be.
+/// Larger than any limit, in bytes, on a checkpoint or on the bytes of an event.
 const STORED_BYTES_CEILING: usize = 1 << 30;
 
 /// # Safety
@@ -75,11 +75,11 @@ pub(super) unsafe extern "C" fn checkpoint(job: *mut JobCtx, bytes: *const c_voi
     if bytes.is_null() && length > 0 {
         return fail(libc::EINVAL);
     }
-    // No limit is larger: the memory behind a wrong length need not be there.
+    // No limit is larger. The memory behind a wrong length need not exist, so the length is checked first.
     if length > STORED_BYTES_CEILING {
         return fail(libc::EMSGSIZE);
     }
-    // Read before anything is owned: a bad pointer jumps out of here (see guard).
+    // The bytes are read before this frame owns anything: a bad pointer makes the guard jump out of it.
     // SAFETY: the caller's contract.
     let (data, bytes) = unsafe { (data_of(job), touched(bytes.cast(), length)) };
     let Some(data) = data else { return fail(libc::ENOSYS) };
@@ -133,7 +133,7 @@ unsafe extern "C" fn resume(job: *mut JobCtx, bytes: *mut *const c_void, length:
     }
 }
 
-/// A file that is asked for by name: its descriptor is the module's from now on.
+/// Opens a file by name; the module owns the returned descriptor.
 ///
 /// # Safety
 /// `job` is a running job's structure, `name` a C string or NULL.

@@ -1,9 +1,10 @@
 //! Shared objects of modules that stay mapped after their generation has ended.
 //!
-//! A module can leave pointers to its code with the C library: the destructor of thread-specific data, a timer, a thread, a signal
-//! handler. The call through such a pointer would come seconds after the code is gone, and be charged to another module. So an
-//! object that imports a function that takes such pointers is not closed: in a process of modules for as long as that lives, which
-//! the number of loads bounds; in the server's process the last ones stay, bounded by count and bytes.
+//! A module can leave pointers to its code with the C library: the destructor of thread-specific data, a timer, a thread, a
+//! signal handler. A call through such a pointer could come seconds after the code is unmapped, and another module would be
+//! blamed for the fault. An object that imports a function that takes such pointers is therefore not closed. A process of
+//! modules keeps all such objects; the number of loads limits them. The server's process keeps the last ones, limited by count
+//! and bytes.
 
 use libloading::os::unix::Library;
 use std::any::Any;
@@ -11,27 +12,27 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Objects that stay mapped in a process that is not replaced.
+/// Limit on the objects that stay mapped in the server's process.
 const COUNT_MAX: usize = 64;
-/// Bytes of their files.
+/// Limit, in bytes, on their files together.
 const BYTES_MAX: u64 = 32 * 1024 * 1024;
 
-/// One of them; its parts are dropped in this order.
+/// An object that stays mapped; its parts are dropped in this order.
 pub(super) struct Kept {
     /// The module's name.
     pub(super) module: String,
-    /// What its code may still use.
+    /// Values that the module's code may still use.
     pub(super) used: Vec<Arc<dyn Any + Send + Sync>>,
-    /// The object.
+    /// The shared object.
     pub(super) library: Library,
-    /// The size of its file.
+    /// The size of the object's file, in bytes.
     pub(super) bytes: u64,
 }
 
 static KEPT: Mutex<VecDeque<Kept>> = Mutex::new(VecDeque::new());
 static IS_UNBOUNDED: AtomicBool = AtomicBool::new(false);
 
-/// Nothing is unmapped from here on to keep a bound: the process is replaced before there is too much.
+/// Keeps all objects mapped from now on: the process is replaced before they become too many.
 pub fn keep_all() {
     IS_UNBOUNDED.store(true, Ordering::Relaxed);
 }
@@ -47,7 +48,7 @@ pub(super) fn keep(one: Kept) {
         closed.extend(kept.pop_front());
     }
     drop(kept);
-    // Without the lock: closing runs destructors of modules.
+    // Must run without the lock, because closing an object runs destructors of modules.
     for one in closed {
         tracing::debug!("the code of an old version of module {} is unmapped: {COUNT_MAX} later ones stay", one.module);
         let Kept { used, library, .. } = one;

@@ -1,4 +1,4 @@
-//! Every mirrored structure compared with what the C compiler says of it.
+//! Compares every mirrored structure with the C compiler's layout.
 
 use super::native::{self, RawFault, RawField, RawGiven, RawHanded, RawParam, RawPart, RawRequest, Services};
 use super::types::{HttpRequest, HttpResponse, KvPair, KvStore, WebSocket};
@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::ffi::CStr;
 use std::mem::{offset_of, size_of};
 
-/// Offsets of fields by name; sizes of types by their name without a dot.
+/// Offsets of fields by name; sizes of types by a name without a dot.
 fn c_layout(table: *const native::LayoutEntry) -> HashMap<String, usize> {
     let mut all = HashMap::new();
     let mut entry = table;

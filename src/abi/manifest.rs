@@ -1,4 +1,4 @@
-//! What a module declares about itself, free of pointers: read from its `config` symbol.
+//! The declaration of a module, free of pointers: read from its `config` symbol.
 
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,25 +7,26 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// (`CWEB_INLINE` in `include/cweb.h`).
 pub const FLAG_INLINE: i32 = 1;
 
-/// Bit of [`RouteDecl::flags`]: the route is asked before a WebSocket is opened on its path (`CWEB_HANDSHAKE`).
+/// Bit of [`RouteDecl::flags`]: the route is called before a WebSocket is opened on its path (`CWEB_HANDSHAKE`).
 const FLAG_HANDSHAKE: i32 = 128;
 
-/// Bits of [`RouteDecl::flags`] that `include/wafer/wafer_glue.c` sets: the route is asked when no other one matches; its
-/// calls run one at a time; it answers whatever it is asked, so that those that may decline are asked before it.
+/// Bits of [`RouteDecl::flags`] that `include/wafer/wafer_glue.c` sets: the route is called when no other route matches; its
+/// calls run one at a time; it never declines, so routes that may decline are called before it.
 const FLAG_FALLBACK: i32 = 2;
 const FLAG_SERIAL: i32 = 4;
 const FLAG_FINAL: i32 = 8;
-/// The three, which count in an app for nope.c or WAFer only: in the flags of any other module they are ignored.
+/// These three flags have an effect in an app for nope.c or WAFer only: in any other module they are ignored.
 pub(super) const APP_FLAGS: i32 = FLAG_FALLBACK | FLAG_SERIAL | FLAG_FINAL;
 
 /// Bit of [`RouteDecl::flags`]: the handler takes the body piece by piece (`CWEB_STREAM`).
 pub const FLAG_STREAM: i32 = 16;
-/// Bit of [`RouteDecl::flags`]: the body of a request is given to the handler without its content coding (`CWEB_DECODE`).
+/// Bit of [`RouteDecl::flags`]: the handler gets the request's body without its content coding (`CWEB_DECODE`).
 const FLAG_DECODE: i32 = 32;
-/// Bit of [`RouteDecl::flags`] and [`WebSocketDecl::flags`]: answers, or messages, are never compressed (`CWEB_NO_COMPRESS`).
+/// Bit of [`RouteDecl::flags`] and [`WebSocketDecl::flags`]: answers or messages are never compressed (`CWEB_NO_COMPRESS`).
 const FLAG_NO_COMPRESS: i32 = 64;
 
-/// Bit of [`RouteDecl::flags`]: each call runs in a process of its own, which is killed at its deadline (`CWEB_KILLABLE`).
+/// Bit of [`RouteDecl::flags`]: each call runs in a process of its own, which is killed at the call's deadline
+/// (`CWEB_KILLABLE`).
 pub const FLAG_KILLABLE: i32 = i32::MIN;
 
 /// Bits of [`RouteDecl::flags`] that hold the route's own time-out in seconds (`CWEB_TIMEOUT_S`).
@@ -36,21 +37,21 @@ const TIMEOUT_MASK: i32 = 0xfff;
 const BODY_SHIFT: u32 = 20;
 const BODY_MASK: i32 = 0x7ff;
 
-/// What the functions of a module take: its `cweb_module_api` (`include/cweb_host.h`).
+/// The arguments of a module's functions: its `cweb_module_api` (`include/cweb_host.h`).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Api {
-    /// Handlers take the request and the response, callbacks a socket, hooks nothing.
+    /// Handlers take the request and the response, callbacks take a socket, hooks take nothing.
     TwoArguments,
-    /// All take the context first.
+    /// All functions take the context first.
     #[default]
     ThreeArguments,
-    /// As [`Api::ThreeArguments`]; the module is an app for nope.c or WAFer, which one call at a time may enter.
+    /// Like [`Api::ThreeArguments`]; the module is an app for nope.c or WAFer, which only one call at a time may enter.
     Wafer,
 }
 
 impl Api {
-    /// By the value of the marker; `None` for one of a later version.
+    /// The value of the marker; `None` for a marker of a later version.
     #[must_use]
     pub fn of(marker: u32) -> Option<Self> {
         match marker {
@@ -62,16 +63,16 @@ impl Api {
     }
 }
 
-/// A module's declaration of itself (`module_t` in `include/cweb.h`).
+/// A module's own declaration (`module_t` in `include/cweb.h`).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
     /// Unique name, 1 to 127 bytes.
     pub name: String,
     /// Free text, at most 127 bytes.
     pub author: String,
-    /// HTTP routes in the order they were declared; within a module the first match wins.
+    /// HTTP routes in the order of their declaration; within a module the first match wins.
     pub routes: Vec<RouteDecl>,
-    /// WebSocket paths in the order they were declared.
+    /// WebSocket paths in the order of their declaration.
     pub websockets: Vec<WebSocketDecl>,
     /// Background jobs.
     pub jobs: Vec<JobDecl>,
@@ -82,42 +83,42 @@ pub struct Manifest {
     /// Whether `on_setting` is set.
     #[serde(default)]
     pub has_on_setting: bool,
-    /// What could not be read of it, a sentence each; such a module is refused.
+    /// Unreadable parts of the declaration, a sentence each; such a module is refused.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<String>,
-    /// What is declared and has no effect, a sentence each; such a module is served.
+    /// Declared parts without effect, a sentence each; such a module is served.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
-    /// What its functions take. A record without it is of a time when there was one kind, and is compiled again.
+    /// The arguments of the functions. A record without this field is older than the choice; its module is compiled again.
     #[serde(default)]
     pub api: Api,
-    /// Limits that its project gives itself.
+    /// The limits of the module's project.
     #[serde(default, skip_serializing_if = "Limits::is_empty")]
     pub limits: Limits,
 }
 
-/// Limits that a project gives itself, below those of the server (`[limits]` in `module.toml`); 0: none.
+/// The limits of a project, below those of the server (`[limits]` in `module.toml`); 0: no limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Limits {
-    /// Longest run of a handler.
+    /// Limit on the time of a handler, in milliseconds.
     pub handler_time_ms: u64,
-    /// Largest body of a request.
+    /// Limit, in bytes, on the body of a request.
     pub body_bytes: u64,
-    /// Most runs of each of its jobs at once.
+    /// Limit on simultaneous runs of each job.
     pub job_concurrency: u32,
 }
 
 impl Limits {
-    /// Whether there are none.
+    /// Whether no limit is set.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 }
 
-/// The server's limits for routes that have none of their own. A project's limits count where they are lower. Written once, before any
-/// module is loaded; nothing else is ordered by them.
+/// The server's limits for routes without limits of their own. A project's limits apply where they are lower. Written once,
+/// before any module is loaded; no other access is ordered by them.
 static HANDLER_TIME_MS: AtomicU64 = AtomicU64::new(u64::MAX);
 static BODY_BYTES: AtomicU64 = AtomicU64::new(u64::MAX);
 
@@ -127,7 +128,8 @@ pub fn set_server_limits(handler_time_ms: u64, body_bytes: usize) {
     BODY_BYTES.store(u64::try_from(body_bytes).unwrap_or(u64::MAX), Ordering::Relaxed);
 }
 
-/// The lower of a route's own limit and of its project's, where that is below what the `server` has for routes without one.
+/// The lower one of the route's own limit and the project's; the project's counts only below the `server` limit for routes
+/// without one.
 fn lower(own: Option<u64>, projects: u64, server: u64) -> Option<u64> {
     match own {
         _ if projects == 0 => own,
@@ -136,14 +138,14 @@ fn lower(own: Option<u64>, projects: u64, server: u64) -> Option<u64> {
     }
 }
 
-/// The owner of the limit that counts for the body of a request.
+/// The owner of the limit that applies to the body of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BodyLimitOf {
-    /// The server's, for routes without one.
+    /// The server's limit, for routes without their own.
     Server,
-    /// The route's own.
+    /// The route's own limit.
     Route,
-    /// The project's.
+    /// The project's limit.
     Project,
 }
 
@@ -158,7 +160,7 @@ pub struct RouteDecl {
     pub flags: i32,
     /// Whether the handler pointer is set; a route without one is refused.
     pub has_handler: bool,
-    /// A directory that is served here instead (`module_t.mounts`).
+    /// A directory to serve instead of calling a handler (`module_t.mounts`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mount: Option<Mount>,
     /// The limits of the project.
@@ -169,9 +171,9 @@ pub struct RouteDecl {
 /// One entry of `module_t.mounts`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mount {
-    /// The path that the files are below.
+    /// The path below which the files are served.
     pub prefix: String,
-    /// The directory they are in.
+    /// The directory with the files.
     pub dir: String,
 }
 
@@ -182,25 +184,25 @@ impl RouteDecl {
         self.flags & FLAG_INLINE != 0 && !self.is_stream()
     }
 
-    /// Whether the handler starts with the head of the request, and takes the body piece by piece.
+    /// Whether the handler is called once the head has arrived, and takes the body piece by piece.
     #[must_use]
     pub fn is_stream(&self) -> bool {
         self.flags & FLAG_STREAM != 0
     }
 
-    /// Whether each call runs in a process of its own, where modules have one.
+    /// Whether each call runs in a process of its own, if modules have one.
     #[must_use]
     pub fn is_killable(&self) -> bool {
         self.flags & FLAG_KILLABLE != 0
     }
 
-    /// Whether the route is asked before a WebSocket is opened on its path, and answers nothing else.
+    /// Whether the route is called before a WebSocket is opened on its path, and for no other request.
     #[must_use]
     pub fn is_handshake(&self) -> bool {
         self.flags & FLAG_HANDSHAKE != 0
     }
 
-    /// Whether the route is asked only when no other module's route matches. Such a handler may decline.
+    /// Whether the route is called only when no other module's route matches. Such a handler may decline.
     #[must_use]
     pub fn is_fallback(&self) -> bool {
         self.flags & FLAG_FALLBACK != 0
@@ -212,8 +214,8 @@ impl RouteDecl {
         self.mount.as_ref().is_some_and(|mount| mount.prefix.trim_end_matches('/').is_empty())
     }
 
-    /// Whether the route gets only requests that no module's other route matches: a fallback route, or a mount on `/`, which
-    /// never declines.
+    /// Whether the route only gets requests that no other route of any module matches. Such a route is a fallback route, or a
+    /// mount on `/`, which never declines.
     #[must_use]
     pub fn is_asked_last(&self) -> bool {
         self.is_fallback() || self.is_root_mount()
@@ -231,7 +233,7 @@ impl RouteDecl {
         self.flags & FLAG_FINAL != 0
     }
 
-    /// Whether the body of a request is given to the handler without its content coding.
+    /// Whether the handler gets the request's body without its content coding.
     #[must_use]
     pub fn decodes(&self) -> bool {
         self.flags & FLAG_DECODE != 0
@@ -243,7 +245,7 @@ impl RouteDecl {
         self.flags & FLAG_NO_COMPRESS == 0
     }
 
-    /// The route's own limit for a run of its handler, or its project's.
+    /// The time limit of the handler: the route's own, or the project's.
     #[must_use]
     pub fn timeout_ms(&self) -> Option<u64> {
         let seconds = u64::try_from((self.flags >> TIMEOUT_SHIFT) & TIMEOUT_MASK).unwrap_or_default();
@@ -262,7 +264,7 @@ impl RouteDecl {
         }
     }
 
-    /// The route's own limit for the body of a request, or its project's.
+    /// The limit, in bytes, on the body of a request: the route's own, or the project's.
     #[must_use]
     pub fn body_bytes_max(&self) -> Option<usize> {
         let mib = u64::try_from((self.flags >> BODY_SHIFT) & BODY_MASK).unwrap_or_default();
@@ -290,7 +292,7 @@ pub struct WebSocketDecl {
 }
 
 impl WebSocketDecl {
-    /// Whether its callbacks may run on the shard's thread.
+    /// Whether the callbacks may run on the shard's thread.
     #[must_use]
     pub fn is_inline(&self) -> bool {
         self.flags & FLAG_INLINE != 0
@@ -312,31 +314,31 @@ pub struct JobDecl {
     pub has_run: bool,
     /// Whether `cancel` is set.
     pub has_cancel: bool,
-    /// Runs in all, when they fail; 0 for the server's default. So for the fields below.
+    /// Limit on the runs of a job whose runs fail; 0 means the server's default, as for the fields below.
     #[serde(default)]
     pub max_attempts: u32,
-    /// Wait before the second run; doubles with each further one.
+    /// Pause before the second run; doubles with each further run.
     #[serde(default)]
     pub backoff_ms: u32,
-    /// Longest run.
+    /// Limit on the time of a run.
     #[serde(default)]
     pub timeout_ms: u32,
-    /// Higher runs first.
+    /// Jobs with a higher priority run first.
     #[serde(default)]
     pub priority: i32,
-    /// Most runs of this job at once.
+    /// Limit on simultaneous runs of this job.
     #[serde(default)]
     pub concurrency: u32,
-    /// When it runs without being asked for: a cron text.
+    /// The schedule of the job: a cron text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schedule: Option<String>,
-    /// The time zone of that text.
+    /// The time zone of the cron text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timezone: Option<String>,
-    /// The payload of the jobs that the schedule makes: JSON.
+    /// The payload of the scheduled jobs: JSON.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schedule_payload: Option<String>,
-    /// A slot has its job also while the job of the slot before has not ended.
+    /// Whether a slot's job may be created while the previous slot's job has not ended.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub schedule_overlap: bool,
 }

@@ -31,7 +31,7 @@ pub const MAX_MOUNTS: usize = 16;
 /// `CWEB_ABI_VERSION`
 pub const ABI_VERSION: u32 = 2;
 
-/// Longest path, method or job name read from a module.
+/// Limit, in bytes, on a path, method or job name read from a module.
 const TEXT_BYTES_MAX: usize = 1024;
 
 /// `route_info_t`
@@ -41,7 +41,7 @@ pub(super) struct RouteInfo {
     method: *const c_char,
     handler: Option<HandlerFn>,
     flags: c_int,
-    /// For modules that name it; nothing here reads it.
+    /// Modules may access this field; the server does not read it.
     regex: libc::regex_t,
     regex_compiled: c_int,
 }
@@ -109,7 +109,7 @@ pub(super) struct ModuleT {
 /// Size of `module_t` in bytes.
 pub const MODULE_BYTES: usize = size_of::<ModuleT>();
 
-/// Size and the offsets of `module_t` as Rust sees them, in the order of its fields, for the comparison with C.
+/// The size and the field offsets of `module_t` as Rust sees them, in the order of the fields, for the comparison with C.
 #[cfg(test)]
 pub(super) fn module_layout() -> Vec<(&'static str, usize)> {
     use std::mem::offset_of;
@@ -154,7 +154,7 @@ pub struct SocketCallbacks {
     pub on_close: Option<Callee<SocketFn>>,
 }
 
-/// The functions a module declares, in the order of its manifest.
+/// The functions that a module declares, in the order of its manifest.
 #[derive(Debug)]
 pub struct ModuleSymbols {
     /// Handlers.
@@ -171,24 +171,24 @@ pub struct ModuleSymbols {
     pub on_setting: Option<SettingFn>,
 }
 
-/// A shared object that is open. Closed when dropped.
+/// An open shared object. Dropping it closes the object.
 #[derive(Debug)]
 pub struct OpenModule {
-    /// What the module declares.
+    /// The module's declaration.
     pub manifest: Manifest,
-    /// Its functions: valid while this value lives.
+    /// The module's functions: valid while this value lives.
     pub symbols: ModuleSymbols,
     /// Names the module in calls of the host table; its address must not change while the module is open.
     token: Arc<host::ModuleToken>,
-    /// Ended before the library is closed: callbacks must not run in memory that is gone.
+    /// Must end before the library is closed: callbacks must not run in unmapped memory.
     events: events::EventsOf,
-    /// What its code uses, and has to be gone before it.
+    /// Values that the module's code uses; they must be dropped before the code is unmapped.
     used: OnceLock<Arc<dyn Any + Send + Sync>>,
-    /// Taken when it is dropped.
+    /// Taken when this value is dropped.
     library: Option<libloading::os::unix::Library>,
-    /// Size of its file.
+    /// The size of the object's file, in bytes.
     bytes: u64,
-    /// The address of its `config`.
+    /// The address of the module's `config`.
     config: usize,
 }
 
@@ -197,7 +197,7 @@ impl Drop for OpenModule {
         let Some(library) = self.library.take() else { return };
         self.events.end();
         let used = self.used.take();
-        // Without `used` it was only looked at.
+        // A module without `used` was only inspected.
         let Some(function) = self.leaves_pointers().filter(|_| used.is_some()) else {
             drop(used);
             return drop(library);
@@ -218,13 +218,13 @@ impl Drop for OpenModule {
     }
 }
 
-/// Why a shared object can't be a module.
+/// Why a shared object can't be loaded as a module.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The dynamic loader's words.
+    /// The dynamic loader's message.
     #[error("{0}")]
     Loader(String),
-    /// What is wrong with its `config`.
+    /// What is wrong with the module's `config`.
     #[error("{0}")]
     Manifest(String),
 }
@@ -265,8 +265,8 @@ pub fn open(path: &Path) -> Result<OpenModule, OpenError> {
     })?;
     let config = config.as_raw_ptr().cast_const();
     let missing = || OpenError::Manifest("its symbol `config` has no address".to_owned());
-    // SAFETY: the symbol's type is the `module_t` of the headers that the module was compiled with, which have set the
-    // marker; nothing in it is trusted beyond its layout. `config` lives as long as the library, which is kept in the value
+    // SAFETY: the symbol's type is the `module_t` of the headers with which the module was compiled; these headers have set the
+    // marker. Nothing in it is trusted beyond its layout. `config` lives as long as the library, which is kept in the value
     // made from it.
     let (mut manifest, symbols) = unsafe {
         match api {
@@ -283,7 +283,7 @@ pub fn open(path: &Path) -> Result<OpenModule, OpenError> {
     Ok(OpenModule { manifest, symbols, token, events, used, library, bytes, config: address })
 }
 
-/// The loader's message without the path of the server's own copy in front.
+/// The loader's message without the leading path of the server's own copy.
 fn loader_words(path: &Path, error: &libloading::Error) -> String {
     let text = match error {
         libloading::Error::DlOpen { source } => {
@@ -296,8 +296,8 @@ fn loader_words(path: &Path, error: &libloading::Error) -> String {
 }
 
 impl OpenModule {
-    /// Hands the module the server's table of functions. Must come before any other call into it. `number` is what the
-    /// server calls it, where this process is a domain's; else 0.
+    /// Passes the server's table of functions to the module. Must come before any other call into the module. `number` is the
+    /// server's number for the module, if this process is a domain's; else 0.
     pub fn bind(&mut self, number: u64) {
         if let Some(token) = Arc::get_mut(&mut self.token) {
             token.number = number;
@@ -311,39 +311,39 @@ impl OpenModule {
             if let Ok(bind) = library.get::<BindFn>(b"cweb_bind_host\0") {
                 bind(host::table(), std::ptr::from_ref(&*self.token).cast());
             }
-            // Only in a module of an older generation, whose legacy/cweb.h defines it with this type.
+            // Exists only in a module of an older dialect, whose legacy/cweb.h defines it with this type.
             if let Ok(bind) = library.get::<BindLegacyFn>(b"cweb_bind_legacy\0") {
                 bind(native::cwebn_legacy_services());
             }
         }
     }
 
-    /// Has the module find `settings`, and no others, from now on.
+    /// Replaces the settings that the module reads by `settings`.
     pub fn set_settings(&self, settings: &Settings) {
         self.token.settings.set(settings);
     }
 
-    /// The functions that its `config` declares.
+    /// The functions that the module's `config` declares.
     #[must_use]
     pub fn declared(&self) -> Vec<Declared> {
         declared::functions(&self.symbols, self.manifest.api)
     }
 
-    /// No callback of an event of this load of the module begins any more; see `events::EventsOf::end`.
+    /// Ends the events of this load of the module: no further callback begins; see `events::EventsOf::end`.
     pub fn end_events(&self) {
         self.events.end();
     }
 
-    /// Names this very load of the module in its calls of the server.
+    /// The token of this load of the module, for its calls of the server.
     #[must_use]
     pub fn id(&self) -> u64 {
         self.token.id
     }
 
-    /// Where its shared object begins in memory; 0 if the loader does not tell.
+    /// The load address of the shared object; 0 if the loader does not report it.
     #[must_use]
     pub fn base(&self) -> usize {
-        // SAFETY: zeroed is a valid Dl_info; dladdr(3) fills it for any address, and says so.
+        // SAFETY: zeroed is a valid Dl_info; dladdr(3) fills it for any address, and reports whether it did.
         unsafe {
             let mut info: libc::Dl_info = std::mem::zeroed();
             let found = libc::dladdr(self.symbol("config\0").cast_const(), &raw mut info);
@@ -354,17 +354,17 @@ impl OpenModule {
     /// The address of an exported symbol, NULL if there is none.
     #[must_use]
     pub fn symbol(&self, name: &str) -> *mut c_void {
-        // SAFETY: only the address is taken; what it points to is the business of the modules that share it.
+        // SAFETY: only the address is taken; the modules that share the symbol are responsible for its content.
         let symbol = unsafe { self.library.as_ref().map(|library| library.get::<*mut c_void>(name.as_bytes())) };
         symbol.and_then(Result::ok).map_or(std::ptr::null_mut(), libloading::os::unix::Symbol::as_raw_ptr)
     }
 
-    /// Has `used` stay as long as the module's code may be called, and no longer.
+    /// Keeps `used` as long as the module's code may be called, and no longer.
     pub fn set_used(&self, used: Arc<dyn Any + Send + Sync>) {
         let _ = self.used.set(used);
     }
 
-    /// A function that it imports, and that keeps pointers to code.
+    /// A function that the module imports, and that keeps pointers to code.
     fn leaves_pointers(&self) -> Option<&str> {
         // SAFETY: any address may be asked about; the answer is NULL or a C string of the object, which is mapped.
         unsafe {
@@ -379,7 +379,7 @@ fn read(module: &ModuleT, api: Api) -> Result<(Manifest, ModuleSymbols), OpenErr
     let websockets = counted(&module.websockets, module.ws_size, "websockets", "ws_size", "MAX_WEBSOCKETS")?;
     let jobs = counted(&module.jobs, module.job_size, "jobs", "job_size", "MAX_JOBS")?;
     let mounts = counted(&module.mounts, module.mount_size, "mounts", "mount_size", "MAX_MOUNTS")?;
-    // All that is wrong is told at once.
+    // All problems are reported together.
     let mut problems = Vec::new();
     problems.extend(behind(&module.routes, routes.len(), |row| row.path, "routes", "size"));
     problems.extend(behind(&module.websockets, websockets.len(), |row| row.path, "websockets", "ws_size"));
@@ -387,7 +387,7 @@ fn read(module: &ModuleT, api: Api) -> Result<(Manifest, ModuleSymbols), OpenErr
     problems.extend(behind(&module.mounts, mounts.len(), |row| row.prefix, "mounts", "mount_size"));
     let mut declared: Vec<RouteDecl> =
         routes.iter().enumerate().map(|(at, route)| route_decl(at, route, api, &mut problems)).collect();
-    // Behind the routes, which win.
+    // Mounts come behind the routes, which take precedence.
     declared.extend(mounts.iter().enumerate().map(|(at, mount)| mounts::route(at, mount, &mut problems)));
     let manifest = Manifest {
         name: fixed_text(&module.name, "name")?,
@@ -463,12 +463,12 @@ fn job_decl(at: usize, job: &JobInfo, problems: &mut Vec<String>) -> JobDecl {
     }
 }
 
-/// A text that may be left out.
+/// An optional text.
 fn optional(pointer: *const c_char, what: &str, problems: &mut Vec<String>) -> Option<String> {
     (!pointer.is_null()).then(|| noted(text(pointer, what), problems))
 }
 
-/// The value, or else its default and one more problem.
+/// The value; or the default and one more problem.
 fn noted<T: Default>(value: Result<T, OpenError>, problems: &mut Vec<String>) -> T {
     value.unwrap_or_else(|problem| {
         problems.push(problem.to_string());
@@ -476,7 +476,7 @@ fn noted<T: Default>(value: Result<T, OpenError>, problems: &mut Vec<String>) ->
     })
 }
 
-/// Says that rows behind the `used` ones are filled in, if some are: the server would never use them.
+/// Reports filled rows behind the `used` ones: the server would never use them.
 fn behind<T>(all: &[T], used: usize, key: impl Fn(&T) -> *const c_char, what: &str, field: &str) -> Option<String> {
     let filled = || all.iter().enumerate().filter(|(_, row)| !key(row).is_null());
     let (first, row) = filled().find(|(at, _)| *at >= used)?;
@@ -495,9 +495,9 @@ fn counted<'a, T>(all: &'a [T], size: c_int, what: &str, field: &str, maximum: &
     })
 }
 
-/// A text in an array of its own.
+/// A text in an array of fixed size.
 fn fixed_text(field: &[c_char], what: &str) -> Result<String, OpenError> {
-    // `as`: c_char is i8 here, and the bytes are wanted as they are.
+    // `as`: c_char is i8 here, and the bytes must stay unchanged.
     let bytes: Vec<u8> = field.iter().map(|&c| c as u8).collect();
     let text = CStr::from_bytes_until_nul(&bytes)
         .map_err(|_| OpenError::Manifest(format!("config.{what} is longer than {} bytes", field.len() - 1)))?;

@@ -209,7 +209,7 @@ pub(super) struct RawCall {
 }
 
 impl RawCall {
-    /// One that has not begun.
+    /// A call that has not begun.
     pub(super) const NONE: Self = Self {
         module: std::ptr::null_mut(),
         lease: std::ptr::null_mut(),

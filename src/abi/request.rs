@@ -1,7 +1,7 @@
-//! What a handler asks of its request through `include/cweb_request.h`, made when it is asked for.
+//! Data of a request that a handler reads through `include/cweb_request.h`, computed on demand.
 //!
 //! The services and the request's memory are in `native/request.c`. The functions here read the request again (its form, the
-//! captures of its route, who sent it) and leave what they find in that memory. They follow no pointer of the module's.
+//! captures of its route, the client's address) and store the results in that memory. They follow no pointer of the module's.
 
 use super::encoding;
 use super::native::{self, RawParam, RawPart, RawRequest, RequestMakers};
@@ -16,23 +16,23 @@ use std::ffi::{CStr, c_char, c_void};
 use std::ptr;
 use std::sync::{Arc, OnceLock};
 
-/// Most parts of a form that [`cweb_form_next`](../../include/cweb_request.h) gives.
+/// Limit on the parts of a form that [`cweb_form_next`](../../include/cweb_request.h) returns.
 const PARTS_MAX: usize = 4096;
 
 /// Limits and settings of requests, the same for all modules of a process.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RequestRules {
-    /// Most memory that one request may have by `cweb_alloc`, in bytes.
+    /// Limit, in bytes, on the memory that one request may get by `cweb_alloc`.
     pub memory_bytes_max: usize,
-    /// Whose word counts about who the client is: see [`TrustedProxies::read`].
+    /// The proxies whose statements about the client's address are trusted: see [`TrustedProxies::read`].
     pub trusted_proxies: Vec<String>,
-    /// The name of the header field that they write: see [`ForwardedBy::named`].
+    /// The name of the header field that the proxies write: see [`ForwardedBy::named`].
     pub forwarded_by: String,
-    /// Most rooms that a WebSocket may be in.
+    /// Limit on the rooms that a WebSocket may be in.
     pub rooms_max: usize,
-    /// Largest message of a WebSocket when it is expanded, in bytes.
+    /// Limit, in bytes, on an expanded message of a WebSocket.
     pub ws_message_bytes_max: usize,
-    /// Smallest message of a WebSocket that is sent compressed, in bytes.
+    /// Size, in bytes, of the smallest WebSocket message that is compressed.
     pub ws_compress_bytes_min: usize,
 }
 
@@ -52,7 +52,7 @@ impl Default for RequestRules {
 
 static PROXIES: OnceLock<TrustedProxies> = OnceLock::new();
 
-/// Sets the rules of this process. Of the proxies only the first call counts.
+/// Sets the rules of this process. For the proxies, only the first call has an effect.
 pub fn set_rules(rules: &RequestRules) {
     // SAFETY: stores a number.
     unsafe { native::cwebn_request_limit(rules.memory_bytes_max) };
@@ -69,31 +69,31 @@ pub fn set_rules(rules: &RequestRules) {
 
 /// Finds the captures of a route's path in the path of a request.
 pub trait Captures: Send + Sync {
-    /// Calls `found` with the name and the bytes of each group, in their order; with `None` for a group that took no part.
+    /// Calls `found` with the name and the bytes of each group, in order; the bytes are `None` for a group that did not match.
     fn find(&self, path: &[u8], found: &mut Found<'_>);
 }
 
-/// Takes the name and the bytes of one group.
+/// Receives the name and the bytes of one group.
 pub type Found<'f> = dyn FnMut(Option<&str>, Option<&[u8]>) + 'f;
 
-/// Makes the captures of a route's path; `None` for one without groups.
+/// Compiles the captures of a route's path; `None` for a path without groups.
 pub type CapturesOf = fn(&str) -> Option<Arc<dyn Captures>>;
 
 static CAPTURES_OF: OnceLock<CapturesOf> = OnceLock::new();
 
-/// Has paths of routes be read by `reader` from now on. Only the first call counts.
+/// Makes `reader` compile the paths of routes. Only the first call has an effect.
 pub fn set_captures(reader: CapturesOf) {
     let _ = CAPTURES_OF.set(reader);
 }
 
-/// The path of a route, and its captures once a handler has asked for them.
+/// The path of a route; its captures are compiled at their first use.
 pub struct RoutePath {
     path: String,
     captures: OnceLock<Option<Arc<dyn Captures>>>,
 }
 
 impl RoutePath {
-    /// Of a route with this path.
+    /// A route with this path.
     #[must_use]
     pub fn new(path: &str) -> Self {
         Self { path: path.to_owned(), captures: OnceLock::new() }
@@ -105,14 +105,14 @@ impl RoutePath {
     }
 }
 
-/// What the makers read: valid while the thread serves the request.
+/// The inputs of the makers: valid while the thread serves the request.
 #[derive(Clone, Copy)]
 struct Asked {
     view: *const RequestView<'static>,
     route: *const RoutePath,
 }
 
-/// The memory of one request after another on one thread, and what is asked of it.
+/// The memory of successive requests on one thread, and the inputs of its makers.
 pub(super) struct RequestMemory {
     raw: *mut RawRequest,
     asked: Asked,
@@ -125,8 +125,8 @@ impl RequestMemory {
         Self { raw: ptr::null_mut(), asked: Asked { view: ptr::null(), route: ptr::null() } }
     }
 
-    /// Begins a request. `view` and `route` must live until [`RequestMemory::reset`] or the next call of this, and `self`
-    /// must stay where it is. `None` when memory is short.
+    /// Begins a request. `view` and `route` must live until [`RequestMemory::reset`] or the next call of this function, and
+    /// `self` must not move. Returns `None` when memory is short.
     pub(super) fn begin(&mut self, request: *mut HttpRequest, view: &RequestView<'_>, route: &RoutePath) -> Option<()> {
         if self.raw.is_null() {
             // SAFETY: the makers live for ever.
@@ -145,7 +145,7 @@ impl RequestMemory {
         self.raw
     }
 
-    /// The request is the one that opened `socket`.
+    /// Records that the request is the one that opened `socket`.
     pub(super) fn opens(&mut self, socket: *const WebSocket) {
         // SAFETY: as in `begin`.
         if let Some(head) = unsafe { self.raw.as_mut() } {
@@ -153,13 +153,13 @@ impl RequestMemory {
         }
     }
 
-    /// Whether functions are to be run at the request's end.
+    /// Whether the handler has deferred functions to the end of the request.
     pub(super) fn has_deferred(&self) -> bool {
         // SAFETY: as in `begin`.
         unsafe { self.raw.as_ref() }.is_some_and(|head| head.deferred_count > 0)
     }
 
-    /// Gives the memory back. Nothing points into it any more.
+    /// Frees the memory. No pointer into it may be left.
     pub(super) fn reset(&mut self) {
         // SAFETY: as in `begin`.
         unsafe {
@@ -175,25 +175,25 @@ impl RequestMemory {
 
 impl Drop for RequestMemory {
     fn drop(&mut self) {
-        // SAFETY: NULL, or made in `begin`; the thread serves it no more.
+        // SAFETY: NULL, or made in `begin`; the thread does not serve the request any more.
         unsafe { native::cwebn_request_free(self.raw) };
     }
 }
 
-/// Memory of a request: `bytes` bytes, zeroed.
+/// Zeroed memory of a request: `bytes` bytes.
 ///
 /// # Safety
-/// `request` is one that the calling thread serves.
+/// The calling thread must serve `request`.
 unsafe fn take(request: *mut RawRequest, bytes: usize) -> Option<*mut c_char> {
     // SAFETY: the caller's contract.
     let memory = unsafe { native::cwebn_request_take(request, bytes) }.cast::<c_char>();
     (!memory.is_null()).then_some(memory)
 }
 
-/// A copy of `bytes` with a NUL behind, in the request's memory.
+/// A copy of `bytes` with a NUL behind it, in the request's memory.
 ///
 /// # Safety
-/// As [`take`].
+/// See [`take`].
 unsafe fn copy(request: *mut RawRequest, bytes: &[u8]) -> Option<*const c_char> {
     // SAFETY: the memory has room for the bytes, and the NUL is there.
     unsafe {
@@ -228,7 +228,7 @@ fn sentence(error: MultipartError) -> &'static CStr {
     }
 }
 
-/// Parts while they are collected.
+/// The parts collected so far.
 struct Collected {
     request: *mut RawRequest,
     parts: Vec<RawPart>,
@@ -236,7 +236,7 @@ struct Collected {
 }
 
 impl Collected {
-    /// Takes one part, unless one before was wrong. `content` stays where it is.
+    /// Adds one part, unless an earlier part was wrong. `content` must not move.
     fn add(&mut self, name: &[u8], file_name: Option<&[u8]>, content_type: Option<&[u8]>, content: &[u8]) {
         let texts = [Some(name), file_name, content_type];
         if self.wrong.is_none() && self.parts.len() >= PARTS_MAX {
@@ -247,7 +247,7 @@ impl Collected {
         if self.wrong.is_some() {
             return;
         }
-        // SAFETY: the request of the maker that collects.
+        // SAFETY: the request is the one for which the maker collects.
         let copied = texts.map(|text| text.map(|text| unsafe { copy(self.request, text) }));
         let [Some(Some(name)), file_name, content_type] = copied else { return self.wrong = Some(TOO_LARGE) };
         let (Ok(file_name), Ok(content_type)) = (some(file_name), some(content_type)) else {
@@ -259,7 +259,7 @@ impl Collected {
     }
 }
 
-/// NULL for what there was not; `Err` for what could not be copied.
+/// NULL for a missing text; `Err` for a text that could not be copied.
 fn some(copied: Option<Option<*const c_char>>) -> Result<*const c_char, ()> {
     copied.map_or(Ok(ptr::null()), |copy| copy.ok_or(()))
 }
@@ -304,7 +304,7 @@ unsafe extern "C" fn parts(
     all.wrong.map_or(ptr::null(), CStr::as_ptr)
 }
 
-/// Percent-decodes a part of a path. `%00` stays: a C string would end there.
+/// Percent-decodes a part of a path. `%00` stays, because a C string would end there.
 fn decoded(part: &[u8]) -> Vec<u8> {
     let hex = |byte: Option<&u8>| byte.and_then(|&byte| char::from(byte).to_digit(16));
     let mut out = Vec::with_capacity(part.len());

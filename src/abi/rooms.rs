@@ -1,4 +1,4 @@
-//! Rooms of WebSockets, as modules call them: `include/cweb_websocket.h`.
+//! Rooms of WebSockets, through the functions that modules call: `include/cweb_websocket.h`.
 
 use super::encoding;
 use super::types::WebSocket;
@@ -12,19 +12,19 @@ use std::sync::{Arc, OnceLock};
 /// `CWEB_ROOM_BYTES_MAX`
 pub const ROOM_BYTES_MAX: usize = 255;
 
-/// What rooms one socket may be in unless the server is told otherwise.
+/// Default limit on the rooms of one socket.
 pub const ROOMS_DEFAULT: usize = 64;
 
 static ROOMS_MAX: AtomicUsize = AtomicUsize::new(ROOMS_DEFAULT);
 static OUTLETS: OnceLock<Vec<Arc<dyn Outlet>>> = OnceLock::new();
 
-/// Most rooms of a socket, from now on.
+/// Sets the limit on the rooms of a socket.
 pub(super) fn limit(rooms_max: usize) {
-    // Relaxed: it orders nothing else.
+    // Relaxed: no other access is ordered by it.
     ROOMS_MAX.store(rooms_max, Ordering::Relaxed);
 }
 
-/// Names the way to each shard, for what is published. Only the first call counts.
+/// Sets the outlet of each shard, for published messages. Only the first call has an effect.
 pub fn set_outlets(outlets: Vec<Arc<dyn Outlet>>) {
     let _ = OUTLETS.set(outlets);
 }
@@ -56,10 +56,11 @@ fn fail(errno: c_int) -> c_int {
     -1
 }
 
-/// The name of a room; `None` for one that is none.
+/// The name of a room; `None` if it is invalid.
 ///
 /// # Safety
-/// `room` is NULL or a C string. The caller owns nothing that has to be dropped: a wrong pointer jumps out of here.
+/// `room` must be NULL or a C string. The caller must own nothing that has to be dropped: a wrong pointer makes the guard jump
+/// out of its frame.
 unsafe fn name<'a>(room: *const c_char) -> Option<&'a [u8]> {
     if room.is_null() {
         return None;
@@ -135,7 +136,7 @@ unsafe extern "C" fn publish(room: *const c_char, bytes: *const c_void, length: 
     if bytes.is_null() && length != 0 {
         return fail(libc::EINVAL);
     }
-    // SAFETY: the caller's contract; all of it is touched before this frame owns anything.
+    // SAFETY: the caller's contract; all bytes are touched before this frame owns anything.
     let (Some(room), payload) = (unsafe { (name(room), websocket::touched(bytes.cast(), length)) }) else {
         return fail(libc::EINVAL);
     };

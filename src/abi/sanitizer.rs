@@ -1,7 +1,7 @@
 //! Processes whose modules are compiled with a sanitizer: `cweb test --asan`, `cweb deploy --sanitize`.
 //!
-//! The sanitizer's library is preloaded by whoever starts the process, who also sets [`VARIABLE`]. It catches deadly signals
-//! itself, so that its report has what it knows; the guard (`guard.c`) then catches none.
+//! The code that starts the process preloads the sanitizer's library and sets [`VARIABLE`]. The sanitizer catches deadly
+//! signals itself, so that its report is complete; the guard (`guard.c`) then catches none.
 
 use std::ffi::{CStr, c_int, c_void};
 use std::sync::OnceLock;
@@ -11,9 +11,9 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 pub const VARIABLE: &str = "CWEB_SANITIZED";
 const C_VARIABLE: &CStr = c"CWEB_SANITIZED";
 
-/// Whether the environment says that this process has a sanitizer. Allocates nothing.
+/// Whether the environment names a sanitizer for this process. Allocates nothing.
 pub(super) fn is_named_by_environment() -> bool {
-    // SAFETY: a C string; the value is only compared with NULL, before other threads are there.
+    // SAFETY: a C string; the value is only compared with NULL, before other threads exist.
     unsafe { !libc::getenv(C_VARIABLE.as_ptr()).is_null() }
 }
 
@@ -27,14 +27,14 @@ pub fn is_active() -> bool {
 /// `__lsan_ignore_object`, or NULL.
 static IGNORE: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
 
-/// Finds what [`ignore`] calls.
+/// Finds the function that [`ignore`] calls.
 pub(super) fn find_ignore() {
     // SAFETY: the symbol is only called as what sanitizer/lsan_interface.h declares it.
     let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"__lsan_ignore_object".as_ptr()) };
     IGNORE.store(found, Ordering::Relaxed);
 }
 
-/// Has a block of malloc(3) not be told as lost, nor what it points to. Returns the block.
+/// Keeps the sanitizer from reporting a block of malloc(3), and memory to which the block points, as lost. Returns the block.
 pub(super) fn ignore(block: *mut u8) -> *mut u8 {
     type IgnoreFn = unsafe extern "C" fn(*const c_void);
     let ignore = IGNORE.load(Ordering::Relaxed);
@@ -45,15 +45,15 @@ pub(super) fn ignore(block: *mut u8) -> *mut u8 {
     block
 }
 
-/// Lets this process be looked at by its own threads, which looking for leaks needs: a process that has changed its user is
-/// closed even to itself.
+/// Lets this process's own threads trace it, which the search for leaks needs. A process that has changed its user can't be
+/// traced even by itself.
 pub fn open_to_itself() {
     // SAFETY: no memory is involved.
     unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 1, 0, 0, 0) };
 }
 
-/// Looks for memory of malloc(3) that nothing points to any more, and has the sanitizer report it on standard error. False
-/// also where no sanitizer can look.
+/// Searches for malloc(3) memory to which no pointer leads any more; the sanitizer reports it on standard error. Returns false
+/// also if no sanitizer can search.
 #[must_use]
 pub fn has_leaks() -> bool {
     type CheckFn = unsafe extern "C" fn() -> c_int;

@@ -1,7 +1,7 @@
-//! Settings of a module as its code reads them: `cweb_setting`.
+//! Settings of a module, as its code reads them: `cweb_setting`.
 //!
-//! A text that was handed out stays where it is as long as the module is loaded, also when the setting is changed: handlers
-//! may hold it. Reading takes no lock.
+//! A returned text keeps its address while the module is loaded, even when the setting is changed, because handlers may hold
+//! the pointer. Reading takes no lock.
 
 use arc_swap::ArcSwap;
 use serde::{Deserialize, Serialize};
@@ -10,7 +10,7 @@ use std::ffi::{CStr, CString, c_char};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Settings and secrets by their names. A secret is never shown: `Debug` shows the names alone.
+/// Settings and secrets by name. A secret must never be shown: `Debug` shows the names only.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings(pub BTreeMap<String, String>);
 
@@ -24,7 +24,7 @@ impl fmt::Debug for Settings {
 #[derive(Default)]
 pub struct Kept {
     current: ArcSwap<HashMap<Vec<u8>, Arc<CString>>>,
-    /// Every text that the module may have a pointer to, each once.
+    /// Every text to which the module may have a pointer, each once.
     all: Mutex<HashMap<Vec<u8>, Arc<CString>>>,
 }
 
@@ -35,12 +35,12 @@ impl fmt::Debug for Kept {
 }
 
 impl Kept {
-    /// Has the module find `settings`, and no others, from now on. A text ends at its first NUL.
+    /// Replaces the settings that the module reads by `settings`. A text ends at its first NUL.
     pub(super) fn set(&self, settings: &Settings) {
         let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         let mut keep = |text: &str| {
             let bytes = text.split('\0').next().unwrap_or_default().as_bytes().to_vec();
-            // It has no NUL, so this does not fail.
+            // The bytes have no NUL, so this does not fail.
             let made = || Arc::new(CString::new(bytes.clone()).unwrap_or_default());
             Arc::clone(all.entry(bytes.clone()).or_insert_with(made))
         };
@@ -48,7 +48,7 @@ impl Kept {
         self.current.store(Arc::new(texts));
     }
 
-    /// The value of `key`, NULL without one. It lives as long as `self`.
+    /// The value of `key`; NULL if there is none. The text lives as long as `self`.
     pub(super) fn get(&self, key: &CStr) -> *const c_char {
         self.current.load().get(key.to_bytes()).map_or(std::ptr::null(), |text| text.as_ptr())
     }

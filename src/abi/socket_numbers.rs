@@ -1,13 +1,13 @@
-//! Numbers for sockets, given out as a kernel gives out descriptors: the smallest that is free.
+//! Assigns numbers to sockets, as a kernel assigns descriptors: the smallest free number.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// The first one: modules take 0 for "none", and know 0 to 2 as something else.
+/// The first number: modules use 0 for "none", and 0 to 2 have other meanings.
 const FIRST: u32 = 3;
 
-/// Numbers from [`FIRST`] to below `end` are given out, but for the free ones.
+/// Numbers from [`FIRST`] to below `end` are assigned, except the free ones.
 struct Places {
     end: u32,
     free: BinaryHeap<Reverse<u32>>,
@@ -18,7 +18,7 @@ impl Places {
         Self { end: FIRST, free: BinaryHeap::new() }
     }
 
-    /// The smallest number that is free.
+    /// Takes the smallest free number.
     fn take(&mut self) -> u32 {
         if let Some(Reverse(number)) = self.free.pop() {
             return number;
@@ -31,25 +31,25 @@ impl Places {
     fn give(&mut self, number: u32) {
         self.free.push(Reverse(number));
         if self.free.len() == (self.end - FIRST) as usize {
-            // None is taken: the memory of a crowd goes with it.
+            // No number is assigned any more: the memory of many sockets is freed.
             *self = Self::new();
         }
     }
 }
 
-/// Those of all shards. Asked twice in the life of a WebSocket.
+/// The numbers of all shards. The lock is taken twice per WebSocket.
 static PLACES: Mutex<Places> = Mutex::new(Places::new());
 
 fn places() -> MutexGuard<'static, Places> {
     PLACES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A number that nobody else has as long as this lives.
+/// A number that no other socket has while this lives.
 #[derive(Debug)]
 pub(super) struct SocketNumber(u32);
 
 impl SocketNumber {
-    /// The smallest that is free.
+    /// Takes the smallest free number.
     pub(super) fn take() -> Self {
         Self(places().take())
     }

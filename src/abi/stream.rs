@@ -1,7 +1,7 @@
 //! Streams as module code sees them (`include/cweb_stream.h`): the functions it calls, and the callbacks of detached streams.
 //!
-//! What a call or a detached stream is made of is the matter of the room above, behind [`StreamCall`] and [`Streams`]. A
-//! detached stream is a number, never an address: one that is over names nothing, and using it harms nobody.
+//! The room above implements a call or a detached stream, behind [`StreamCall`] and [`Streams`]. A detached stream is a number,
+//! never an address: the number of an ended stream is invalid, and using it is harmless.
 
 use super::context::{work_admit, work_drop};
 use super::events::{self, Owner};
@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 /// An errno.
 pub type Errno = c_int;
 
-/// The head of a form's part: C strings, NULL for a field that is missing, valid until the next part is asked for.
+/// The head of a form's part: C strings, NULL for a missing field, valid until the next part is requested.
 #[derive(Debug, Clone, Copy)]
 #[allow(missing_docs)]
 pub struct PartText {
@@ -28,40 +28,40 @@ pub struct PartText {
     pub content_type: *const c_char,
 }
 
-/// What a handler can do with its request and its answer beside filling in the response. Called on the handler's thread
-/// and on any thread it starts.
+/// The operations on a handler's request and answer beside filling in the response. Called on the handler's thread and on any
+/// thread that the handler starts.
 pub trait StreamCall: Send + Sync {
-    /// Whether the body comes in pieces: the route has `CWEB_STREAM`.
+    /// Whether the body arrives in pieces: the route has `CWEB_STREAM`.
     fn has_body(&self) -> bool;
 
-    /// Copies the next bytes of the body to `into`, and waits until there are some. 0: there are no more.
+    /// Waits for the next bytes of the body and copies them to `into`. 0: the body has no more bytes.
     ///
     /// # Errors
-    /// As `cweb_read` says.
+    /// See `cweb_read`.
     fn read(&self, into: &mut [MaybeUninit<u8>]) -> Result<usize, Errno>;
 
-    /// Lends the next bytes of the body until the next call for this body. None: there are no more.
+    /// Lends the next bytes of the body until the next call for this body. `None`: the body has no more bytes.
     ///
     /// # Errors
-    /// As `cweb_read` says.
+    /// See `cweb_read`.
     fn view(&self) -> Result<Option<(*const u8, usize)>, Errno>;
 
-    /// Goes to the next part of the form that the body is. `None`: there is none.
+    /// Moves to the next part of the form in the body. `None`: there is none.
     ///
     /// # Errors
-    /// As `cweb_next_part` says.
+    /// See `cweb_next_part`.
     fn next_part(&self) -> Result<Option<PartText>, Errno>;
 
-    /// Copies the next bytes of that part to `into`, and waits until there are some. 0: there are no more.
+    /// Waits for the next bytes of that part and copies them to `into`. 0: the part has no more bytes.
     ///
     /// # Errors
-    /// As `cweb_part_read` says.
+    /// See `cweb_part_read`.
     fn part_read(&self, into: &mut [MaybeUninit<u8>]) -> Result<usize, Errno>;
 
-    /// Bytes of the whole body, if the client has said how many.
+    /// Bytes of the whole body, if the client has announced the length.
     fn length(&self) -> Option<u64>;
 
-    /// Why the call is canceled; 0: it is not.
+    /// Why the call is canceled; 0: the call is not canceled.
     fn canceled(&self) -> c_int;
 
     /// Milliseconds left; `None`: there is no limit.
@@ -73,31 +73,31 @@ pub trait StreamCall: Send + Sync {
     /// Begins the answer: status and header fields are final.
     ///
     /// # Errors
-    /// As `cweb_begin` says.
+    /// See `cweb_begin`.
     fn begin(&self, status: u16, headers: &[(&[u8], &[u8])]) -> Result<(), Errno>;
 
     /// Sends bytes of the answer, and waits while the client takes none.
     ///
     /// # Errors
-    /// As `cweb_write` says.
+    /// See `cweb_write`.
     fn write(&self, bytes: &[u8]) -> Result<(), Errno>;
 
-    /// Has a field follow the answer's last bytes.
+    /// Adds a trailer field behind the answer's last bytes.
     ///
     /// # Errors
-    /// As `cweb_trailer` says.
+    /// See `cweb_trailer`.
     fn trailer(&self, name: &[u8], value: &[u8]) -> Result<(), Errno>;
 
-    /// Makes the answer one that goes on after the handler has returned; gives its number.
+    /// Makes the answer continue after the handler has returned; returns its number.
     ///
     /// # Errors
-    /// As `cweb_detach` says.
+    /// See `cweb_detach`.
     fn detach(&self, status: u16, headers: &[(&[u8], &[u8])]) -> Result<u64, Errno>;
 }
 
 /// The detached streams of this process, by number.
 pub trait Streams: Send + Sync {
-    /// Sends bytes, all or none, without waiting. False: beyond the bound; `Event::Room` comes.
+    /// Sends all bytes or none, without waiting. Returns false if the buffer has no room; `Event::Room` follows.
     ///
     /// # Errors
     /// `EBADF`: there is no such stream; `ECONNRESET`: its client is gone; `EMSGSIZE`: more than can ever be sent at once.
@@ -109,7 +109,7 @@ pub trait Streams: Send + Sync {
     /// `EBADF`: there is no such stream.
     fn close(&self, stream: u64) -> Result<(), Errno>;
 
-    /// Why writing is of no use any more; 0: it is.
+    /// Why writing is useless now; 0: writing is possible.
     ///
     /// # Errors
     /// `EBADF`: there is no such stream.
@@ -118,21 +118,21 @@ pub trait Streams: Send + Sync {
 
 static STREAMS: OnceLock<Box<dyn Streams>> = OnceLock::new();
 
-/// Lets modules use detached streams from now on. Only the first call counts.
+/// Enables modules to use detached streams. Only the first call has an effect.
 pub fn set_streams(streams: Box<dyn Streams>) {
     let _ = STREAMS.set(streams);
 }
 
-/// What is told of a detached stream.
+/// An event of a detached stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
-    /// There is room again, after a write that had none.
+    /// There is room again, after a write without room.
     Room,
     /// The client is gone.
     Gone,
 }
 
-/// Callbacks of one stream.
+/// The callbacks of one stream.
 struct Callbacks {
     owner: Owner,
     /// [`ModuleToken::id`]
@@ -147,7 +147,7 @@ struct Callbacks {
 struct Ticket(*mut c_void);
 // SAFETY: a handle of dlopen(3) may be closed by any thread.
 unsafe impl Send for Ticket {}
-// SAFETY: it is used by nobody but its drop.
+// SAFETY: only its drop uses it.
 unsafe impl Sync for Ticket {}
 
 impl Drop for Ticket {
@@ -164,7 +164,7 @@ fn unpoisoned<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Has the callback for `event` of a stream run, on the thread for them.
+/// Runs the callback for `event` of a stream, on the thread for callbacks.
 pub fn notify(stream: u64, event: Event) {
     let known = unpoisoned(&CALLBACKS).as_ref().is_some_and(|callbacks| callbacks.contains_key(&stream));
     if !known {
@@ -179,13 +179,13 @@ pub fn notify(stream: u64, event: Event) {
     }
 }
 
-/// A stream is over: nothing is told of it any more.
+/// Removes a stream that is over: its callbacks are not called any more.
 pub fn forget(stream: u64) {
     let forgotten = unpoisoned(&CALLBACKS).as_mut().and_then(|callbacks| callbacks.remove(&stream));
     drop(forgotten);
 }
 
-/// No callback of this load of a module begins any more.
+/// Ends the callbacks of this load of a module: no further callback begins.
 pub(super) fn end_callbacks(module: u64) {
     let mut callbacks = unpoisoned(&CALLBACKS);
     let Some(callbacks) = callbacks.as_mut() else { return };
@@ -224,7 +224,7 @@ fn call_back(stream: u64, event: Event) {
     drop(ticket);
 }
 
-/// What `http_request_t.reserved[2]` and `http_response_t.reserved[0]` point to.
+/// The target of `http_request_t.reserved[2]` and `http_response_t.reserved[0]`.
 pub struct StreamSlot {
     /// The call.
     pub call: Arc<dyn StreamCall>,
@@ -300,7 +300,7 @@ unsafe fn of_request<'a>(request: *const HttpRequest) -> Option<&'a dyn StreamCa
 }
 
 /// # Safety
-/// The same of a response.
+/// As [`of_request`], for a response.
 unsafe fn of_response<'a>(response: *const HttpResponse) -> Option<&'a dyn StreamCall> {
     // SAFETY: the caller's contract; the slot lives as long as the frame of the response.
     unsafe {
@@ -309,10 +309,10 @@ unsafe fn of_response<'a>(response: *const HttpResponse) -> Option<&'a dyn Strea
     }
 }
 
-/// The call of `request`, if its route has `CWEB_STREAM`; if not, the module's log says so.
+/// The call of `request`, if its route has `CWEB_STREAM`; if not, the module's log reports that.
 ///
 /// # Safety
-/// As [`of_request`].
+/// See [`of_request`].
 unsafe fn streaming<'a>(request: *const HttpRequest) -> Result<&'a dyn StreamCall, Errno> {
     // SAFETY: the caller's contract.
     let call = unsafe { of_request(request) }.filter(|call| call.has_body());
@@ -325,7 +325,7 @@ unsafe fn streaming<'a>(request: *const HttpRequest) -> Result<&'a dyn StreamCal
 
 const PAGE_BYTES: usize = 4096;
 
-/// Memory that a module wants something written to, each page written: a wrong pointer faults here.
+/// Memory into which a module wants bytes written. Each page is written here, so that a wrong pointer faults here.
 ///
 /// # Safety
 /// As `touched`, for writing.
@@ -436,7 +436,7 @@ unsafe extern "C" fn has_begun(response: *const HttpResponse) -> c_int {
 /// Most header fields of a streamed answer.
 const HEADERS_MAX: usize = 1024;
 
-/// The header fields of a response. All of them is read before anything is owned: a bad pointer jumps out of here.
+/// The header fields of a response, all read before anything is owned: a bad pointer makes the guard jump out of this frame.
 ///
 /// # Safety
 /// `store` is NULL or a store as http.h has it.
@@ -561,13 +561,13 @@ unsafe extern "C" fn stream_on(
     let callbacks = Callbacks { owner, module: token.id, room, gone, argument, ticket: Arc::new(Ticket(ticket)) };
     unpoisoned(&CALLBACKS).get_or_insert_default().insert(stream, callbacks);
     if known != 0 {
-        // Gone before there was a callback.
+        // The client was gone before the callback was set.
         notify(stream, Event::Gone);
     }
     0
 }
 
-/// How many took it. Those that did not have their result in `results`, if that is given.
+/// How many streams took the bytes. `results`, if given, receives the result for each stream that did not.
 unsafe extern "C" fn broadcast(
     all: *const *const c_void,
     count: usize,

@@ -1,6 +1,6 @@
-//! Tests of a module, as its code reaches what runs them: `include/cweb_test.h`.
+//! The functions by which the tests of a module reach the test runner: `include/cweb_test.h`.
 //!
-//! A process runs one test, so all that is handed to it is kept until the process ends.
+//! A process runs one test, so all memory handed to the test is kept until the process ends.
 
 use super::module::OpenModule;
 use super::types::{Callee, HookFn};
@@ -10,13 +10,13 @@ use std::path::Path;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-/// Most tests of a module.
+/// Limit on the tests of a module.
 const TESTS_MAX: usize = 10_000;
 
 /// An answer, as a client receives it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TestAnswer {
-    /// Its status.
+    /// The answer's status.
     pub status: u16,
     /// Status line and header fields; lines end with CR LF.
     pub head: Vec<u8>,
@@ -24,55 +24,55 @@ pub struct TestAnswer {
     pub body: Vec<u8>,
 }
 
-/// A job, as far as it has come.
+/// A job in its present state.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TestJob {
-    /// Its UUID.
+    /// The job's UUID.
     pub uuid: String,
-    /// Its name.
+    /// The job's name.
     pub name: String,
-    /// What it was created with.
+    /// The job's payload.
     pub payload: String,
     /// `pending`, `running`, `done` or `failed`.
     pub state: &'static str,
-    /// What it has set, or what the server sets in its place.
+    /// The result that the job has set, or the one that the server sets in its place.
     pub result: Option<String>,
-    /// The same.
+    /// The error that the job has set, or the one that the server sets in its place.
     pub error: Option<String>,
-    /// Types and data.
+    /// Types and data of the job's events.
     pub events: Vec<(String, Option<String>)>,
 }
 
-/// What runs a test. Called by the test's thread, and by any thread of its module.
+/// The runner of a test. Called by the test's thread, and by any thread of its module.
 pub trait TestHost: Send + Sync {
-    /// Makes a request and waits for the whole answer. `headers` has lines.
+    /// Makes a request and waits for the whole answer. `headers` has one field per line.
     fn request(&self, method: &[u8], target: &[u8], headers: &[u8], body: &[u8]) -> TestAnswer;
-    /// An assertion does not hold.
+    /// Reports a failed assertion.
     fn failed(&self, file: &str, line: u32, text: &str);
-    /// The test does not want to run.
+    /// Reports that the test is skipped.
     fn skipped(&self, reason: &str);
-    /// Sets a setting, or removes it. False: there can't be such a key.
+    /// Sets or removes a setting. Returns false if the key is invalid.
     fn set_setting(&self, key: &str, value: Option<&str>) -> bool;
-    /// Runs all jobs that wait. How many have run.
+    /// Runs all waiting jobs. Returns how many have run.
     fn run_jobs(&self) -> usize;
     /// The job with this UUID.
     fn job(&self, uuid: &str) -> Option<TestJob>;
-    /// The job that was created as number `index`.
+    /// The job with the index `index` in the order of creation.
     fn job_at(&self, index: usize) -> Option<TestJob>;
-    /// Opens a WebSocket, and gives its number.
+    /// Opens a WebSocket, and returns its number.
     ///
     /// # Errors
-    /// The answer that refuses it.
+    /// The answer that refuses the handshake.
     fn open_socket(&self, target: &[u8], headers: &[u8]) -> Result<u64, TestAnswer>;
-    /// Has the module handle a message. False: the socket is closed.
+    /// Delivers a message to the module. Returns false if the socket is closed.
     fn send(&self, socket: u64, kind: Kind, payload: &[u8]) -> bool;
-    /// Takes the oldest message that the module has sent, for which it waits at most `wait`.
+    /// Takes the oldest message that the module has sent; waits at most `wait`.
     fn receive(&self, socket: u64, wait: Duration) -> Option<(Kind, Vec<u8>)>;
     /// Whether the module has closed the socket.
     fn is_closed(&self, socket: u64) -> bool;
-    /// Closes it as a client does.
+    /// Closes the socket from the client's side.
     fn close(&self, socket: u64);
-    /// Waits until scheduled work has run, at most `wait`. False: it has not.
+    /// Waits until scheduled work has run, at most `wait`. Returns whether all of it has run.
     fn settle(&self, wait: Duration) -> bool;
     /// The directory of the test.
     fn dir(&self) -> &Path;
@@ -80,14 +80,14 @@ pub trait TestHost: Send + Sync {
 
 static HOST: OnceLock<Box<dyn TestHost>> = OnceLock::new();
 
-/// Has `host` run the test of this process. Only the first call counts.
+/// Sets the `host` that runs the test of this process. Only the first call has an effect.
 pub fn set_test_host(host: Box<dyn TestHost>) {
     let _ = HOST.set(host);
 }
 
-/// Orders what one thread did before [`Handoff::pass`] with what another one does after its own call of it, for tools that watch
-/// pthread mutexes (ThreadSanitizer) and see none of our atomics and futexes. Each pair of threads has one of its own, so that
-/// threads of different requests stay unordered.
+/// Orders one thread's actions before its [`Handoff::pass`] before another thread's actions after its own call. Tools that
+/// watch pthread mutexes (ThreadSanitizer) see none of the server's atomics and futexes. Each pair of threads has a handoff of
+/// its own, so that threads of different requests stay unordered.
 #[derive(Debug)]
 pub struct Handoff(Box<std::cell::UnsafeCell<libc::pthread_mutex_t>>);
 
@@ -103,7 +103,7 @@ impl Default for Handoff {
 }
 
 impl Handoff {
-    /// See the type.
+    /// Passes the order on; see the type.
     pub fn pass(&self) {
         // SAFETY: an initialised mutex; locked and unlocked by the same thread.
         unsafe {
@@ -115,25 +115,25 @@ impl Handoff {
 
 impl Drop for Handoff {
     fn drop(&mut self) {
-        // SAFETY: nobody has it locked.
+        // SAFETY: no thread holds the lock.
         unsafe { libc::pthread_mutex_destroy(self.0.get()) };
     }
 }
 
-/// The address of a function of a module that is a test.
+/// The address of a module's test function.
 #[derive(Debug, Clone, Copy)]
 pub struct TestFn(HookFn);
 
-/// A test that a module declares. Its function may be called as long as the module is open.
+/// A test that a module declares. Its function may be called while the module is open.
 #[derive(Debug, Clone)]
 pub struct TestCase {
-    /// Its name.
+    /// The test's name.
     pub name: String,
-    /// The source that it is in, as the compiler has it.
+    /// The test's source file, as the compiler names it.
     pub file: String,
-    /// The line.
+    /// The line in the source file.
     pub line: u32,
-    /// Its function.
+    /// The test's function.
     pub run: TestFn,
 }
 
@@ -226,7 +226,7 @@ static TABLE: TestTable = TestTable {
 };
 
 impl OpenModule {
-    /// The tests that it declares, in their order. None if it was compiled without.
+    /// The tests that the module declares, in order. Empty if it was compiled without tests.
     #[must_use]
     pub fn tests(&self) -> Vec<TestCase> {
         let mut found = Vec::new();
@@ -246,7 +246,7 @@ impl OpenModule {
         found
     }
 
-    /// Has the module's tests reach the host.
+    /// Connects the module's tests with the host.
     pub fn bind_tests(&self) {
         type BindFn = unsafe extern "C" fn(*const TestTable);
         let bind = self.symbol("cweb_bind_tests\0");
@@ -258,15 +258,15 @@ impl OpenModule {
 
     /// A test as a function that is called like a hook.
     pub(crate) fn test_hook(&self, test: TestFn) -> Callee<HookFn> {
-        // Tests always take the context, whatever the module's own functions do.
+        // Tests always take the context, even if the module's own functions do not.
         Callee::new(test.0, super::manifest::Api::ThreeArguments)
     }
 }
 
-/// What was handed to the test, kept until the process ends.
+/// Memory handed to the test, kept until the process ends.
 static KEPT: Mutex<Vec<Kept>> = Mutex::new(Vec::new());
 
-/// Memory that nobody writes any more, and the structure that points to it.
+/// Memory that no code writes any more, and the structure that points to it.
 enum Kept {
     Text(#[allow(dead_code)] Vec<u8>),
     Answer(#[allow(dead_code)] Box<RawAnswer>),
@@ -275,7 +275,7 @@ enum Kept {
     Message(#[allow(dead_code)] Box<RawMessage>),
 }
 
-// SAFETY: the pointers lead to other kept memory, which nobody writes.
+// SAFETY: the pointers lead to other kept memory, which no code writes.
 unsafe impl Send for Kept {}
 
 fn keep(kept: Kept) {
@@ -330,7 +330,8 @@ fn keep_job(job: &TestJob) -> *const RawJob {
     pointer
 }
 
-/// The bytes of a C string, none for NULL. Read before anything is owned: a wrong pointer jumps out of here (see guard).
+/// The bytes of a C string, empty for NULL. Read before anything is owned: a wrong pointer makes the guard jump out of this
+/// frame.
 ///
 /// # Safety
 /// `text` is NULL or a C string that outlives the value.
@@ -406,7 +407,7 @@ unsafe extern "C" fn job_at(index: usize) -> *const RawJob {
     found.map_or(std::ptr::null(), |job| keep_job(&job))
 }
 
-/// A socket's number as the pointer that tests hold: never followed, so a wrong one is only unknown.
+/// A socket's number as the pointer that tests hold. The pointer is never followed, so a wrong one is only unknown.
 fn handle(socket: u64) -> *mut c_void {
     std::ptr::without_provenance_mut(usize::try_from(socket).unwrap_or_default())
 }
@@ -435,7 +436,7 @@ unsafe extern "C" fn ws_open(
         Err(answer) => {
             let answer = keep_answer(&answer);
             if !refusal.is_null() {
-                // SAFETY: the caller's contract; it was written above.
+                // SAFETY: the caller's contract; `refusal` was written above.
                 unsafe { *refusal = answer };
             }
             std::ptr::null_mut()

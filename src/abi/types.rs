@@ -1,6 +1,6 @@
 //! Structures that C code sees, field by field as `include/` declares them.
 //!
-//! `tests` compares every size and offset with what the C compiler says (see `native::layout`).
+//! `tests` compares every size and offset with the C compiler's layout (see `native::layout`).
 
 #![allow(missing_docs)] // The fields are documented in include/, which is their definition.
 
@@ -22,7 +22,7 @@ pub struct KvStore {
     pub entries: *mut KvPair,
     pub size: usize,
     pub capacity: usize,
-    /// 1, and one for each of the first pairs whose strings are the server's; 0 in a store of a module's own.
+    /// 1, and one more for each of the first pairs whose strings are the server's; 0 in a module's own store.
     pub server: usize,
     /// Further values of repeated keys, `repeated_size` of them.
     pub repeated: *mut KvPair,
@@ -70,7 +70,7 @@ pub struct WebSocket {
     pub client_fd: c_int,
     pub send: Option<unsafe extern "C" fn(*mut WebSocket, *const c_char, usize) -> c_int>,
     pub close: Option<unsafe extern "C" fn(*mut WebSocket) -> c_int>,
-    /// The server's: the [`super::websocket::Socket`] this belongs to.
+    /// The server's own field: the [`super::websocket::Socket`] to which this structure belongs.
     pub server: *const c_void,
     pub server_id: u64,
     pub reserved: [*mut c_void; 2],
@@ -80,7 +80,7 @@ pub struct WebSocket {
 #[repr(C)]
 pub struct Context {
     _opaque: [u8; 0],
-    /// Not Send, not Sync, not Unpin: only ever behind a pointer.
+    /// Not Send, not Sync, not Unpin: the type is used only behind a pointer.
     _marker: std::marker::PhantomData<(*mut u8, std::marker::PhantomPinned)>,
 }
 
@@ -93,7 +93,7 @@ pub type MessageFn = unsafe extern "C" fn(*mut Context, *mut WebSocket, *const c
 /// `onload`, `unload`
 pub type HookFn = unsafe extern "C" fn(*mut Context);
 
-/// A function of a module, together with what its module's functions take: it can't be called otherwise.
+/// A function of a module and the arguments that it takes, so that it can't be called with others.
 #[derive(Debug, Clone, Copy)]
 pub struct Callee<F> {
     function: F,
@@ -101,13 +101,13 @@ pub struct Callee<F> {
 }
 
 impl<F: Copy> Callee<F> {
-    /// `function` of a module whose functions take what `api` says.
+    /// `function` of a module whose functions take the arguments in `api`.
     pub(super) fn new(function: F, api: Api) -> Self {
         Self { function, api }
     }
 
-    /// The function, and the context for its call: NULL where the functions take none, which the C part of the call
-    /// (`src/abi/native/call.c`) understands.
+    /// The function, and the context for its call: NULL if the function takes none; the C part of the call
+    /// (`src/abi/native/call.c`) handles that.
     pub(super) fn with(self, context: *mut Context) -> (F, *mut Context) {
         match self.api {
             Api::TwoArguments => (self.function, std::ptr::null_mut()),
@@ -115,7 +115,7 @@ impl<F: Copy> Callee<F> {
         }
     }
 
-    /// [`Callee::with`] of a function that may be missing.
+    /// [`Callee::with`] for an optional function.
     pub(super) fn unpack(callee: Option<Self>, context: *mut Context) -> (Option<F>, *mut Context) {
         match callee.map(|callee| callee.with(context)) {
             Some((function, context)) => (Some(function), context),
@@ -133,14 +133,14 @@ pub const HTTP_101_SWITCHING_PROTOCOLS: c_int = 1;
 /// `HTTP_200_OK`
 pub const HTTP_200_OK: c_int = 2;
 
-/// The status of a handler of a fallback route that leaves the request to the next one (`include/wafer/wafer_glue.c`).
+/// The status by which a handler of a fallback route leaves the request to the next route (`include/wafer/wafer_glue.c`).
 pub const DECLINED: c_int = -404;
 
-/// `HTTP_RESPONSE_SIZE`: bytes of the body a handler finds in its response.
+/// `HTTP_RESPONSE_SIZE`: bytes of the body in a handler's response.
 pub const HTTP_RESPONSE_SIZE: usize = 8 * 1024;
 
-/// The status a handler's `response->status` stands for: an `http_error_t`, or a plain number. An interim status (1xx)
-/// is no answer to a request (RFC 9110 §15.2): like a number that is no status at all it becomes 500.
+/// The status for a handler's `response->status`: an `http_error_t`, or a plain number. An interim status (1xx) is no answer to
+/// a request (RFC 9110 §15.2): it becomes 500, like an invalid number.
 #[must_use]
 pub fn status_code(status: c_int) -> u16 {
     let code = match usize::try_from(status) {

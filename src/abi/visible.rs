@@ -1,16 +1,16 @@
-//! Text of others for a log: nothing in it ends the line, moves the cursor or turns the text around.
+//! Makes foreign text safe for a log: the text can't end the line, move the cursor or reverse the direction of writing.
 
 use std::borrow::Cow;
 use std::fmt::Write;
 
-/// Whether a terminal or a reader of lines could take `c` for more than a character.
+/// Whether a terminal or a reader of lines could interpret `c` as a command.
 fn is_control(c: char) -> bool {
-    // Separators of lines and paragraphs; marks that change the direction of what follows.
+    // Separators of lines and paragraphs; marks that change the direction of the following text.
     c.is_control() && c != '\t'
         || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// `text` with each character escaped that is more than a character: `\n`, `\u{1b}`.
+/// `text` with each such character escaped: `\n`, `\u{1b}`.
 #[must_use]
 pub fn visible(text: &str) -> Cow<'_, str> {
     if !text.contains(is_control) {

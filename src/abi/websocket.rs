@@ -1,4 +1,4 @@
-//! `websocket_t`: what a module holds of a WebSocket, and the way its `send` and `close` take to the shard.
+//! `websocket_t`: a module's view of a WebSocket, and the path of its `send` and `close` to the shard.
 
 use super::encoding::{self, Compressing};
 use super::socket_numbers::SocketNumber;
@@ -12,27 +12,27 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// RFC 6455 §7.4.1: normal closure.
 const NORMAL_CLOSURE: u16 = 1000;
 
-/// The smallest page of memory.
+/// The smallest size of a memory page.
 const PAGE_BYTES: usize = 4096;
 
-/// Largest message unless the server is told otherwise.
+/// Default limit, in bytes, on a message.
 pub(super) const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 static LARGEST_MESSAGE: AtomicUsize = AtomicUsize::new(MESSAGE_BYTES_MAX);
 
-/// Largest message, from now on.
+/// Sets the limit, in bytes, on a message.
 pub(super) fn limit(message_bytes_max: usize) {
-    // Relaxed: it orders nothing else.
+    // Relaxed: no other access is ordered by it.
     LARGEST_MESSAGE.store(message_bytes_max, Ordering::Relaxed);
 }
 
-/// Largest message when it is expanded, in bytes.
+/// Limit, in bytes, on an expanded message.
 #[must_use]
 pub fn message_bytes_max() -> usize {
     LARGEST_MESSAGE.load(Ordering::Relaxed)
 }
 
-/// Where frames go: the inbox of the shard that owns the connection.
+/// The destination of frames: the inbox of the shard that owns the connection.
 pub trait Outlet: Send + Sync {
     /// Queues one encoded frame for the shard's socket number `socket`.
     fn send(&self, socket: u64, frame: Arc<[u8]>);
@@ -40,7 +40,7 @@ pub trait Outlet: Send + Sync {
     /// Asks for a close with `code`.
     fn close(&self, socket: u64, code: u16);
 
-    /// Puts the socket into a room, or takes it out.
+    /// Adds the socket to a room, or removes it.
     fn room(&self, socket: u64, room: &[u8], joins: bool);
 
     /// Queues one encoded message for the shard's sockets in `room`.
@@ -49,49 +49,50 @@ pub trait Outlet: Send + Sync {
 
 /// The server's side of a `websocket_t`.
 pub struct Socket {
-    /// What the module sees. Written by C code on whatever thread its callbacks run, never by Rust after creation.
+    /// The structure that the module sees. C code writes it on the threads of the callbacks; Rust never writes it after
+    /// creation.
     visible: UnsafeCell<WebSocket>,
     key: u64,
     /// `client_fd`
     number: u64,
-    /// The socket has it from here, and nobody else meanwhile.
+    /// Reserves the number: no other socket has it meanwhile.
     _place: Option<SocketNumber>,
     outlet: Arc<dyn Outlet>,
     open: AtomicBool,
-    /// The client has sent what can't be read: no message after that counts. Relaxed: it orders nothing else.
+    /// The client has sent unreadable data: all later messages are ignored. Relaxed: no other access is ordered by it.
     failed: AtomicBool,
     /// State of compression; `None`: the socket sends no compressed message.
     compressing: Option<Compressing>,
-    /// What `websocket_t.session` was at first, for a process that has to make the structure again.
+    /// The initial content of `websocket_t.session`, for a process that must create the structure again.
     session: Option<Box<[u8]>>,
-    /// The type of the message received last; text before the first one. Relaxed: it orders nothing else.
+    /// The type of the last received message; text before the first message. Relaxed: no other access is ordered by it.
     last_is_binary: AtomicBool,
-    /// Bytes sent by the module that the shard has not taken yet; in a domain's process those of which it is not known.
+    /// Bytes sent by the module that the shard has not taken yet; in a domain's process, bytes not known to be taken.
     queued: AtomicUsize,
-    /// Bytes that the shard has and the client's connection has not taken, as the shard told last.
+    /// Bytes that the shard has and the client's connection has not taken, as the shard last reported.
     unsent: AtomicUsize,
     queued_max: usize,
-    /// The rooms that the module has put it into.
+    /// The rooms to which the module has added the socket.
     rooms: Mutex<Vec<Box<[u8]>>>,
 }
 
-// SAFETY: `visible` is handed to C as a raw pointer and not accessed by Rust between creation and drop, except for
-// reading `session` in drop, when no callback can run any more (each holds the Arc). All else is atomic or immutable.
+// SAFETY: `visible` is passed to C as a raw pointer and not accessed by Rust between creation and drop, except for reading
+// `session` in drop, when no callback can run any more (each holds the Arc). All other fields are atomic or immutable.
 unsafe impl Send for Socket {}
 // SAFETY: as above.
 unsafe impl Sync for Socket {}
 
 thread_local! {
-    /// The type of the message that a callback on this thread handles now.
+    /// The type of the message that a callback on this thread is handling.
     static HANDLED: Cell<Option<Kind>> = const { Cell::new(None) };
 }
 
-/// Makes the calling thread's own state, so that a later `send` on it does not.
+/// Creates the calling thread's own state, so that a later `send` need not create it.
 pub fn ready() {
     encoding::ready();
 }
 
-/// While this lives, the thread that made it handles a message.
+/// While this value lives, its thread is handling a message.
 pub struct Handling(());
 
 impl Drop for Handling {
@@ -101,13 +102,13 @@ impl Drop for Handling {
 }
 
 impl Socket {
-    /// A socket of the shard's key `key`, with `session` as the text the module finds in `websocket_t.session`.
+    /// A socket with the shard's key `key`; `session` is the initial text of `websocket_t.session`.
     #[must_use]
     pub fn new(key: u64, session: Option<&[u8]>, outlet: Arc<dyn Outlet>, queued_max: usize) -> Arc<Self> {
         Self::deflating(key, session, None, outlet, queued_max)
     }
 
-    /// Makes a socket that compresses its messages as agreed in the handshake.
+    /// Makes the socket compress its messages as agreed in the handshake.
     #[must_use]
     pub fn deflating(
         key: u64,
@@ -183,36 +184,36 @@ impl Socket {
         self.key
     }
 
-    /// `client_fd`: differs between open sockets, of all shards. Modules use it as a key, or as the place in an array.
+    /// `client_fd`: differs between all open sockets of all shards. Modules use it as a key, or as an array index.
     #[must_use]
     pub fn number(&self) -> u64 {
         self.number
     }
 
-    /// What `websocket_t.session` was at first.
+    /// The initial content of `websocket_t.session`.
     #[must_use]
     pub fn session(&self) -> Option<&[u8]> {
         self.session.as_deref()
     }
 
-    /// Whether `send` can still do anything.
+    /// Whether `send` can still have an effect.
     #[must_use]
     pub fn is_open(&self) -> bool {
         self.open.load(Ordering::Acquire)
     }
 
-    /// From here on `send` and `close` answer -1.
+    /// Closes the socket for the module: `send` and `close` return -1 from now on.
     pub fn mark_closed(&self) {
         self.open.store(false, Ordering::Release);
     }
 
-    /// Compression of the messages that the socket sends, as agreed in the handshake.
+    /// The compression of the socket's outgoing messages, as agreed in the handshake.
     #[must_use]
     pub fn deflate(&self) -> Option<Deflate> {
         self.compressing.as_ref().map(Compressing::deflate)
     }
 
-    /// The client has sent what can't be read: the socket is closed with `code`, and no further message counts.
+    /// Closes the socket with `code`, because the client has sent unreadable data; ignores all later messages.
     pub fn fail(&self, code: u16) {
         self.failed.store(true, Ordering::Relaxed);
         if self.open.swap(false, Ordering::AcqRel) {
@@ -220,24 +221,24 @@ impl Socket {
         }
     }
 
-    /// Whether messages don't count any more.
+    /// Whether further messages are ignored.
     #[must_use]
     pub fn has_failed(&self) -> bool {
         self.failed.load(Ordering::Relaxed)
     }
 
-    /// The type of the message received last; text before the first one.
+    /// The type of the last received message; text before the first message.
     #[must_use]
     pub fn last_kind(&self) -> Kind {
         if self.last_is_binary.load(Ordering::Relaxed) { Kind::Binary } else { Kind::Text }
     }
 
-    /// A message of type `kind` has been received.
+    /// Records that a message of type `kind` has been received.
     pub fn received(&self, kind: Kind) {
         self.last_is_binary.store(kind == Kind::Binary, Ordering::Relaxed);
     }
 
-    /// The calling thread handles a message of type `kind`, received on this socket, until the value is dropped.
+    /// Marks the calling thread as handling a message of type `kind`, received on this socket, until the value is dropped.
     #[must_use]
     pub fn handle(&self, kind: Kind) -> Handling {
         self.received(kind);
@@ -245,28 +246,28 @@ impl Socket {
         Handling(())
     }
 
-    /// The shard has taken a frame of `len` bytes.
+    /// Records that the shard has taken a frame of `len` bytes.
     pub fn taken(&self, len: usize) {
-        // This process does not know frames that an earlier process sent.
+        // This process has no count of frames that an earlier process sent.
         let _ =
             self.queued.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |queued| Some(queued.saturating_sub(len)));
     }
 
-    /// The shard has so many bytes of this socket that its connection has not taken.
+    /// Records how many bytes of this socket the shard has and the connection has not taken.
     pub fn set_unsent(&self, bytes: usize) {
         self.unsent.store(bytes, Ordering::Relaxed);
     }
 
-    /// Bytes that the client's connection has not taken, as far as is known here; 0 once nothing can be sent any more.
+    /// Bytes that the client's connection has not taken, as far as this process knows; 0 once nothing can be sent any more.
     #[must_use]
     pub fn buffered(&self) -> usize {
-        // Relaxed: the two are numbers of different moments anyway.
+        // Relaxed: the two numbers belong to different moments anyway.
         let bytes = || self.queued.load(Ordering::Relaxed).saturating_add(self.unsent.load(Ordering::Relaxed));
         if self.is_open() { bytes() } else { 0 }
     }
 
-    /// Sends a message of type `asked`; without one, of the type that is being handled on this thread, else of the type
-    /// received last.
+    /// Sends a message of type `asked`. `None`: the type of the message that this thread is handling, or else of the last
+    /// received message.
     fn send(&self, payload: &[u8], asked: Option<Kind>) -> bool {
         if !self.open.load(Ordering::Acquire) {
             return false;
@@ -274,7 +275,7 @@ impl Socket {
         let asked = asked.or_else(|| HANDLED.get()).unwrap_or_else(|| self.last_kind());
         let frame = encoding::for_socket(asked, payload, self.compressing.as_ref());
         let before = self.queued.fetch_add(frame.len(), Ordering::Relaxed);
-        // A module that sends faster than the shard takes learns of it here; one frame is always let through.
+        // Limits a module that sends faster than the shard takes; one frame is always accepted.
         if before > self.queued_max {
             self.queued.fetch_sub(frame.len(), Ordering::Relaxed);
             return false;
@@ -283,7 +284,7 @@ impl Socket {
         true
     }
 
-    /// Puts the socket into a room, or takes it out. False if it is in `rooms_max` others.
+    /// Adds the socket to a room, or removes it. Returns false if the socket is in `rooms_max` other rooms.
     pub(super) fn change_room(&self, room: &[u8], joins: bool, rooms_max: usize) -> bool {
         let mut rooms = self.rooms.lock().unwrap_or_else(PoisonError::into_inner);
         let at = rooms.iter().position(|known| **known == *room);
@@ -293,7 +294,7 @@ impl Socket {
             (false, Some(at)) => drop(rooms.swap_remove(at)),
             _ => {}
         }
-        // Said again also where nothing changes: another process may have had the socket before.
+        // Sent even if nothing changed, because another process may have had the socket before.
         self.outlet.room(self.key, room, joins);
         true
     }
@@ -309,8 +310,8 @@ impl Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        // NULL after `on_close`, which frees it in the guard of the module. What is still there without that is freed in a
-        // guard of nobody's: no callback can say whose it is.
+        // NULL after `on_close`, which frees the session under the guard of the module. A session that is still there is freed
+        // under a guard without a module, because no callback can name its module.
         if super::guard::free(self.visible.get_mut().session).is_err() {
             tracing::error!("websocket_t.session was freed already or is no block of malloc(3)");
         }
@@ -340,7 +341,7 @@ pub(super) unsafe fn owner<'a>(ws: *mut WebSocket) -> Option<&'a Socket> {
     unsafe { ws.as_ref().and_then(|ws| ws.server.cast::<Socket>().as_ref()) }
 }
 
-/// The services that a process for single calls refuses, in the log's words.
+/// The services that a process for single calls refuses, as named in the log.
 pub(super) const SENDING: &std::ffi::CStr = c"sending on a WebSocket";
 
 unsafe extern "C" fn socket_send(ws: *mut WebSocket, message: *const c_char, length: usize) -> c_int {
@@ -348,7 +349,7 @@ unsafe extern "C" fn socket_send(ws: *mut WebSocket, message: *const c_char, len
     unsafe { send_as(ws, None, message, length) }
 }
 
-/// Sends one message as `asked`, or by the rule of [`Socket::send`]. 0 or -1.
+/// Sends one message as `asked`, or by the rule of [`Socket::send`]. Returns 0 or -1.
 ///
 /// # Safety
 /// `ws` as for [`owner`]; `message` has `length` readable bytes.
@@ -356,8 +357,8 @@ pub(super) unsafe fn send_as(ws: *mut WebSocket, asked: Option<Kind>, message: *
     if message.is_null() && length != 0 || super::worker::refuses(SENDING) {
         return -1;
     }
-    // SAFETY: `ws` by the contract of websocket_t; `message` has `length` readable bytes by the contract of `send`, which
-    // are touched before this frame owns anything: what can't be read jumps out of here.
+    // SAFETY: `ws` by the contract of websocket_t; `message` has `length` readable bytes by the contract of `send`. The bytes
+    // are touched before this frame owns anything: an unreadable byte makes the guard jump out of it.
     let (socket, payload) = unsafe {
         let payload = touched(message, length);
         (owner(ws), payload)
@@ -368,11 +369,11 @@ pub(super) unsafe fn send_as(ws: *mut WebSocket, asked: Option<Kind>, message: *
     }
 }
 
-/// Bytes that a module has passed, each page read: a wrong pointer faults here, and jumps to the guard.
+/// Bytes that a module has passed. Each page is read here, so that a wrong pointer faults here, and the guard jumps out.
 ///
 /// # Safety
-/// `bytes` has `length` readable bytes, by the contract of the function that was called with them; the caller owns nothing
-/// that has to be dropped.
+/// `bytes` must have `length` readable bytes, by the contract of the called function; the caller must own nothing that has to
+/// be dropped.
 pub(super) unsafe fn touched<'a>(bytes: *const c_char, length: usize) -> &'a [u8] {
     if length == 0 {
         return &[];

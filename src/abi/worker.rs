@@ -1,7 +1,9 @@
-//! The process of one call of a route with `CWEB_KILLABLE`: what does not work there is refused where modules call it.
+//! The process of one call of a route with `CWEB_KILLABLE`: services that can't work there are refused when a module calls
+//! them.
 //!
-//! The process is a copy of a domain's, with one of its threads. What needs the others, or memory that both share, would wait for
-//! ever or harm the domain: it fails with `ENOTSUP`, and the module's log says so.
+//! The process is a copy of a domain's process, with one of its threads. A service that needs the other threads, or memory that
+//! both processes share, would wait for ever or harm the domain. It therefore fails with `ENOTSUP`, and the module's log
+//! reports that.
 
 use super::context::ModuleContext;
 use super::native;
@@ -10,21 +12,22 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 static IS_ON: AtomicBool = AtomicBool::new(false);
 
-/// This process runs single calls from here on. Takes each lock of the services once: a lock that another thread held when the
-/// process was made is held for ever, and the caller is to find it now.
+/// Marks this process as one that runs single calls. Takes each lock of the services once: a lock that another thread held at
+/// the fork is held for ever, and this call must detect that now.
 pub fn enter(context: &ModuleContext) {
     // SAFETY: the context is alive.
     unsafe { native::cwebn_worker_enter(context.as_ptr()) };
     IS_ON.store(true, Ordering::Relaxed);
 }
 
-/// Whether it does.
+/// Whether this process runs single calls.
 #[must_use]
 pub fn is_on() -> bool {
     IS_ON.load(Ordering::Relaxed)
 }
 
-/// The same, for what a module calls `what`: then sets `errno` to `ENOTSUP`, and the module's log says that it fails.
+/// Whether this process refuses the service `what`, because it runs single calls. If so, sets `errno` to `ENOTSUP`, and the
+/// module's log reports the refusal.
 #[must_use]
 pub fn refuses(what: &CStr) -> bool {
     // SAFETY: a C string; prints a line at most.

@@ -1,9 +1,8 @@
 //! Access control of the server's own paths.
 
-use super::audit::{Actor, Refused, Throttle, Who};
+use super::audit::{Actor, Refused, Throttle, Who, not_done};
 use super::failures::Failures;
 use super::keys::{KeySource, Keys, KeysError, Scopes};
-use super::mgnt::not_done;
 use super::reach::is_about_one;
 use super::site::{self, Doubt};
 use crate::module::reach::Reach;
@@ -263,7 +262,10 @@ impl Access {
 /// The scopes; a key with any of them may send the request.
 fn needed(view: &RequestView<'_>) -> Scopes {
     let (path, reads) = (view.path(), view.method().is_safe());
-    if path.starts_with(b"/blobs") {
+    if matches!(path, b"/blobs" | b"/blobs/") && reads {
+        // The list has the names of all blobs.
+        Scopes::READ
+    } else if path.starts_with(b"/blobs") {
         // A blob is named by its hash: a client that knows the hash has had the bytes, or has the hash from a job.
         if reads { Scopes::JOBS.or(Scopes::READ) } else { Scopes::JOBS }
     } else if path.starts_with(b"/jobs") {
@@ -366,6 +368,8 @@ mod tests {
             ("PUT /blobs", "j"),
             ("DELETE /blobs/x", "j"),
             ("GET /blobs/x", "jr"),
+            ("GET /blobs", "r"),
+            ("GET /blobs/", "r"),
             ("DELETE /jobs/1", "j"),
             ("POST /jobs/1/cancel", "j"),
             ("GET /jobs", "r"),

@@ -72,6 +72,17 @@ pub(super) struct Outcome<'a> {
     pub(super) reason: Option<&'a str>,
 }
 
+/// The audit record of a refused operation.
+pub(super) fn not_done<'a>(
+    action: &'a str,
+    module: Option<&'a str>,
+    hash: Option<&'a str>,
+    status: u16,
+    reason: Option<&'a str>,
+) -> Outcome<'a> {
+    Outcome { action, module, hash, domain: None, result: "refused", status, reason }
+}
+
 impl Actor {
     /// Logs the result of an operation on modules.
     pub(super) fn log(&self, outcome: &Outcome<'_>) {

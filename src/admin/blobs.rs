@@ -1,10 +1,11 @@
-//! `/blobs`: store, fetch and delete the files that jobs work on.
+//! `/blobs`: store, list, fetch and delete the files that jobs work on.
 
 use super::audit::Actor;
 use super::file_answer::{self, FileBody, unescaped};
+use super::query::{check_parameters, parameter};
 use crate::domain::call::OwnedRequest;
 use crate::jobs::Jobs;
-use crate::jobs::blobs::{self, BlobError, BlobId, BodyWriter, Notify, StoredBlob};
+use crate::jobs::blobs::{self, BlobError, BlobId, BodyWriter, Listed, Notify, StoredBlob};
 use crate::proto::http1::{Method, RequestView};
 use crate::server_response::{Reply, ServerAnswer};
 use data_encoding::BASE64_NOPAD;
@@ -12,6 +13,10 @@ use serde_json::json;
 
 /// The prefix of all blob paths.
 const ROOT: &str = "/blobs";
+/// Blobs in a list, unless the client says how many.
+const LIST_DEFAULT: usize = 100;
+/// Most blobs in a list.
+const LIST_MAX: usize = 10_000;
 
 fn error(status: u16, text: &str) -> ServerAnswer {
     ServerAnswer::json(status, json!({ "error": text }).to_string())
@@ -58,7 +63,13 @@ pub(super) fn handle(jobs: &Jobs, view: &RequestView<'_>, actor: Actor, reply: R
         }
         return;
     }
-    let Some(name) = name_of(view) else { return reply.send(&not_allowed("PUT, OPTIONS")) };
+    let Some(name) = name_of(view) else {
+        return match (view.method().is_safe() && view.method() != Method::Options, limit_of(view)) {
+            (false, _) => reply.send(&not_allowed("GET, HEAD, PUT, OPTIONS")),
+            (true, Ok(limit)) => list(jobs, limit, reply),
+            (true, Err(refusal)) => reply.send(&refusal),
+        };
+    };
     let Some(id) = BlobId::parse(&name) else { return reply.send(&no_name(&name)) };
     match view.method() {
         Method::Get | Method::Head => get(jobs, id, OwnedRequest::copy(view), reply),
@@ -190,6 +201,29 @@ fn digest(form: Form, value: &str) -> Result<Option<BlobId>, ()> {
         }
     }
     Ok(found)
+}
+
+/// How many blobs a list is to have at most.
+fn limit_of(view: &RequestView<'_>) -> Result<usize, ServerAnswer> {
+    check_parameters(view, &["limit"]).map_err(|text| error(400, &text))?;
+    let Some(text) = parameter(view, "limit") else { return Ok(LIST_DEFAULT) };
+    let limit = text.parse().ok().filter(|limit| (1..=LIST_MAX).contains(limit));
+    limit.ok_or_else(|| error(400, &format!("limit is a number from 1 to {LIST_MAX}")))
+}
+
+fn list(jobs: &Jobs, limit: usize, reply: Reply) {
+    let blobs = jobs.blobs().clone();
+    // Off the shard: a disk may be slow.
+    jobs.read(move |_| match blobs.list(limit) {
+        Ok((listed, count)) => {
+            let shown =
+                |blob: &Listed| json!({ "blob": blob.id.to_string(), "bytes": blob.bytes, "used_at": blob.used_ms });
+            let (usage, listed) = (blobs.usage(), listed.iter().map(shown).collect::<Vec<_>>());
+            let text = json!({ "blobs": listed, "count": count, "bytes": usage.bytes, "bytes_max": usage.bytes_max });
+            reply.send(&ServerAnswer::json(200, text.to_string()));
+        }
+        Err(cause) => reply.send(&error(500, &format!("the directory of the blobs can't be read: {cause}"))),
+    });
 }
 
 fn get(jobs: &Jobs, id: BlobId, request: OwnedRequest, reply: Reply) {

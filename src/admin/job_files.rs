@@ -1,7 +1,7 @@
 //! `/jobs/UUID/files`: inputs and outputs of a job.
 
 use super::file_answer::{self, FileBody, unescaped};
-use super::jobs::{error, no_such_job, store_error};
+use super::job_answers::{error, no_such_job, store_error};
 use crate::domain::call::OwnedRequest;
 use crate::jobs::Jobs;
 use crate::proto::http1::RequestView;

@@ -2,7 +2,8 @@
 
 use super::audit::Actor;
 use super::blobs::blob_error;
-use super::query::{OF_FEED, check_parameters, parameter};
+use super::job_answers::{error, no_such_job, not_allowed, only, store_error};
+use super::query::{OF_FEED, parameter};
 use super::{job_files, kinds, schedules};
 use crate::domain::call::OwnedRequest;
 use crate::jobs::blobs::BlobError;
@@ -93,28 +94,6 @@ fn handle_within(jobs: &Jobs, view: &RequestView<'_>, actor: Actor, reply: Reply
     }
 }
 
-pub(super) fn error(status: u16, text: &str) -> ServerAnswer {
-    ServerAnswer::json(status, json!({ "error": text }).to_string())
-}
-
-pub(super) fn not_allowed(allow: &'static str) -> ServerAnswer {
-    error(405, &format!("this path answers {allow}")).with("Allow", allow)
-}
-
-pub(super) fn no_such_job() -> ServerAnswer {
-    error(404, "there is no such job")
-}
-
-/// Maps an error of the store to its answer; no other place maps these errors to an HTTP status.
-pub(super) fn store_error(cause: &StoreError) -> ServerAnswer {
-    match cause {
-        StoreError::Full { .. } | StoreError::Unavailable { .. } | StoreError::Closed => {
-            error(503, &cause.to_string()).with("Retry-After", "1")
-        }
-        StoreError::Refused { .. } | StoreError::Read { .. } => error(500, &cause.to_string()),
-    }
-}
-
 /// Whether `text` is 8-4-4-4-12 hexadecimal digits (RFC 9562 §4).
 fn is_uuid(text: &str) -> bool {
     text.len() == 36 && uuid::Uuid::try_parse(text).is_ok()
@@ -192,20 +171,6 @@ fn lookup(jobs: &Jobs, uuid: String, reply: Reply) {
         });
     };
     jobs.get(uuid, Box::new(answer));
-}
-
-/// Checks that the query of a list has only parameters in `known`.
-///
-/// # Errors
-/// The answer to send instead.
-pub(super) fn only(view: &RequestView<'_>, known: &[&str]) -> Result<(), ServerAnswer> {
-    check_parameters(view, known).map_err(|text| error(400, &text))
-}
-
-/// The module to which a list is limited.
-pub(super) fn module_of(view: &RequestView<'_>) -> Result<Option<String>, ServerAnswer> {
-    only(view, &["module"])?;
-    Ok(parameter(view, "module").filter(|module| !module.is_empty()))
 }
 
 fn limit(view: &RequestView<'_>) -> Result<u32, ServerAnswer> {

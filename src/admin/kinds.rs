@@ -1,8 +1,8 @@
 //! `/jobs/kinds`: the numbers of waiting and running jobs of each kind; pause and resume.
 
 use super::audit::Actor;
-use super::jobs::{error, module_of, not_allowed, store_error};
-use super::mgnt::decoded;
+use super::job_answers::{error, module_of, not_allowed, store_error};
+use super::query::decoded;
 use crate::jobs::{Jobs, KindCount, PauseError};
 use crate::proto::http1::{Method, RequestView};
 use crate::server_response::{Reply, ServerAnswer};

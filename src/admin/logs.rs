@@ -1,6 +1,6 @@
 //! `GET /mgnt/NAME/logs`: the last lines of a module. The shard serves the stream of lines ([`crate::shard`]).
 
-use super::mgnt::decoded;
+use super::query::decoded;
 use crate::logbook::{self, From, Line};
 use crate::proto::form;
 use crate::proto::http1::RequestView;

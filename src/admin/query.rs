@@ -1,7 +1,8 @@
-//! Parameters of queries on the paths of jobs: the known parameters, and their values in a request.
+//! Names in paths, and parameters of queries: the known parameters, and their values in a request.
 
 use crate::proto::form;
 use crate::proto::http1::RequestView;
+use crate::server_response::ServerAnswer;
 
 /// Limit, in characters, on a parameter's name in a refusal.
 const SHOWN_MAX: usize = 64;
@@ -33,4 +34,13 @@ pub fn check_parameters(view: &RequestView<'_>, known: &[&str]) -> Result<(), St
     });
     let Some(name) = unknown else { return Ok(()) };
     Err(format!("there is no parameter \"{}\" here; there are: {}", name.escape_debug(), known.join(", ")))
+}
+
+/// Decodes a module's name from a path segment.
+pub(super) fn decoded(name: &[u8]) -> Result<String, ServerAnswer> {
+    let mut decoded = Vec::new();
+    // A path segment is percent-decoded; `+` stays a plus.
+    let escaped: Vec<u8> = name.iter().flat_map(|&b| if b == b'+' { b"%2B".to_vec() } else { vec![b] }).collect();
+    form::urlencoded(&[b"n=".as_slice(), &escaped].concat(), |_, value| decoded = value.to_vec());
+    String::from_utf8(decoded).map_err(|_| ServerAnswer::text(400, "the module's name is not UTF-8\n"))
 }

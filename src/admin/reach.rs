@@ -2,8 +2,7 @@
 //! module's jobs.
 
 use super::audit::Who;
-use super::mgnt::decoded;
-use super::query::parameter;
+use super::query::{decoded, parameter};
 use crate::module::control::Control;
 use crate::module::reach::Reach;
 use crate::proto::http1::{Method, RequestView};

@@ -1,8 +1,8 @@
 //! `/jobs/schedules`: list, create, change, delete.
 
 use super::audit::Actor;
-use super::jobs::{error, module_of, not_allowed, store_error};
-use super::mgnt::decoded;
+use super::job_answers::{error, module_of, not_allowed, store_error};
+use super::query::decoded;
 use crate::jobs::store::{ScheduleRow, StoreError};
 use crate::jobs::{Jobs, ScheduleError, Shown, json_text};
 use crate::proto::http1::{Method, RequestView};

@@ -1,8 +1,9 @@
 //! `/mgnt/NAME` and below: versions, sources, rollback, settings.
 
-use super::audit::{Actor, Outcome};
+use super::audit::{Actor, Outcome, not_done};
 use super::deployed::Form;
-use super::mgnt::{bad_name, decoded, deployed, not_done, note, outcome, refusal};
+use super::mgnt_answers::{bad_name, deployed, note, outcome, refusal};
+use super::query::decoded;
 use crate::module::control::Control;
 use crate::module::deploy::{DeployError, Deployed};
 use crate::module::history::{Again, Found, Query};

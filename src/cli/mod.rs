@@ -1,5 +1,6 @@
 //! The command line: one thin command a file.
 
+mod blobs;
 mod check;
 mod client;
 mod debug;
@@ -84,6 +85,8 @@ enum Command {
     Secret(settings::SecretArgs),
     /// Submit background jobs, watch, list, cancel and delete them
     Jobs(jobs::JobsArgs),
+    /// List the files that jobs work on, with sizes and the times of their last use
+    Blobs(blobs::BlobsArgs),
     /// Make a key for the server's --keys-file: prints the entry, and the key on stderr
     Keygen(keygen::KeygenArgs),
     /// Compile and inspect sources and projects as a server would, without one
@@ -148,6 +151,7 @@ pub fn main() -> ExitCode {
         Some(Command::Config(args)) => settings::config(&args),
         Some(Command::Secret(args)) => settings::secret(&args),
         Some(Command::Jobs(args)) => jobs::run(&args),
+        Some(Command::Blobs(args)) => blobs::run(&args),
         Some(Command::Keygen(args)) => keygen::run(&args),
         Some(Command::Check(args)) => check::check(&args),
         Some(Command::Test(args)) => test::run(&args),

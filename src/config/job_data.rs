@@ -1,7 +1,7 @@
 //! Settings about checkpoints, blobs and outputs of jobs.
 
 use super::ServeArgs;
-use super::args::DAY_S;
+use super::values::DAY_S;
 
 /// Longest that blobs are kept.
 const RETENTION_S_MAX: u64 = 36_500 * DAY_S;
@@ -24,22 +24,17 @@ pub struct JobDataSettings {
 impl JobDataSettings {
     pub(super) fn of(args: &ServeArgs) -> Self {
         Self {
-            events_max: args.job_events_max.unwrap_or(1_000_000),
-            checkpoint_bytes_max: args.job_checkpoint_bytes_max.unwrap_or(1024 * 1024),
-            blob_bytes_max: args.blob_bytes_max.unwrap_or(8 * 1024 * 1024 * 1024),
+            events_max: args.job_events_max(),
+            checkpoint_bytes_max: args.job_checkpoint_bytes_max(),
+            blob_bytes_max: args.blob_bytes_max(),
             blobs_bytes_max: args.blobs_bytes_max,
-            blob_retention_s: args.blob_retention.map_or(7 * DAY_S, |span| span.seconds),
+            blob_retention_s: args.blob_retention().seconds,
         }
     }
 
     /// Values that are out of range, one line each.
     pub(super) fn problems(&self) -> impl Iterator<Item = String> {
         let retention_fits = (1..=RETENTION_S_MAX).contains(&self.blob_retention_s);
-        [
-            (!retention_fits).then(|| "--blob-retention must be from 1s to 36500d".to_owned()),
-            (self.blob_bytes_max == 0).then(|| "--blob-bytes-max must be at least 1".to_owned()),
-        ]
-        .into_iter()
-        .flatten()
+        (!retention_fits).then(|| "--blob-retention must be from 1s to 36500d".to_owned()).into_iter()
     }
 }

@@ -1,59 +1,9 @@
 //! Settings about what modules are made of.
 
 use super::ServeArgs;
+use super::user_range::UserRange;
+use super::values::RequireSandbox;
 use std::path::PathBuf;
-use std::str::FromStr;
-
-/// How much has to stand between code of others and the machine; each level has all of those before.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum RequireSandbox {
-    /// A process, a user without rights, limits.
-    Basic,
-    /// Landlock and seccomp besides.
-    Landlock,
-    /// Namespaces besides.
-    Namespaces,
-}
-
-/// Users of domains, by their numbers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
-#[serde(try_from = "String")]
-pub struct UserRange {
-    /// The first.
-    pub first: u32,
-    /// The last.
-    pub last: u32,
-}
-
-impl UserRange {
-    /// How many there are.
-    #[must_use]
-    pub fn count(self) -> u64 {
-        u64::from(self.last - self.first) + 1
-    }
-}
-
-impl FromStr for UserRange {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let numbers = text.split_once('-').and_then(|(first, last)| Some((first.parse().ok()?, last.parse().ok()?)));
-        // The last number means "no change" to the kernel, and 0 is root.
-        let numbers = numbers.filter(|(first, last)| (1..=*last).contains(first) && *last < u32::MAX);
-        let (first, last) =
-            numbers.ok_or_else(|| format!("\"{text}\" is no range of users: write FIRST-LAST, such as 70000-70099"))?;
-        Ok(Self { first, last })
-    }
-}
-
-impl TryFrom<String> for UserRange {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
-}
 
 /// Libraries, limits of projects, versions.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,16 +52,16 @@ impl ProjectSettings {
             require_sandbox: args.require_sandbox,
             allow_binary: args.allow_binary.unwrap_or(false),
             dev: args.dev.unwrap_or(false),
-            files_max: args.project_files_max.unwrap_or(1000),
-            bytes_max: args.project_bytes_max.unwrap_or(64 * 1024 * 1024),
-            versions_kept: args.versions_kept.unwrap_or(20),
+            files_max: args.project_files_max(),
+            bytes_max: args.project_bytes_max(),
+            versions_kept: args.versions_kept(),
             core_dir: args.core_dir.clone().map(|path| std::path::absolute(&path).unwrap_or(path)),
-            core_bytes_max: args.core_bytes_max.unwrap_or(1024 * 1024 * 1024),
-            core_files_max: args.core_files_max.unwrap_or(8),
-            killable_calls_max: args.killable_calls_max.unwrap_or(16),
+            core_bytes_max: args.core_bytes_max(),
+            core_files_max: args.core_files_max(),
+            killable_calls_max: args.killable_calls_max(),
             // The server leaves its directory for that of its data.
             trusted_signers: args.trusted_signers.clone().map(|path| std::path::absolute(&path).unwrap_or(path)),
-            log_bytes_max: args.module_log_bytes_max.unwrap_or(256 * 1024),
+            log_bytes_max: args.module_log_bytes_max(),
         }
     }
 }

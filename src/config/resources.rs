@@ -1,7 +1,6 @@
 //! Settings about what the server itself may use, with defaults from the machine.
 
 use super::ServeArgs;
-use super::args::DAY_S;
 use crate::machine;
 use crate::net::RESERVED_CONNECTIONS;
 use std::fs;
@@ -10,15 +9,8 @@ use std::fs;
 const OWN_DESCRIPTORS: usize = 256;
 /// The default of the server's memory is this part of the machine's: the rest is for modules, the compiler and the kernel.
 const MEMORY_DIVISOR: u64 = 4;
-/// Least memory: less than one body holds nobody up.
-const MEMORY_BYTES_MIN: usize = 16 * 1024 * 1024;
 /// Least default.
 const MEMORY_BYTES_DEFAULT_MIN: u64 = 64 * 1024 * 1024;
-
-/// Descriptors of a process of modules. Rings, databases and calls in processes of their own need some hundred; the server looks at all
-/// that there are when the memory of the domains is short.
-const MODULE_OPEN_FILES_DEFAULT: u64 = 16 * 1024;
-const MODULE_OPEN_FILES_MIN: u64 = 256;
 
 /// What the server itself may use, and limits of modules.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,20 +32,11 @@ impl ResourceSettings {
     pub(super) fn of(args: &ServeArgs) -> Self {
         Self {
             memory_bytes_max: args.memory_bytes_max.unwrap_or_else(memory_share),
-            module_open_files_max: args.module_open_files_max.unwrap_or(MODULE_OPEN_FILES_DEFAULT),
-            job_domain_running_max: args.job_domain_running_max.unwrap_or(0),
-            job_timeout_ms: args.job_timeout.map_or(DAY_S, |span| span.seconds).saturating_mul(1_000),
-            job_events_bytes_max: args.job_events_bytes_max.unwrap_or(256 * 1024 * 1024),
+            module_open_files_max: args.module_open_files_max(),
+            job_domain_running_max: args.job_domain_running_max(),
+            job_timeout_ms: args.job_timeout().seconds.saturating_mul(1_000),
+            job_events_bytes_max: args.job_events_bytes_max(),
         }
-    }
-
-    /// Values that are out of range, one line each.
-    pub(super) fn problems(&self) -> impl Iterator<Item = String> {
-        let memory = (self.memory_bytes_max < MEMORY_BYTES_MIN)
-            .then(|| format!("--memory-bytes-max must be at least {MEMORY_BYTES_MIN}"));
-        let files = (self.module_open_files_max < MODULE_OPEN_FILES_MIN)
-            .then(|| format!("--module-open-files-max must be at least {MODULE_OPEN_FILES_MIN}"));
-        memory.into_iter().chain(files)
     }
 }
 

@@ -20,6 +20,7 @@ use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// What the child waits for on its standard input.
@@ -73,7 +74,8 @@ pub(super) fn inspect(path: &Path, preload: &[PathBuf], limit: Duration) -> Resu
 /// A process that is ready to load a file. Dropping it ends it.
 #[derive(Debug)]
 pub struct Inspection {
-    child: Child,
+    /// `None` once somebody else sees to its end.
+    child: Option<Child>,
 }
 
 fn host(error: &std::io::Error) -> LoadError {
@@ -98,7 +100,12 @@ impl Inspection {
         }
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let child = net::keep_descriptors_from(&mut command).spawn().map_err(|error| host(&error))?;
-        Ok(Self { child })
+        Ok(Self { child: Some(child) })
+    }
+
+    /// Whether the process is there.
+    pub fn is_there(&mut self) -> bool {
+        self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
     }
 
     /// Loads the file, which must be complete by now, and returns its declarations within `limit`.
@@ -106,31 +113,50 @@ impl Inspection {
     /// # Errors
     /// See [`LoadError`].
     pub fn finish(mut self, limit: Duration) -> Result<Inspected, LoadError> {
-        if let Some(mut stdin) = self.child.stdin.take() {
+        let gone = || LoadError::Host("the inspection process was asked before".to_owned());
+        let mut child = self.child.take().ok_or_else(gone)?;
+        if let Some(mut stdin) = child.stdin.take() {
             // One that has ended already has said why, or its status will.
             let _ = stdin.write_all(&[GO]);
         }
-        let report = read_report(&mut self.child, limit);
-        let status = end(&mut self.child, report.is_none()).map_err(|error| host(&error))?;
-        let Some(report) = report else {
-            let what = format!("a constructor did not return within {} ms", limit.as_millis());
-            return Err(LoadError::Constructor(Fault { what }));
-        };
-        match serde_json::from_slice(&report) {
-            Ok(Report::Read(inspected)) => Ok(inspected),
-            Ok(Report::Loader(text)) => Err(LoadError::Loader(text)),
-            Ok(Report::Refused(text)) => Err(LoadError::Manifest(text)),
-            Ok(Report::Host(text)) => Err(LoadError::Host(text)),
-            Err(_) => Err(LoadError::Constructor(Fault { what: ending(status) })),
+        let report = read_report(&mut child, limit);
+        let read = report.as_deref().and_then(|report| serde_json::from_slice(report).ok());
+        if let Some(read) = read {
+            // All is said: a deployment need not wait until the process is gone.
+            end_aside(child);
+            return match read {
+                Report::Read(inspected) => Ok(inspected),
+                Report::Loader(text) => Err(LoadError::Loader(text)),
+                Report::Refused(text) => Err(LoadError::Manifest(text)),
+                Report::Host(text) => Err(LoadError::Host(text)),
+            };
         }
+        let status = end(&mut child, report.is_none()).map_err(|error| host(&error))?;
+        let what = match report {
+            None => format!("a constructor did not return within {} ms", limit.as_millis()),
+            Some(_) => ending(status),
+        };
+        Err(LoadError::Constructor(Fault { what }))
     }
 }
 
 impl Drop for Inspection {
     fn drop(&mut self) {
-        if let Ok(None) = self.child.try_wait() {
-            let _ = end(&mut self.child, true);
+        if let Some(child) = &mut self.child
+            && let Ok(None) = child.try_wait()
+        {
+            let _ = end(child, true);
         }
+    }
+}
+
+/// Ends a child that is not wanted any more, on a thread of its own, or here if there can be none.
+fn end_aside(child: Child) {
+    let child = Arc::new(Mutex::new(child));
+    let ends = Arc::clone(&child);
+    let end = |child: &Mutex<Child>| _ = end(&mut child.lock().unwrap_or_else(PoisonError::into_inner), true);
+    if std::thread::Builder::new().name("inspected".to_owned()).spawn(move || end(&ends)).is_err() {
+        end(&child);
     }
 }
 

@@ -1,12 +1,11 @@
 //! Retries of ended jobs by request; retry and cancellation of many jobs by one filter.
 
 use super::active::ActiveJob;
+use super::answer::{Answer, shared_answer};
 use super::code::ResolveError;
 use super::notice::{Notice, now_ms};
 use super::queries::Query;
-use super::service::{
-    Accepted, Answer, CancelOutcome, Inner, Jobs, LIST_BYTES_MAX, SubmitError, accepted, list, shared_answer,
-};
+use super::service::{Accepted, CancelOutcome, Inner, Jobs, LIST_BYTES_MAX, SubmitError, accepted, list};
 use super::store::{Change, Changed, JobFilter, JobRow, JobState, Reader, StoreError};
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;

@@ -1,7 +1,7 @@
 //! The dispatcher's thread: owns the schedule, assigns jobs to workers, enforces time limits, starts the retention sweeps.
 
 use super::active::ActiveJob;
-use super::kinds;
+use super::kind_count;
 use super::lifecycle::timeout_text;
 use super::notice::{Notice, now_ms};
 use super::schedule::Schedule;
@@ -106,7 +106,7 @@ impl Dispatcher {
                 }
                 Ok(Notice::Schedules(asked)) => self.scheduler.asked(asked),
                 Ok(Notice::Paused(kind, pause)) => self.paused(kind, pause),
-                Ok(Notice::Kinds(answer)) => answer(kinds::count(&self.scheduler.active, self.schedule.paused())),
+                Ok(Notice::Kinds(answer)) => answer(kind_count::count(&self.scheduler.active, self.schedule.paused())),
                 Ok(Notice::Modules) => {
                     self.schedule.modules_changed();
                     // `Begin` reads the declarations once all modules are loaded.

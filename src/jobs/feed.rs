@@ -3,8 +3,9 @@
 //! A reader names its position by a cursor, an opaque text. The hub notifies readers of new events, and a reader reads them
 //! from the store: stored and new events take the same path.
 
+use super::answer::Answer;
 use super::frame::JobFrame;
-use super::service::{Answer, Jobs, LIST_BYTES_MAX, REPLAY_BYTES_MAX, REPLAY_EVENTS_MAX, Replay};
+use super::service::{Jobs, LIST_BYTES_MAX, REPLAY_BYTES_MAX, REPLAY_EVENTS_MAX, Replay};
 use super::store::{FeedFilter, FeedPage, JobEvent, JobState, StoreError};
 use std::sync::Arc;
 

@@ -1,9 +1,8 @@
 //! Messages of the service and the workers to the dispatcher.
 
 use super::active::ActiveJob;
-use super::kinds::KindCount;
-use super::scheduler::{Asked, Told};
-use super::store::JobKind;
+use super::kind_count::KindCount;
+use super::store::{JobKind, ScheduleOutcome, ScheduleRow, ScheduleSpec, StoreError};
 use crossbeam::channel::Sender;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -38,6 +37,26 @@ pub(super) enum Notice {
     Begin,
     /// Start no more jobs; answer once no job runs.
     Stop(Sender<()>),
+}
+
+/// A schedule, and the reason why a due slot has no job yet, for clients.
+pub type Shown = (ScheduleRow, Option<String>);
+
+/// Requests about schedules.
+pub(super) enum Asked {
+    /// Lists the schedule of this name, or all of them.
+    List(Option<String>, Box<dyn FnOnce(Vec<Shown>) + Send>),
+    /// Creates or changes a schedule that a client owns.
+    Put(ScheduleSpec, Box<dyn FnOnce(Result<ScheduleOutcome, StoreError>) + Send>),
+    /// Deletes a schedule that a client owns.
+    Remove(String, Box<dyn FnOnce(Result<ScheduleOutcome, StoreError>) + Send>),
+}
+
+/// State of a schedule after the store's answer.
+pub(super) enum Told {
+    Is(Box<ScheduleRow>),
+    Gone,
+    Failed(String),
 }
 
 /// Milliseconds since 1970-01-01 00:00:00 UTC.

@@ -2,12 +2,11 @@
 //! declare. The store's writer owns the schedules; the timetable here is a copy, updated in the order of the writer's commits.
 
 use super::active::{ActiveJob, ActiveJobs};
+use super::answer::shared_answer;
 use super::code::{CodeSource, Declared};
 use super::cron::Cron;
-use super::notice::{Notice, now_ms};
-use super::store::{
-    Done, NewJob, ScheduleChange, ScheduleOutcome, ScheduleRow, ScheduleSpec, Slot, StoreError, Writer,
-};
+use super::notice::{Asked, Notice, Told, now_ms};
+use super::store::{Done, NewJob, ScheduleChange, ScheduleOutcome, ScheduleSpec, Slot, StoreError, Writer};
 use super::timetable::{Due, Timetable};
 use crossbeam::channel::Sender;
 use std::collections::{HashMap, HashSet};
@@ -17,19 +16,6 @@ use std::sync::Arc;
 pub(super) const SCHEDULES_MAX: usize = 1_000;
 /// Limit on the slots processed before the dispatcher does its other work.
 const TURNS_MAX: usize = 64;
-
-/// A schedule, and the reason why a due slot has no job yet, for clients.
-pub type Shown = (ScheduleRow, Option<String>);
-
-/// Requests about schedules.
-pub(super) enum Asked {
-    /// Lists the schedule of this name, or all of them.
-    List(Option<String>, Box<dyn FnOnce(Vec<Shown>) + Send>),
-    /// Creates or changes a schedule that a client owns.
-    Put(ScheduleSpec, Box<dyn FnOnce(Result<ScheduleOutcome, StoreError>) + Send>),
-    /// Deletes a schedule that a client owns.
-    Remove(String, Box<dyn FnOnce(Result<ScheduleOutcome, StoreError>) + Send>),
-}
 
 pub(super) struct Scheduler {
     pub(super) timetable: Timetable,
@@ -145,7 +131,7 @@ impl Scheduler {
 
     fn change(&self, name: String, change: ScheduleChange, answer: Option<Done<ScheduleOutcome>>) {
         let (own, is_own) = (self.own.clone(), answer.is_none());
-        let (done, refused) = super::service::shared_answer(answer.unwrap_or_else(|| Box::new(|_| {})));
+        let (done, refused) = shared_answer(answer.unwrap_or_else(|| Box::new(|_| {})));
         let changed = move |outcome: Result<ScheduleOutcome, StoreError>| {
             tell(&own, name, &outcome, true);
             if is_own && outcome.is_err() {
@@ -192,13 +178,6 @@ impl Scheduler {
             }
         }
     }
-}
-
-/// State of a schedule after the store's answer.
-pub(super) enum Told {
-    Is(Box<ScheduleRow>),
-    Gone,
-    Failed(String),
 }
 
 /// `again`: the declarations of modules may have changed since the request, so the dispatcher reads them again.

@@ -1,12 +1,12 @@
 //! Clients' requests about schedules: list, show, create, change and delete.
 
+use super::answer::Answer;
 use super::code::ResolveError;
 use super::cron::{Cron, ZONE_DEFAULT};
 use super::json;
-use super::notice::Notice;
+use super::notice::{Asked, Notice, Shown};
 use super::queries::Query;
-use super::scheduler::{Asked, Shown};
-use super::service::{Answer, Jobs};
+use super::service::Jobs;
 use super::store::{ScheduleOutcome, ScheduleRow, ScheduleSpec, StoreError};
 use serde::Deserialize;
 use serde_json::value::RawValue;

@@ -1,12 +1,14 @@
 //! The handle to the jobs of a server.
 
 use super::active::{ActiveJob, ActiveJobs};
-use super::blobs::{BlobError, BlobId, Blobs, BlobsConfig, Wake};
+use super::answer::{Answer, shared_answer};
+use super::blobs::{BlobError, BlobId, Blobs, Wake};
 use super::cleaning::{Cleaner, is_needed};
 use super::code::{CodeSource, Declared, ResolveError};
 use super::dispatcher::Dispatcher;
 use super::frame::JobFrame;
 use super::hub::Hub;
+use super::jobs_config::JobsConfig;
 use super::json;
 use super::notice::{Notice, now_ms};
 use super::queries::{self, Query};
@@ -26,7 +28,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Number of threads that read from the store.
 const READERS: usize = 2;
@@ -36,39 +38,6 @@ pub(super) const REPLAY_EVENTS_MAX: u32 = 256;
 pub(super) const LIST_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Limit, in bytes, on one step of a replay; its last event may exceed it.
 pub(super) const REPLAY_BYTES_MAX: usize = 512 * 1024;
-
-/// The settings of a server's jobs.
-#[derive(Debug, Clone)]
-pub struct JobsConfig {
-    /// Limit on simultaneous runs.
-    pub workers: usize,
-    /// Additional runs, each in a domain without another running job.
-    pub reserve_workers: usize,
-    /// Limit on simultaneous runs of the modules of one domain; 0: no limit.
-    pub domain_running_max: usize,
-    /// Time limit, in milliseconds, of runs without one in the submission or the declaration; 0: no limit.
-    pub timeout_ms: u64,
-    /// Limit on simultaneous runs of one module; 0: no limit.
-    pub module_running_max: usize,
-    /// Limit on pending and running jobs.
-    pub unfinished_max: usize,
-    /// Limit, in bytes, on a payload.
-    pub payload_bytes_max: usize,
-    /// Limit, in bytes, on the data of an event.
-    pub event_bytes_max: usize,
-    /// Limit on the events that a job emits itself.
-    pub events_max: u64,
-    /// Limit, in bytes, on all those events together.
-    pub events_bytes_max: u64,
-    /// Limit, in bytes, on a result or an error text.
-    pub result_bytes_max: usize,
-    /// Limit, in bytes, on a checkpoint.
-    pub checkpoint_bytes_max: usize,
-    /// How long ended jobs are kept.
-    pub retention: Duration,
-    /// The settings of the jobs' files.
-    pub blobs: BlobsConfig,
-}
 
 /// An accepted submission.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -130,9 +99,6 @@ pub struct Replay {
     /// For streams of many jobs: all events up to this number are sent, or do not match the filter.
     pub read_to: i64,
 }
-
-/// Receives an answer, on a thread of the store.
-pub(super) type Answer<T> = Box<dyn FnOnce(T) + Send>;
 
 pub(super) struct Inner {
     pub(super) config: JobsConfig,
@@ -543,21 +509,6 @@ impl Inner {
 
 pub(super) fn accepted(row: JobRow) -> Accepted {
     Accepted { uuid: row.uuid, state: row.state, module_hash: row.module_hash }
-}
-
-/// Two ways to give one answer: through the store, or directly if the store refuses the command. Only the first call has an
-/// effect.
-pub(super) fn shared_answer<T: Send + 'static>(answer: Answer<T>) -> (impl FnOnce(T) + Send, impl FnOnce(T)) {
-    let slot = Arc::new(Mutex::new(Some(answer)));
-    let give = |slot: Arc<Mutex<Option<Answer<T>>>>| {
-        move |value: T| {
-            let answer = slot.lock().unwrap_or_else(PoisonError::into_inner).take();
-            if let Some(answer) = answer {
-                answer(value);
-            }
-        }
-    };
-    (give(Arc::clone(&slot)), give(slot))
 }
 
 pub(super) fn list(reader: &mut Reader, filter: &JobFilter) -> Result<(Vec<JobRow>, bool), StoreError> {

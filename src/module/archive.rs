@@ -1,7 +1,7 @@
 //! Tar files of projects, plain or compressed by gzip or zstd: read with limits, since they come from clients, and written
 //! in one form.
 
-use super::project::{NamedFile, ProjectLimits, too_large, too_many};
+use super::project_files::{NamedFile, ProjectLimits, too_large, too_many};
 use std::collections::BTreeMap;
 use std::io::{self, Read};
 use tar::{Archive, Builder, EntryType, Header};

@@ -1,13 +1,16 @@
 //! Compilations: from a source that was read to a shared object in the store, and its manifest.
 
 use super::compile::Plan;
-use super::control::ControlState;
+use super::control_state::ControlState;
 use super::deploy::DeployError;
+use super::file_names::at;
 use super::project::Source;
+use super::shared_object;
+use super::spare_build::{Build, Make};
 use super::store::both;
-use super::{shared_object, store};
 use crate::abi::manifest::Manifest;
-use std::path::Path;
+use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// The shared object in the directory of its compilation.
@@ -31,9 +34,12 @@ pub(super) fn built(
         };
         return Ok((warnings, known().map_or_else(inspect, Ok)?));
     }
-    let dir = control.store.scratch().join(ticket.to_string());
-    std::fs::create_dir_all(&dir).map_err(store::at(&dir))?;
-    let result = compiled(control, &dir, key, source, plan);
+    let mut build = match control.spare_build.take() {
+        Some(build) => build,
+        None => Build::new(empty_dir(control, &ticket.to_string())?),
+    };
+    let result = compiled(control, &mut build, key, source, plan);
+    let dir = build.workdir.path().to_path_buf();
     let remove = move || _ = std::fs::remove_dir_all(&dir);
     match result {
         // The client need not wait for the end of some fifty files.
@@ -48,6 +54,38 @@ pub(super) fn built(
     }
 }
 
+fn empty_dir(control: &ControlState, name: &str) -> Result<PathBuf, DeployError> {
+    let dir = control.store.scratch().join(name);
+    std::fs::create_dir_all(&dir).map_err(at(&dir))?;
+    Ok(dir)
+}
+
+/// Starts the thread that makes ready what the next compilation needs.
+///
+/// # Errors
+/// There is no thread.
+pub(super) fn keep_spare(control: &Arc<ControlState>) -> io::Result<()> {
+    let state = Arc::clone(control);
+    control.spare_build.start(move |orders| {
+        let made = Arc::clone(&state);
+        let make = move || {
+            // Its tickets are those of the deployments, so no two directories have one name.
+            let dir = empty_dir(&made, &format!("spare-{}", made.ticket())).ok()?;
+            let workdir = made.compiler.prepare(dir.clone());
+            let inspection = workdir.and_then(|workdir| {
+                let inspection = made.host.begin_inspection(&dir, OBJECT, &[])?;
+                Ok(Build { workdir, inspection: Some(inspection) })
+            });
+            let failed = |error: &DeployError| {
+                tracing::debug!("nothing is made ready for the next compilation: {error}");
+                let _ = std::fs::remove_dir_all(&dir);
+            };
+            inspection.inspect_err(failed).ok()
+        };
+        state.spare_build.keep(&orders, &(Box::new(make) as Make));
+    })
+}
+
 /// Does `work` on a thread of its own, or here if there can be none.
 fn aside(name: &str, work: impl FnOnce() + Send + Clone + 'static) {
     let thread = std::thread::Builder::new().name(name.to_owned());
@@ -56,20 +94,24 @@ fn aside(name: &str, work: impl FnOnce() + Send + Clone + 'static) {
     }
 }
 
-/// Compiles `source` in `dir`, inspects the result and keeps it.
+/// Compiles `source` in the directory of `build`, inspects the result and keeps it.
 fn compiled(
     control: &ControlState,
-    dir: &Path,
+    build: &mut Build,
     key: &str,
     source: &Source,
     plan: &Plan,
 ) -> Result<(String, Manifest), DeployError> {
     let preload = control.compiler.preload_of(plan)?;
+    let dir = &build.workdir.path().to_path_buf();
     let begin = || control.host.begin_inspection(dir, OBJECT, &preload);
+    // One that waits has no sanitizer's libraries.
+    let ready = build.inspection.take().filter(|_| preload.is_empty());
+    let mut begun = ready.and_then(|mut inspection| inspection.is_there().then_some(Ok(inspection)));
     // The inspecting process gets ready while the compiler works. Started before the compiler, it would hold the compiler up.
-    let mut begun = None;
-    let mut while_compiling = || begun = Some(begin());
-    let warnings = control.compiler.compile(source, plan, dir, OBJECT, &control.units, &mut while_compiling)?;
+    let mut while_compiling = || _ = begun.get_or_insert_with(begin);
+    let units = &control.units;
+    let warnings = control.compiler.compile(source, plan, &mut build.workdir, OBJECT, units, &mut while_compiling)?;
     let inspection = begun.unwrap_or_else(begin)?;
     if plan.is_object() {
         // The stored warnings include those of the inspection. A refused object is not kept: it cost no compilation.

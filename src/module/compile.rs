@@ -8,9 +8,11 @@ mod assets;
 mod hints;
 mod plan;
 mod units;
+mod workdir;
 
 pub(super) use plan::Plan;
 pub(super) use units::UnitCache;
+pub(super) use workdir::Workdir;
 
 use super::deploy::{DeployError, SourceFields};
 use super::dialect::{Language, Recipe, messages};
@@ -219,7 +221,7 @@ impl Compiler {
         hasher
     }
 
-    /// Compiles `source` to the file `target` within `dir`, an empty directory of the caller's: a project unit by unit, of which
+    /// Compiles `source` to the file `target` within `workdir`: a project unit by unit, of which
     /// `cache` may have some, and a file as the likely dialect or else as the other one. Calls `begun` once a compiler works, so that
     /// the caller can get ready for the result meanwhile. Returns the compiler's warnings.
     ///
@@ -229,7 +231,7 @@ impl Compiler {
         &self,
         source: &Source,
         plan: &Plan,
-        dir: &Path,
+        workdir: &mut Workdir,
         target: &str,
         cache: &UnitCache,
         begun: &mut dyn FnMut(),
@@ -237,18 +239,19 @@ impl Compiler {
         // One limit for all attempts and units: an author waits once.
         let deadline = Instant::now() + self.limit;
         let source = match source {
-            Source::Project(project) => return self.project(project, plan, (dir, target), cache, deadline, begun),
-            Source::File(object) if plan.is_object() => return self.place(object, plan, &dir.join(target)),
+            Source::Project(project) => return self.project(project, plan, (workdir, target), cache, deadline, begun),
+            Source::File(object) if plan.is_object() => return self.place(object, plan, &workdir.path().join(target)),
             Source::File(source) => source,
         };
         let (mut refusals, reading) = (Vec::new(), plan.reading());
         let mut begun = Some(begun);
         for recipe in reading.recipes().map_err(DeployError::Compile)? {
-            let command = self.attempt(source, &recipe, plan, dir, target)?;
-            let child = self.spawn(command, reading.language())?;
+            let child = self.attempt(source, &recipe, plan, workdir, target)?;
             begun.take().into_iter().for_each(|begun| begun());
             let result = self.outcome(child, reading.language(), deadline);
-            match result.and_then(|text| self.take_back(&dir.join(target)).map(|()| text).map_err(DeployError::from)) {
+            match result
+                .and_then(|text| self.take_back(&workdir.path().join(target)).map(|()| text).map_err(DeployError::from))
+            {
                 Err(DeployError::Compile(text)) => refusals.push((recipe.dialect, text)),
                 other => return other,
             }
@@ -265,15 +268,16 @@ impl Compiler {
         Ok(plan.said().to_owned())
     }
 
-    /// A command that compiles and links the file `source`.
+    /// Starts the compiler that compiles and links the file `source`.
     fn attempt(
         &self,
         source: &[u8],
         recipe: &Recipe,
         plan: &Plan,
-        dir: &Path,
+        workdir: &mut Workdir,
         target: &str,
-    ) -> Result<Command, DeployError> {
+    ) -> Result<Child, DeployError> {
+        let dir = workdir.path().to_path_buf();
         let (name, language) = (plan.reading().file(), plan.reading().language());
         let file = dir.join(name);
         // Anew, and not through a link that the run before might have left.
@@ -281,9 +285,9 @@ impl Compiler {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
             _ => fs::write(&file, [source, recipe.epilogue.as_bytes(), plan.epilogue().as_bytes()].concat())?,
         }
-        let sdk = sdk::unpack(dir)?;
-        self.hand_over(dir)?;
-        let mut command = self.command(&sdk, language, &plan.cflags(), Some(recipe), program::command)?;
+        let sdk = workdir.sdk()?;
+        self.hand_over(&dir)?;
+        let mut command = self.command(&sdk, language, &plan.cflags(), Some(recipe), program::held_command)?;
         let sdk_name = Path::new(sdk.file_name().unwrap_or_default()).display();
         let sources = recipe.sources.iter().map(|source| format!("{sdk_name}/{source}"));
         command
@@ -293,8 +297,10 @@ impl Compiler {
             .args(plan.link_flags(self.is_clang))
             .args(&recipe.libraries)
             .args(LINK_FLAGS)
-            .current_dir(dir);
-        Ok(command)
+            .current_dir(&dir);
+        let held = workdir.held(&mut command).map_err(|error| self.not_started(language, error))?;
+        workdir.distrust_sdk();
+        held.let_go().ok_or_else(|| DeployError::Internal("the compiler has run before".to_owned()))
     }
 
     /// Starts the compiler.
@@ -334,30 +340,9 @@ impl Compiler {
         recipe: Option<&Recipe>,
         begin: fn(&Policy, &OsStr) -> io::Result<Command>,
     ) -> Result<Command, DeployError> {
-        let program = find(self.program_of(language)).map_err(|error| self.not_started(language, error))?;
-        let policy = Policy {
-            read: sandbox::compiler_inputs(),
-            write: vec![".".into(), "/dev/null".into()],
-            execute: sandbox::compiler_paths(&program),
-            exec_allowed: true,
-            threads_allowed: true,
-            network: false,
-            connects: false,
-            traces_itself: false,
-            starts_workers: false,
-            memory_bytes_max: Some(MEMORY_BYTES_MAX),
-            // A process that is not stopped by its group's time is by its own.
-            cpu_seconds_max: Some(self.limit.as_secs() + 1),
-            file_bytes_max: Some(FILE_BYTES_MAX),
-            processes_max: sandbox::processes_with(PROCESSES_MAX),
-            open_files_max: Some(OPEN_FILES_MAX),
-            user: self.user,
-            core_bytes_max: None,
-            calls: Vec::new(),
-            namespaces: false,
-        };
+        let program = self.program(language)?;
         let name = Path::new(sdk.file_name().unwrap_or_default()).display();
-        let mut command = begin(&policy, program.as_os_str())?;
+        let mut command = begin(&self.policy(&program), program.as_os_str())?;
         let cflags = cflags
             .iter()
             .filter(|flag| super::flags::is_for_cpp(flag).is_none_or(|for_cpp| for_cpp == (language == Language::Cpp)));
@@ -382,29 +367,55 @@ impl Compiler {
             .args(recipe.iter().flat_map(|recipe| recipe.include).map(|dir| format!("-I{name}/{dir}")))
             .arg(format!("-I{name}"))
             // Debuggers find the headers after the scratch directory is gone.
-            .arg(format!("-fdebug-prefix-map={name}={}", self.sdk_dir.display()))
-            .env_clear()
-            .envs(ENVIRONMENT.iter().filter_map(|name| Some((name, std::env::var_os(name)?))))
-            .env("LC_ALL", "C")
-            .env("TMPDIR", ".")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .process_group(0);
+            .arg(format!("-fdebug-prefix-map={name}={}", self.sdk_dir.display()));
+        settle(&mut command);
         Ok(command)
+    }
+
+    /// The file of the compiler of `language`.
+    fn program(&self, language: Language) -> Result<PathBuf, DeployError> {
+        find(self.program_of(language)).map_err(|error| self.not_started(language, error))
+    }
+
+    /// What the compiler `program` may do.
+    fn policy(&self, program: &Path) -> Policy {
+        Policy {
+            read: sandbox::compiler_inputs(),
+            write: vec![".".into(), "/dev/null".into()],
+            execute: sandbox::compiler_paths(program),
+            exec_allowed: true,
+            threads_allowed: true,
+            network: false,
+            connects: false,
+            traces_itself: false,
+            starts_workers: false,
+            memory_bytes_max: Some(MEMORY_BYTES_MAX),
+            // A process that is not stopped by its group's time is by its own.
+            cpu_seconds_max: Some(self.limit.as_secs() + 1),
+            file_bytes_max: Some(FILE_BYTES_MAX),
+            processes_max: sandbox::processes_with(PROCESSES_MAX),
+            open_files_max: Some(OPEN_FILES_MAX),
+            user: self.user,
+            core_bytes_max: None,
+            calls: Vec::new(),
+            namespaces: false,
+        }
     }
 
     /// Makes the compiler's user the owner of the scratch directory and what is in it.
     fn hand_over(&self, dir: &Path) -> io::Result<()> {
         let Some(User { uid, gid }) = self.user else { return Ok(()) };
         chown(dir, Some(uid), Some(gid))?;
+        let sdk = sdk::dir_in(dir);
+        // The SDK is written once, and handed over at once.
+        let is_done = fs::symlink_metadata(&sdk).is_ok_and(|found| found.is_dir() && found.uid() == uid);
         let mut dirs = vec![dir.to_path_buf()];
         while let Some(dir) = dirs.pop() {
             for entry in fs::read_dir(&dir)? {
                 let entry = entry?;
                 lchown(entry.path(), Some(uid), Some(gid))?;
                 // Not a link's: `file_type` follows none.
-                if entry.file_type()?.is_dir() {
+                if entry.file_type()?.is_dir() && !(is_done && entry.path() == sdk) {
                     dirs.push(entry.path());
                 }
             }
@@ -447,6 +458,19 @@ impl Compiler {
         let status = child.wait()?;
         output.map(|output| (status, output)).ok_or(DeployError::CompileTimeout(self.limit))
     }
+}
+
+/// What every compiler begins with: environment, standard streams, and a process group of its own.
+fn settle(command: &mut Command) -> &mut Command {
+    command
+        .env_clear()
+        .envs(ENVIRONMENT.iter().filter_map(|name| Some((name, std::env::var_os(name)?))))
+        .env("LC_ALL", "C")
+        .env("TMPDIR", ".")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .process_group(0)
 }
 
 /// Waits for the end of a child that has closed its output, and leaves it to be reaped.
@@ -498,7 +522,8 @@ mod tests {
     fn compile(compiler: &Compiler, source: &[u8], dir: &Path, target: &str) -> Result<String, DeployError> {
         let source = Source::File(source.to_vec());
         let plan = compiler.plan(&source, &SourceFields::default())?;
-        compiler.compile(&source, &plan, dir, target, &UnitCache::none(), &mut || {})
+        let mut workdir = Workdir::new(dir.to_path_buf());
+        compiler.compile(&source, &plan, &mut workdir, target, &UnitCache::none(), &mut || {})
     }
 
     fn compiler(limit_ms: u64) -> (tempfile::TempDir, Compiler) {

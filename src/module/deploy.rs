@@ -1,6 +1,5 @@
 //! What a deployment asks for and what comes of it.
 
-use super::libraries::Library;
 use super::reach::Reach;
 use super::verify::Refusal;
 use crate::abi::manifest::Manifest;
@@ -9,6 +8,24 @@ use serde::{Deserialize, Serialize};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// A library of a module, as people are told of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Library {
+    /// Its name, as the source has it.
+    pub name: String,
+    /// Its version by pkg-config, or else that in its file's name; empty if neither tells.
+    pub version: String,
+    /// The real file.
+    pub file: String,
+    /// Size and time of the file: another file has others.
+    pub identity: String,
+}
+
+/// Takes the outcome of a deployment, on a thread of the control plane.
+pub type DeployReply = Box<dyn FnOnce(Result<Deployed, DeployError>) + Send>;
+/// Takes the outcome of a removal or a restart, on a thread of the control plane.
+pub type RemoveReply = Box<dyn FnOnce(Result<(), DeployError>) + Send>;
 
 /// Who deploys, where no key is needed: no key can be called that.
 pub const LOOPBACK: &str = "loopback";
@@ -289,11 +306,18 @@ pub enum DeployError {
     Internal(String),
 }
 
+/// The line of a refusal that says what is wrong: the first that has `error:`, or else the first that says anything.
+pub(crate) fn first_error(text: &str) -> &str {
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let first = lines.clone().next().unwrap_or_default();
+    lines.find(|line| line.contains("error: ")).unwrap_or(first)
+}
+
 impl DeployError {
     /// One line that says why, for a log: the compiler's first error, or else the first line.
     #[must_use]
     pub fn reason(&self) -> String {
-        super::dialect::messages::first_error(&self.to_string()).to_owned()
+        first_error(&self.to_string()).to_owned()
     }
 
     /// The status to answer with.
@@ -319,5 +343,19 @@ impl DeployError {
             Self::Store(_) => 500,
             Self::SwapTimeout { .. } | Self::SettingsHeldUp { .. } | Self::Busy | Self::ShuttingDown => 503,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_error_is_the_reason() {
+        let text =
+            "In file included from module.c:1:\nx.h:1: warning: a\nmodule.c:2:1: error: b\nmodule.c:3:1: error: c\n";
+        assert_eq!(first_error(text), "module.c:2:1: error: b");
+        assert_eq!(first_error("\n  plain\nwords"), "plain");
+        assert_eq!(first_error(""), "");
     }
 }

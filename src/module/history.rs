@@ -1,18 +1,21 @@
 //! What is asked of a module beside deploying it: its versions and their sources, going back to one, its settings.
 
 use super::built;
-use super::control::{ControlState, RemoveReply, short};
-use super::deploy::{DeployError, DeployOptions, Deployed, SourceFields};
+use super::compiled::Compiled;
+use super::control_state::{ControlState, short};
+use super::deploy::{DeployError, DeployOptions, Deployed, RemoveReply, SourceFields};
 use super::generation::Generation;
-use super::pipeline::{self, Compiled};
+use super::pipeline;
 use super::project::Source;
 use super::reach::Reach;
 use super::setting_callbacks::Changed;
 use super::settings::Change;
 use super::versions::{self, Version};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, Weak};
+
+/// Takes what was found, on a thread of the control plane.
+pub type FoundReply = Box<dyn FnOnce(Result<Found, DeployError>) + Send>;
 
 /// What is to be told of a module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,7 +74,7 @@ pub(super) fn answer(control: &ControlState, name: &str, query: Query) -> Result
             let reports = control.host.sanitizer_reports(&found.domain);
             let crash = control.host.last_crash(&found.domain, name).filter(|_| found.number == live);
             if let (Some(fields), Some(crash)) = (json.as_object_mut(), crash) {
-                fields.insert("last_crash".to_owned(), super::told::crash_json(&crash));
+                fields.insert("last_crash".to_owned(), super::crash_json::crash_json(&crash));
             }
             if let Some(fields) = json.as_object_mut().filter(|_| found.fields.sanitize.is_some()) {
                 fields.insert("sanitize".to_owned(), found.fields.sanitize.clone().into());
@@ -261,12 +264,4 @@ fn changed(control: &ControlState, name: &str, change: Change) -> Result<Option<
         }
     }
     Ok((differs && !versions.is_empty()).then_some((key, versions)))
-}
-
-/// The default settings of a source.
-pub(super) fn defaults(source: &Source) -> BTreeMap<String, String> {
-    match source {
-        Source::Project(project) => project.default_settings(),
-        Source::File(_) => BTreeMap::new(),
-    }
 }

@@ -1,37 +1,14 @@
 //! The code of jobs: found among the served modules, kept by version, loaded again when an old version is needed.
 
-use super::control::{Control, ControlState, short};
+use super::control::Control;
+use super::control_state::{ControlState, short};
 use super::generation::Generation;
 use super::table::{Published, Table};
 use crate::abi::manifest::JobDecl;
 use crate::domain::DEFAULT_DOMAIN;
 use crate::jobs::code::{Code, CodeSource, Declared, Defaults, Ended, JobCalls, ResolveError};
 use crate::jobs::store::ScheduleSpec;
-use std::collections::HashMap;
 use std::sync::{Arc, Weak};
-
-/// Generations that jobs or their own code may ask for, apart from those in the table.
-#[derive(Default)]
-pub(super) struct GenerationIndex {
-    /// By the number of the loaded instance.
-    instances: HashMap<u64, Weak<Generation>>,
-    /// Old versions that were loaded again for jobs, by hash.
-    reloaded: HashMap<String, Weak<Generation>>,
-}
-
-impl GenerationIndex {
-    /// Remembers a generation as long as it lives.
-    pub(super) fn add(&mut self, generation: &Arc<Generation>) {
-        self.instances.retain(|_, known| known.strong_count() > 0);
-        self.instances.insert(generation.instance().id(), Arc::downgrade(generation));
-    }
-
-    /// The generations of the module `name` that still live.
-    pub(super) fn of_name(&self, name: &str) -> Vec<Arc<Generation>> {
-        let living = self.instances.values().filter_map(Weak::upgrade);
-        living.filter(|generation| generation.manifest().name == name).collect()
-    }
-}
 
 /// One job of one generation, which it holds.
 struct GenerationCode {

@@ -6,9 +6,9 @@
 //! change on the disk is a change of the module's build.
 
 use super::deploy::DeployError;
+pub use super::deploy::Library;
 use super::dialect::messages;
 use crate::net;
-use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -80,19 +80,6 @@ const LIBRARY_DIRS: [&str; 5] = ["/usr/lib", "/usr/local/lib", "/lib", "/usr/lib
 const NAME_BYTES_MAX: usize = 64;
 /// Most libraries of a module.
 const LIBRARIES_MAX: usize = 32;
-
-/// A library of a module, as people are told of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Library {
-    /// Its name, as the source has it.
-    pub name: String,
-    /// Its version by pkg-config, or else that in its file's name; empty if neither tells.
-    pub version: String,
-    /// The real file.
-    pub file: String,
-    /// Size and time of the file: another file has others.
-    pub identity: String,
-}
 
 /// A library that was found, and how to link with it.
 #[derive(Debug, Clone)]

@@ -1,6 +1,6 @@
 //! `[limits]` of `module.toml`: limits of a project, below those of the server.
 
-use super::project::PROJECT_FILE;
+use super::project_files::PROJECT_FILE;
 use crate::abi::manifest::Limits;
 use serde::{Deserialize, Deserializer, de::IgnoredAny};
 use std::collections::BTreeMap;

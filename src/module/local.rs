@@ -1,6 +1,6 @@
 //! What commands do without a server: the headers for an editor, and a check of a module as a deployment would make it.
 
-use super::compile::{Compiler, UnitCache};
+use super::compile::{Compiler, UnitCache, Workdir};
 use super::deploy::{DeployError, SourceFields};
 use super::generation::{Generation, Serving};
 use super::instruments::Instruments;
@@ -59,7 +59,8 @@ pub fn check(posted: Posted, fields: &SourceFields, dir: &Path) -> Result<Checke
     let begin = || Inspection::begin(&scratch, OBJECT, &[]);
     let mut begun = None;
     let mut while_compiling = || begun = Some(begin());
-    let warnings = compiler.compile(&source, &plan, &scratch, OBJECT, &UnitCache::none(), &mut while_compiling)?;
+    let mut workdir = Workdir::new(scratch.clone());
+    let warnings = compiler.compile(&source, &plan, &mut workdir, OBJECT, &UnitCache::none(), &mut while_compiling)?;
     let Inspected { manifest, unproved } = begun.unwrap_or_else(begin)?.finish(INSPECT_TIMEOUT)?;
     source.check_name(&manifest.name)?;
     verify::check(&manifest)?;
@@ -100,7 +101,8 @@ pub fn build_tests(
     let compiler = Compiler::new(sdk::unpack(dir)?, COMPILE_TIMEOUT, Allowed::All).with_objects(Some(usize::MAX));
     let preload = compiler.preload(instruments).map_err(DeployError::Compile)?;
     let plan = compiler.plan_with(&source, fields, instruments)?;
-    let warnings = compiler.compile(&source, &plan, &scratch, OBJECT, &UnitCache::none(), &mut || {})?;
+    let mut workdir = Workdir::new(scratch.clone());
+    let warnings = compiler.compile(&source, &plan, &mut workdir, OBJECT, &UnitCache::none(), &mut || {})?;
     let (settings, files) = match &source {
         Source::Project(project) => {
             let files = project.files.keys().filter(|path| !project::is_for_tests(path)).cloned();

@@ -1,6 +1,6 @@
 //! Checks whether a key may change a module.
 
-use super::control::ControlState;
+use super::control_state::ControlState;
 use super::deploy::{DeployError, LOOPBACK};
 use super::reach::Reach;
 

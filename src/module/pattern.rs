@@ -4,7 +4,7 @@
 //! differs, and is translated here. Groups follow the engine's leftmost-first rule. Back-references need a backtracking
 //! engine and are refused. How many patterns are matched at once is in `matcher`.
 
-use super::captures;
+use super::segment_names;
 use regex_automata::dfa::onepass;
 use regex_automata::nfa::thompson;
 use regex_automata::util::syntax;
@@ -62,12 +62,12 @@ impl Groups {
 
 /// Whether `path` holds nothing with a meaning beyond itself.
 pub(super) fn is_literal(path: &str) -> bool {
-    !path.bytes().any(|byte| b".[]()*+?{}|^$\\".contains(&byte)) && !captures::has_names(path)
+    !path.bytes().any(|byte| b".[]()*+?{}|^$\\".contains(&byte)) && !segment_names::has_names(path)
 }
 
 /// Whether `path` holds something that is more than a character of a path. A dot alone is none.
 pub(super) fn is_pattern(path: &str) -> bool {
-    path.bytes().any(|byte| b"[]()*+?{}|^$\\".contains(&byte)) || captures::has_names(path)
+    path.bytes().any(|byte| b"[]()*+?{}|^$\\".contains(&byte)) || segment_names::has_names(path)
 }
 
 /// The first segment that other servers' routers would take for a parameter, `{name}`, and the path with `:name` in place of
@@ -152,7 +152,7 @@ pub(super) fn translate(pattern: &str) -> Result<String, String> {
 fn translated(pattern: &str, group: &'static str) -> Result<String, String> {
     let out = String::from("(?s-u)^(?:");
     let mut to = Translation { start: out.len(), out, open: Vec::new(), atom: 0, repeated: false, group };
-    let chars: Vec<char> = captures::expanded(pattern).chars().collect();
+    let chars: Vec<char> = segment_names::expanded(pattern).chars().collect();
     let mut at = 0;
     while let Some(&c) = chars.get(at) {
         at += 1;

@@ -2,51 +2,23 @@
 
 use super::built::built;
 use super::compile::Plan;
-use super::control::{ControlState, DeployReply, Entry, FoundReply, RemoveReply};
+use super::compiled::Compiled;
+use super::control_state::{ControlState, Entry};
 use super::deploy::{DeployError, DeployOptions, Deployed, SourceFields, cut};
 use super::generation::{Generation, Serving};
-use super::history::{self, Again, Query};
-use super::libraries::Library;
+use super::module_record::Record;
 use super::project::{Posted, Source};
 use super::reach::Reach;
 use super::record::{prepare, record, since_ms, version};
-use super::settings::Change;
 use super::signing::{self, Signature};
-use super::store::{Prepared, Record, both};
+use super::store::{Prepared, both};
 use super::versions::{self, Version};
 use super::{mounts, owners, sanitizing, schedules, verify};
 use crate::abi::manifest::Manifest;
 use crate::domain::LoadError;
-use crate::jobs::store::ScheduleSpec;
 use crate::logbook;
 use crossbeam::channel::RecvTimeoutError;
-use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
-
-/// Work for the control plane's threads.
-pub(super) enum DeployTask {
-    Deploy { ticket: u64, posted: Posted, options: Box<DeployOptions>, reply: DeployReply },
-    Remove { ticket: u64, name: String, reply: RemoveReply },
-    Restart { name: String, reply: RemoveReply },
-    Again { ticket: u64, name: String, again: Again, reach: Reach, reply: DeployReply },
-    Ask { name: String, query: Query, reply: FoundReply },
-    Change { name: String, change: Change, reply: RemoveReply },
-    Stop,
-}
-
-impl DeployTask {
-    /// Answers without doing it.
-    pub(super) fn fail(self, error: DeployError) {
-        match self {
-            DeployTask::Deploy { reply, .. } | DeployTask::Again { reply, .. } => reply(Err(error)),
-            DeployTask::Remove { reply, .. } | DeployTask::Restart { reply, .. } | DeployTask::Change { reply, .. } => {
-                reply(Err(error));
-            }
-            DeployTask::Ask { reply, .. } => reply(Err(error)),
-            DeployTask::Stop => {}
-        }
-    }
-}
 
 /// Deploys what was `posted`.
 pub(super) fn deploy(
@@ -125,7 +97,7 @@ fn deploy_read(
         reach: options.reach.clone(),
         signature,
         libraries: plan.libraries(),
-        defaults: history::defaults(source),
+        defaults: source.default_settings(),
         schedules,
     };
     install(control, ticket, compiled, &manifest)
@@ -180,7 +152,7 @@ pub(super) fn reload(control: &ControlState, ticket: u64, record: &Record) -> Re
         reach: Reach::All,
         signature: None,
         libraries: plan.libraries(),
-        defaults: history::defaults(&source),
+        defaults: source.default_settings(),
         schedules: schedules::declared(&source, &manifest)?,
     };
     install(control, ticket, compiled, &manifest).map(|_| ())
@@ -225,41 +197,6 @@ fn served_manifest(control: &ControlState, hash: &str) -> Option<Arc<Manifest>> 
 
 /// Longest message of a version.
 const MESSAGE_BYTES_MAX: usize = 4096;
-
-/// A source that has been compiled.
-pub(super) struct Compiled<'a> {
-    /// SHA-256 of the source.
-    pub(super) hash: &'a str,
-    /// Key of the compilation.
-    pub(super) key: &'a str,
-    /// What came with the source and made a difference.
-    pub(super) fields: &'a SourceFields,
-    /// The domain it is to run in; `None`: where the module is.
-    pub(super) domain: Option<&'a str>,
-    pub(super) warnings: String,
-    /// Whether the module store is to hear of it.
-    pub(super) persist: bool,
-    /// When the module came, if that is known of a module that is not served yet. Milliseconds since 1970.
-    pub(super) since_ms: Option<u64>,
-    /// The version it is again; `None`: a new one.
-    pub(super) version: Option<Version>,
-    /// What a new version is about.
-    pub(super) message: &'a str,
-    /// Who deploys a new version.
-    pub(super) by: &'a str,
-    /// Whether it may replace another key's.
-    pub(super) take_over: bool,
-    /// The modules that it may be.
-    pub(super) reach: Reach,
-    /// Who vouches for a new version.
-    pub(super) signature: Option<Signature>,
-    /// The libraries that its sources name.
-    pub(super) libraries: Vec<Library>,
-    /// Settings that it has unless others are set.
-    pub(super) defaults: BTreeMap<String, String>,
-    /// The schedules that it declares.
-    pub(super) schedules: Vec<ScheduleSpec>,
-}
 
 /// From the manifest to publication.
 pub(super) fn install(

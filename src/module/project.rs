@@ -5,7 +5,8 @@
 
 use super::deploy::{DeployError, SourceFields};
 use super::dialect::Language;
-use super::schedules::ScheduleTable;
+pub use super::project_files::{NamedFile, ProjectLimits};
+use super::project_files::{PROJECT_FILE, checked_path, too_large, too_many};
 use super::{archive, flags, libraries, limits, shared_object};
 use crate::abi::manifest::Limits;
 use serde::Deserialize;
@@ -13,34 +14,12 @@ use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use toml::Spanned;
 
-/// The project file.
-pub(super) const PROJECT_FILE: &str = "module.toml";
-
-/// Longest path of a file.
-const PATH_BYTES_MAX: usize = 200;
 /// Most files that a command packs.
 const FILES_MAX: usize = 10_000;
 /// Most settings, and longest text of all of them.
 const SETTINGS_MAX: usize = 64;
-
-/// Limits of a project.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ProjectLimits {
-    /// Most files.
-    pub files_max: usize,
-    /// Most bytes of all files together.
-    pub bytes_max: usize,
-}
-
-impl Default for ProjectLimits {
-    fn default() -> Self {
-        Self { files_max: 1000, bytes_max: 64 * 1024 * 1024 }
-    }
-}
-
-/// A file of a project: its path and its content.
-pub type NamedFile = (String, Vec<u8>);
 
 /// What a client sends as a module.
 #[derive(Debug, Clone)]
@@ -110,6 +89,21 @@ pub fn pack_dir(dir: &Path) -> Result<Vec<u8>, String> {
     archive::pack(&files).map_err(|error| at(dir) + &error.to_string())
 }
 
+/// An entry of `[[schedules]]` in `module.toml`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ScheduleTable {
+    /// The job of the module that it runs.
+    pub(super) job: Spanned<String>,
+    pub(super) cron: Spanned<String>,
+    /// The job's, unless it says another.
+    pub(super) name: Option<Spanned<String>>,
+    pub(super) timezone: Option<Spanned<String>>,
+    pub(super) payload: Option<Spanned<toml::Value>>,
+    #[serde(default)]
+    pub(super) overlap: bool,
+}
+
 /// What a module is made of.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Source {
@@ -158,6 +152,14 @@ fn refused(text: impl std::fmt::Display) -> DeployError {
 }
 
 impl Source {
+    /// The settings that a module of this source has unless others are set.
+    pub(super) fn default_settings(&self) -> BTreeMap<String, String> {
+        match self {
+            Self::Project(project) => project.default_settings(),
+            Self::File(_) => BTreeMap::new(),
+        }
+    }
+
     /// What `posted` holds, within `limits`.
     ///
     /// # Errors
@@ -237,38 +239,6 @@ impl Source {
             }
         }
     }
-}
-
-/// The path of a file of a project as it is kept; `None`: the file is hidden, and left out.
-///
-/// # Errors
-/// Why no file can have this path.
-pub(super) fn checked_path(path: &str) -> Result<Option<String>, String> {
-    let refuse = |why: &str| Err(format!("the path {path:?} can't be that of a module's file: {why}"));
-    if path.len() > PATH_BYTES_MAX {
-        return refuse("it has more than 200 bytes");
-    }
-    if path.starts_with('/') {
-        return refuse("it is absolute");
-    }
-    if path.chars().any(|c| c.is_control() || matches!(c, '\\' | '"' | '\'' | ':' | '*')) {
-        return refuse("it has a control character, a quote, a backslash, a colon or a star");
-    }
-    let parts: Vec<&str> = path.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
-    if parts.contains(&"..") {
-        return refuse("it leads out of the project");
-    }
-    if parts.iter().any(|part| part.starts_with(['-', '@'])) {
-        return refuse("a part of it begins with - or @, which the compiler would take for a flag");
-    }
-    let Some(first) = parts.first() else { return refuse("it names no file") };
-    if first.starts_with("sdk-") || *first == "module.so" {
-        return refuse("the server uses this name itself");
-    }
-    if parts.iter().any(|part| part.starts_with('.')) {
-        return Ok(None);
-    }
-    Ok(Some(parts.join("/")))
 }
 
 impl Project {
@@ -366,14 +336,6 @@ impl Project {
         };
         self.settings.settings.iter().map(|(key, value)| (key.clone(), text(value))).collect()
     }
-}
-
-pub(super) fn too_large(limits: ProjectLimits) -> String {
-    format!("the project has more than {} bytes, the limit of --project-bytes-max", limits.bytes_max)
-}
-
-pub(super) fn too_many(limits: ProjectLimits) -> String {
-    format!("the project has more than {} files, the limit of --project-files-max", limits.files_max)
 }
 
 /// Whether a source is one of the author's tests, and no part of the module.

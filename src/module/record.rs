@@ -1,9 +1,10 @@
 //! What is written of a deployment: the record that makes it live, and its entry in the list of versions.
 
-use super::control::{ControlState, short};
+use super::compiled::Compiled;
+use super::control_state::{ControlState, short};
 use super::deploy::{DeployError, Deployed};
-use super::pipeline::Compiled;
-use super::store::{Prepared, Record};
+use super::module_record::Record;
+use super::store::Prepared;
 use super::versions::{self, Version};
 use crate::abi::manifest::Manifest;
 use crate::abi::visible::visible;

@@ -1,6 +1,6 @@
 //! The restart of one module, in the version that it has.
 
-use super::control::ControlState;
+use super::control_state::ControlState;
 use super::deploy::DeployError;
 use std::sync::{Arc, PoisonError};
 

@@ -1,6 +1,6 @@
 //! Deployments of modules that are compiled with sanitizers: their domains, and what is reported while they are loaded.
 
-use super::control::ControlState;
+use super::control_state::ControlState;
 use super::deploy::{DeployError, DeployOptions};
 use super::project::Source;
 use crate::domain::{DEFAULT_DOMAIN, LoadError, sanitized};

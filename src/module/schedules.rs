@@ -1,34 +1,18 @@
 //! The schedules that a module declares: `job_info_t.schedule` of its config, and `[[schedules]]` of its `module.toml`.
 
 use super::deploy::DeployError;
-use super::project::{PROJECT_FILE, Project, Source};
+use super::project::{Project, ScheduleTable, Source};
+use super::project_files::PROJECT_FILE;
 use crate::abi::manifest::Manifest;
 use crate::jobs::SCHEDULE_PAYLOAD_BYTES_MAX;
 use crate::jobs::cron::{Cron, ZONE_DEFAULT};
 use crate::jobs::store::ScheduleSpec;
-use serde::Deserialize;
 use std::collections::BTreeSet;
-use toml::Spanned;
 
 /// Schedules of one module.
 const SCHEDULES_MAX: usize = 64;
 /// Longest name of a schedule.
 const NAME_BYTES_MAX: usize = 128;
-
-/// An entry of `[[schedules]]` in `module.toml`.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct ScheduleTable {
-    /// The job of the module that it runs.
-    job: Spanned<String>,
-    cron: Spanned<String>,
-    /// The job's, unless it says another.
-    name: Option<Spanned<String>>,
-    timezone: Option<Spanned<String>>,
-    payload: Option<Spanned<toml::Value>>,
-    #[serde(default)]
-    overlap: bool,
-}
 
 /// Schedules that the module of `source` and `manifest` declares.
 ///

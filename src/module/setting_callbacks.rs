@@ -1,8 +1,7 @@
 //! Runs `on_setting` callbacks on a thread for each module: a callback that does not return holds up only the changes of its
 //! own module.
 
-use super::control::RemoveReply;
-use super::deploy::DeployError;
+use super::deploy::{DeployError, RemoveReply};
 use super::generation::Generation;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};

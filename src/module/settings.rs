@@ -3,7 +3,7 @@
 //! A module's process gets both; a client gets the settings with their values and of the secrets the names alone.
 
 use super::deploy::DeployError;
-use super::store::{at, file_name};
+use super::file_names::{at, file_name};
 use crate::abi::settings::Settings;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

@@ -4,15 +4,16 @@
 //! compilation, named by everything that went into it. `DIR/NAME.json` says which of them is the module NAME; writing it is the commit point. Every file is
 //! written aside, synced and renamed, so a crash leaves the old or the new, never a half.
 
-use super::deploy::{DeployError, SourceFields};
+use super::deploy::DeployError;
+use super::file_names::{at, file_name};
+use super::module_record::Record;
 use super::project::Source;
 use super::versions::Version;
-use crate::abi::manifest::Manifest;
 use crate::domain::DEFAULT_DOMAIN;
-use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -26,46 +27,6 @@ const OBJECT: &str = "elf";
 
 /// Compilations kept that no module uses.
 const SPARE_OBJECTS_MAX: usize = 256;
-
-/// One persisted module.
-#[derive(Debug, Clone, Serialize, Deserialize, PartialEq, Eq)]
-pub(super) struct Record {
-    pub(super) name: String,
-    /// SHA-256 of the source.
-    pub(super) hash: String,
-    /// Key of its compilation.
-    pub(super) key: String,
-    /// What the inspection found: it need not be repeated at start.
-    pub(super) manifest: Manifest,
-    /// When the module was first deployed, which orders them at start: milliseconds since 1970.
-    pub(super) deployed_ms: u64,
-    /// The domain it runs in; records from before there were any have none.
-    #[serde(default = "default_domain")]
-    pub(super) domain: String,
-    /// What came with the source and made a difference.
-    #[serde(default)]
-    pub(super) fields: SourceFields,
-    /// Which of the module's versions it is; records from before there were any are the first.
-    #[serde(default = "first_version")]
-    pub(super) version: u64,
-}
-
-fn first_version() -> u64 {
-    1
-}
-
-#[cfg(test)]
-impl Record {
-    pub(super) fn for_tests(name: &str, deployed_ms: u64) -> Self {
-        let (hash, key, domain) = ("h".into(), "k".into(), default_domain());
-        let (fields, manifest) = (SourceFields::default(), Manifest::default());
-        Self { name: name.into(), hash, key, manifest, deployed_ms, domain, fields, version: 1 }
-    }
-}
-
-fn default_domain() -> String {
-    DEFAULT_DOMAIN.to_owned()
-}
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -83,7 +44,7 @@ impl Store {
         if store.scratch().exists() {
             fs::remove_dir_all(store.scratch())?;
         }
-        fs::create_dir_all(store.scratch())?;
+        fs::DirBuilder::new().mode(0o700).create(store.scratch())?;
         fs::create_dir_all(store.run_dir())?;
         // The directories themselves stay: a sandbox may know them already.
         for entry in fs::read_dir(store.run_dir())? {
@@ -114,7 +75,7 @@ impl Store {
         self.dir.join(".units")
     }
 
-    /// Where compilations are made.
+    /// Where compilations are made: closed, since other processes of the compiler's user may be there.
     pub(super) fn scratch(&self) -> PathBuf {
         self.dir.join(".scratch")
     }
@@ -445,30 +406,6 @@ fn is_object(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "so")
 }
 
-/// What files about the module `name` are called: all but letters, digits, `-`, `_` and inner dots are escaped.
-pub(super) fn file_name(name: &str) -> String {
-    let mut file = String::new();
-    for (at, byte) in name.bytes().enumerate() {
-        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_') || byte == b'.' && at > 0 {
-            file.push(char::from(byte));
-        } else {
-            file.push_str(&format!("%{byte:02x}"));
-        }
-    }
-    // A name of 127 bytes escapes to 381: too long for a file name, so such a one is named by its hash.
-    if file.len() > 200 {
-        use sha2::{Digest, Sha256};
-        file = super::sdk::hex(&Sha256::digest(name.as_bytes()));
-    }
-    file
-}
-
-/// Names the file that an error is about.
-pub(super) fn at(path: &Path) -> impl FnOnce(io::Error) -> io::Error {
-    let path = path.display().to_string();
-    move |error| io::Error::new(error.kind(), format!("{path}: {error}"))
-}
-
 fn first_line(text: &str) -> &str {
     text.lines().next().unwrap_or_default()
 }
@@ -479,6 +416,7 @@ fn sync_dir(dir: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::deploy::SourceFields;
     use super::*;
 
     fn record(name: &str, deployed_ms: u64) -> Record {

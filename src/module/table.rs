@@ -2,7 +2,7 @@
 
 use super::generation::Serving;
 use super::matcher::{Cache, Matcher, Owned, Source, TooLarge};
-use super::{captures, pattern};
+use super::{pattern, segment_names};
 use crate::abi::manifest::Manifest;
 use crate::domain::Instance;
 use foldhash::fast::FixedState;
@@ -407,7 +407,7 @@ impl Patterns {
             Some(number) => *number,
             None => {
                 let regex = pattern::translate(path).ok()?;
-                self.sources.push(Source { path: captures::expanded(path).into_owned(), regex });
+                self.sources.push(Source { path: segment_names::expanded(path).into_owned(), regex });
                 self.numbers.insert(path.to_owned(), self.sources.len() - 1);
                 self.sources.len() - 1
             }

@@ -1,8 +1,8 @@
 //! What is told of the modules and their domains: `GET /mgnt`.
 
 use super::control::Control;
+use super::crash_json::crash_json;
 use super::table::Published;
-use crate::domain::process::CrashReport;
 use crate::domain::{DomainView, MemoryLimit};
 use serde_json::json;
 use std::time::SystemTime;
@@ -46,30 +46,6 @@ impl Control {
 fn ms_since_1970(at: SystemTime) -> u64 {
     let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
-pub(super) fn crash_json(crash: &CrashReport) -> serde_json::Value {
-    serde_json::json!({
-        "summary": crash.summary(),
-        "modules": crash.modules,
-        "what": crash.what,
-        "signal": crash.signal,
-        "address": crash.address.map(|address| format!("{address:#x}")),
-        "frame": crash.frame,
-        "backtrace": crash.backtrace,
-        "registers": crash.registers.iter().map(|(name, value)| (name.clone(), format!("{value:#x}").into())).collect::<serde_json::Map<_, _>>(),
-        "version": crash.version,
-        "place": crash.place,
-        "caught": crash.caught,
-        "at_ms": crash.at_ms,
-        "pid": crash.pid,
-        "core": crash.core.as_ref().map(|core| json!({
-            "path": core.path.display().to_string(),
-            "bytes": core.bytes,
-            "object": core.object.as_ref().map(|(path, _)| path.display().to_string()),
-            "base": core.object.as_ref().map(|(_, base)| format!("{base:#x}")),
-        })),
-    })
 }
 
 fn domain_json(domain: &DomainView) -> serde_json::Value {

@@ -5,8 +5,8 @@
 
 use super::deploy::SourceFields;
 use super::libraries::Library;
+use super::module_record::Record;
 use super::signing::Signature;
-use super::store::Record;
 use crate::abi::manifest::Manifest;
 use serde::{Deserialize, Serialize};
 use serde_json::json;

@@ -1,12 +1,13 @@
-//! Where modules may connect to: what `--allow-net` says.
+//! The destinations to which modules may connect: the list of `--allow-net`.
 //!
-//! Addresses that lead to this machine or to what a cloud tells its machines are left out of networks and names, because whoever
-//! writes `0.0.0.0/0` or a name means other machines. A text that is such an address, or a network within their ranges, grants them.
+//! Networks and names do not include addresses that lead to this machine or to a cloud's metadata services, because an operator
+//! who writes `0.0.0.0/0` or a name means other machines. An entry that is such an address itself, or a network within their
+//! ranges, grants them.
 
 use crate::proto::forwarded::{contains, network};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// What `--allow-net` grants.
+/// The destinations that `--allow-net` grants.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Reach {
     /// No connections.
@@ -14,17 +15,17 @@ pub enum Reach {
     Nothing,
     /// Sockets of all kinds, to anywhere.
     Everything,
-    /// TCP to these.
+    /// TCP to these destinations.
     Listed(Vec<Destination>),
 }
 
-/// One text of the list.
+/// One entry of the list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Destination {
-    /// The domain that it is granted to; `None`: all.
+    /// The domain to which the destination is granted; `None`: all domains.
     domain: Option<String>,
     target: Target,
-    /// `None`: each.
+    /// The port; `None`: every port.
     port: Option<u16>,
 }
 
@@ -34,7 +35,7 @@ enum Target {
     Name(String),
 }
 
-/// A text that is no destination.
+/// The text is not a destination.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "--allow-net {0}: write ADDRESS:PORT, NETWORK/BITS:PORT or NAME:PORT, with [] around IPv6 and * for each port, and DOMAIN= \
@@ -42,7 +43,8 @@ enum Target {
 )]
 pub struct DestinationError(String);
 
-/// Ranges of which an address has to be named: this machine, links, and the services by which clouds tell their machines secrets.
+/// Ranges whose addresses must be named one by one: this machine, links, and the services by which clouds tell their machines
+/// secrets.
 const NAMED_V4: [(Ipv4Addr, u8); 6] = [
     (Ipv4Addr::UNSPECIFIED, 8),
     (Ipv4Addr::new(127, 0, 0, 0), 8),
@@ -57,8 +59,8 @@ const NAMED_V6: [(Ipv6Addr, u8); 4] = [
     (Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10),
     (Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254), 128),
 ];
-/// Ranges of IPv6 whose addresses have one of IPv4 in them, and how many bits stand before it: mapped and compatible addresses,
-/// NAT64 (RFC 6052), 6to4 (RFC 3056).
+/// Ranges of IPv6 addresses that contain an IPv4 address, and how many bits precede it: mapped and compatible addresses, NAT64
+/// (RFC 6052), 6to4 (RFC 3056).
 const EMBEDDING: [(Ipv6Addr, u8, u32); 4] = [
     (Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0), 96, 96),
     (Ipv6Addr::UNSPECIFIED, 96, 96),
@@ -67,10 +69,10 @@ const EMBEDDING: [(Ipv6Addr, u8, u32); 4] = [
 ];
 
 impl Reach {
-    /// Reads the texts of the list. One that says yes or no is the switch that `--allow-net` was.
+    /// Parses the entries of the list. An entry that means yes or no is the switch that `--allow-net` was earlier.
     ///
     /// # Errors
-    /// A text that is neither that nor a destination.
+    /// An entry is neither a switch nor a destination.
     pub fn read<'t>(texts: impl IntoIterator<Item = &'t str>) -> Result<Self, DestinationError> {
         let (mut listed, mut everything) = (Vec::new(), false);
         for text in texts {
@@ -87,8 +89,8 @@ impl Reach {
         })
     }
 
-    /// Whether a module of `domain` may connect to `address`. `is_own` says whether an address is one of this machine's, and
-    /// `resolve` which addresses a name has; it may wait.
+    /// Whether a module of `domain` may connect to `address`. `is_own` returns whether an address is one of this machine's.
+    /// `resolve` returns the addresses of a name, and may wait.
     #[must_use]
     pub fn allows(
         &self,
@@ -112,14 +114,14 @@ impl Reach {
             Target::Network(network, bits) => {
                 contains(*network, *bits, ip) && (!to_be_named || names_address(*network, *bits))
             }
-            // The one name that means this machine.
+            // `localhost` is the only name that means this machine.
             Target::Name(name) if name.eq_ignore_ascii_case("localhost") => ip.is_loopback(),
             Target::Name(name) => !to_be_named && resolve(name).iter().any(|known| known.to_canonical() == ip),
         })
     }
 }
 
-/// Whether the network is a single address, or lies in one of the ranges whose addresses have to be named.
+/// Whether the network is a single address, or lies in one of the ranges whose addresses must be named.
 fn names_address(network: IpAddr, bits: u8) -> bool {
     let within = |range: IpAddr, range_bits| bits >= range_bits && contains(range, range_bits, network);
     bits == if network.is_ipv4() { 32 } else { 128 }
@@ -148,7 +150,7 @@ fn destination(text: &str) -> Option<Destination> {
     if domain.as_deref() == Some("") {
         return None;
     }
-    // Brackets stand around the address alone, or around the network.
+    // Brackets enclose either the address alone, or the network.
     let plain = match target.strip_prefix('[') {
         Some(rest) => {
             let (address, bits) = rest.split_once(']')?;
@@ -158,7 +160,7 @@ fn destination(text: &str) -> Option<Destination> {
         None => target.to_owned(),
     };
     let target = match network(&plain) {
-        // As each address that is compared with it.
+        // The network is made canonical, like each address that is compared with it.
         Some((address, bits)) if address.is_ipv6() && address.to_canonical().is_ipv4() => {
             Target::Network(address.to_canonical(), bits.checked_sub(96)?)
         }
@@ -169,7 +171,8 @@ fn destination(text: &str) -> Option<Destination> {
     Some(Destination { domain, target, port })
 }
 
-/// Whether a text can be the name of a machine. The last label of a name is no number (RFC 3696 §2): `10.0.0.300` is an error.
+/// Whether a text can be the name of a machine. The last label of a name is not a number (RFC 3696 §2), so `10.0.0.300` is an
+/// error.
 fn is_name(text: &str) -> bool {
     let part = |label: &str| {
         (1..=63).contains(&label.len())

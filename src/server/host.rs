@@ -1,6 +1,5 @@
 //! The host of the modules: this process, or confined processes of their own.
 
-use super::shards::bodies_bytes_max;
 use crate::abi::context::JobTables;
 use crate::abi::manifest::set_server_limits;
 use crate::abi::request::{RequestRules, set_rules};
@@ -27,6 +26,12 @@ pub(super) enum ModuleHost {
     Here(Arc<InProcess>),
     /// Modules run in processes of their own.
     Apart(Arc<DomainRegistry>),
+}
+
+/// Bytes of the bodies that a shard receives, and of those that wait; also of those that lie in the memory of a domain. The
+/// budget of the server counts too.
+pub(super) fn bodies_bytes_max(config: &Config) -> usize {
+    config.bodies_bytes_max.min(config.resources.memory_bytes_max / 2 / config.shards.max(1))
 }
 
 pub(super) fn start_host(config: &Config, jobs_file: &Path, wakers: &[Arc<Waker>]) -> std::io::Result<ModuleHost> {

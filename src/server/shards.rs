@@ -1,6 +1,6 @@
 //! The shards: their threads, cores and limits, and the executors of modules in this process.
 
-use super::host::{ModuleHost, shard_cores, stream_sizes};
+use super::host::{ModuleHost, bodies_bytes_max, shard_cores, stream_sizes};
 use super::{ServeError, setup};
 use crate::abi::rooms::set_outlets;
 use crate::abi::websocket::Outlet;
@@ -159,12 +159,6 @@ fn reactor(config: &Config) -> ReactorKind {
         return ReactorKind::MonoioEpoll;
     }
     kind
-}
-
-/// Limit, in bytes, on the bodies that a shard receives; the same limit applies to bodies that wait, also in the memory of a
-/// domain. The budget of the server applies too.
-pub(super) fn bodies_bytes_max(config: &Config) -> usize {
-    config.bodies_bytes_max.min(config.resources.memory_bytes_max / 2 / config.shards.max(1))
 }
 
 fn shard_limits(config: &Config) -> ShardLimits {

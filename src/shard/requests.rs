@@ -183,6 +183,7 @@ impl Shard {
                 }
                 Err(error) => {
                     let head_only = conn.decoder.refused_head(rest);
+                    self.trace_unread(conn, &origin, rest, error.status());
                     self.reject(connections, conn, &error, head_only);
                     at = input.len();
                 }
@@ -523,7 +524,7 @@ impl Shard {
             RequestError::BodyTooLarge => self.grown_too_large(&conn.decoder.head_view()),
             error => ServerAnswer::text(error.status(), format!("{error}\n")),
         };
-        // Without a whole head it is not known which module the request is for.
+        // Without a whole head `trace_unread` has told what can be told.
         if conn.partial == Partial::Body {
             self.trace_refused(connections, conn, answer.status);
         }

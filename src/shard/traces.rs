@@ -3,11 +3,12 @@
 //! They are written while a reader of a module's lines asks for them. For all other requests one number is read.
 
 use super::Shard;
-use super::conn::Conn;
+use super::conn::{Conn, Partial};
 use super::requests::Origin;
+use crate::abi::manifest::Manifest;
 use crate::abi::visible::visible;
 use crate::logbook;
-use crate::module::table::RouteMatch;
+use crate::module::table::{Published, RouteMatch, Table};
 use crate::net::Connections;
 use crate::proto::http1::RequestView;
 use std::time::Instant;
@@ -51,30 +52,50 @@ impl Shard {
         if !logbook::is_traced() || !origin.serves_modules(view.path()) {
             return None;
         }
-        let module = self.snapshot.table().modules().get(self.module_of(view)?)?.manifest().name.clone();
+        let module = self.module_of(view.method().as_str(), view.path(), view.is_websocket_upgrade())?;
         let query = view.query().map(|query| [b"?", query].concat()).unwrap_or_default();
-        let target = [view.path(), &query].concat();
-        let target = String::from_utf8_lossy(target.get(..TARGET_BYTES_MAX).unwrap_or(&target));
-        let what = visible(&format!("{} {target}", view.method().as_str())).into_owned();
+        let what = what(view.method().as_str().as_bytes(), &[view.path(), &query].concat());
         let at = connections.outbox(origin.id).map_or(0, |outbox| outbox.buffer().len());
         Some(Trace { seq: origin.seq, module, what, begun: Instant::now(), at })
     }
 
-    /// The module that a request is for: its route or WebSocket matches, or its route would with another method.
-    fn module_of(&self, view: &RequestView<'_>) -> Option<usize> {
-        let (table, path) = (self.snapshot.table(), view.path());
+    /// The name of the module that a request is for: its route or WebSocket matches, or its route would with another method; or
+    /// else the one that alone has paths like it.
+    fn module_of(&self, method: &str, path: &[u8], is_websocket_upgrade: bool) -> Option<String> {
+        let table = self.snapshot.table();
         let on_route = |method: &str| match table.route(method, path) {
             RouteMatch::Found { module, .. } | RouteMatch::Held { module } => Ok(module),
             RouteMatch::MethodNotAllowed { allow } => Err(allow),
             RouteMatch::NotFound => Err(String::new()),
         };
         let socket = || table.websocket(path).map(|(module, _)| module);
-        if view.is_websocket_upgrade() {
-            return socket().or_else(|| on_route("GET").ok());
+        let served = if is_websocket_upgrade {
+            socket().or_else(|| on_route("GET").ok())
+        } else {
+            match on_route(method) {
+                Ok(module) => Some(module),
+                Err(allow) => allow.split(", ").find_map(|method| on_route(method).ok()).or_else(socket),
+            }
+        };
+        let module = served.and_then(|module| table.modules().get(module)).map(Published::manifest);
+        module.or_else(|| near(table, path)).map(|manifest| manifest.name.clone())
+    }
+
+    /// Tells that the server itself answers a request whose head can't be read and begins with `input`, if its first line says
+    /// for which module it is.
+    pub(super) fn trace_unread(&self, conn: &Conn, origin: &Origin, input: &[u8], status: u16) {
+        if !logbook::is_traced() || conn.partial == Partial::Body {
+            return;
         }
-        match on_route(view.method().as_str()) {
-            Ok(module) => Some(module),
-            Err(allow) => allow.split(", ").find_map(|method| on_route(method).ok()).or_else(socket),
+        let line = input.split(|byte| matches!(byte, b'\r' | b'\n')).find(|line| !line.is_empty()).unwrap_or_default();
+        let mut words = line.split(|byte| *byte == b' ');
+        let (Some(method), Some(target)) = (words.next(), words.next()) else { return };
+        let path = target.split(|byte| *byte == b'?').next().unwrap_or_default();
+        if !origin.serves_modules(path) {
+            return;
+        }
+        if let Some(module) = self.module_of(&String::from_utf8_lossy(method), path, false) {
+            logbook::request(&module, &format!("{} {status} 0.0 ms", what(method, target)));
         }
     }
 
@@ -86,6 +107,26 @@ impl Shard {
             trace.tell_status(&status.to_string(), "");
         }
     }
+}
+
+/// Method and target, as they are shown.
+fn what(method: &[u8], target: &[u8]) -> String {
+    let cut = |bytes: &[u8]| String::from_utf8_lossy(bytes.get(..TARGET_BYTES_MAX).unwrap_or(bytes)).into_owned();
+    visible(&format!("{} {}", cut(method), cut(target))).into_owned()
+}
+
+/// The only module with paths that have the first segment of `path`: a slip behind that segment is told to its author.
+fn near<'a>(table: &'a Table, path: &[u8]) -> Option<&'a Manifest> {
+    let end = path.iter().skip(1).position(|byte| *byte == b'/').map_or(path.len(), |at| at + 1);
+    let first = std::str::from_utf8(path.get(..end)?).ok().filter(|first| first.len() > 1)?;
+    let is_below =
+        |pattern: &str| pattern.strip_prefix(first).is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '(']));
+    let has = |manifest: &Manifest| {
+        let mut routes = manifest.routes.iter().map(|route| &*route.path);
+        routes.any(is_below) || manifest.websockets.iter().any(|socket| is_below(&socket.path))
+    };
+    let mut found = table.modules().iter().map(Published::manifest).filter(|manifest| has(manifest));
+    found.next().filter(|_| found.next().is_none())
 }
 
 /// A request has begun, and may be answered already.

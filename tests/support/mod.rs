@@ -203,12 +203,26 @@ impl Server {
         line.trim_start_matches(':').split_whitespace().next().unwrap().parse().unwrap()
     }
 
+    /// Open descriptors, but for those to the processes that wait for the next compilation: two each.
     pub fn descriptors(&self) -> usize {
-        std::fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
+        let all = std::fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count();
+        all.saturating_sub(2 * self.spares().len())
     }
 
-    /// The server's process and those it has started.
+    /// The server's process and those it has started, but for those that wait for the next compilation, and those that have ended
+    /// and are not reaped yet.
     pub fn processes(&self) -> Vec<u32> {
+        let is_gone = |pid: u32| std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.is_empty());
+        let all = self.all_processes().into_iter();
+        all.filter(|pid| !waits_for_a_compilation(*pid) && !is_gone(*pid)).collect()
+    }
+
+    /// The processes that wait for the next compilation.
+    pub fn spares(&self) -> Vec<u32> {
+        self.all_processes().into_iter().filter(|pid| waits_for_a_compilation(*pid)).collect()
+    }
+
+    fn all_processes(&self) -> Vec<u32> {
         let task = format!("/proc/{0}/task", self.pid());
         let tasks = std::fs::read_dir(task).unwrap().flatten();
         let children = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
@@ -257,6 +271,12 @@ impl Drop for Server {
 /// Where modules run in these tests: `CWEB_TEST_ISOLATION`, or in the server.
 pub fn isolation() -> String {
     std::env::var("CWEB_TEST_ISOLATION").unwrap_or_else(|_| "none".to_owned())
+}
+
+fn waits_for_a_compilation(pid: u32) -> bool {
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let command = line.split(|byte| *byte == 0).nth(1).unwrap_or_default();
+    matches!(command, b"sandbox-held" | b"inspect")
 }
 
 pub fn signal(pid: u32, name: &str) {

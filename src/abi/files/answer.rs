@@ -1,4 +1,4 @@
-//! What of a file a request is answered with.
+//! Decides which parts of a file answer a request.
 
 use super::open::{Family, Found, OpenFile};
 use crate::proto::http1::{
@@ -11,15 +11,15 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Which sibling is taken where a client likes several alike: the smallest.
+/// Preferred coding among those that a client weighs equally: the one with the smallest file.
 const PREFERRED: [Coding; 3] = [Coding::Brotli, Coding::Zstd, Coding::Gzip];
 
 /// A piece of a body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Piece {
-    /// These bytes.
+    /// Bytes in memory.
     Text(Vec<u8>),
-    /// These bytes of the file.
+    /// A range of the file.
     Part(Range<u64>),
 }
 
@@ -37,11 +37,11 @@ impl Piece {
 pub struct FileParts {
     /// The open file.
     pub file: Arc<OpenFile>,
-    /// What is sent, in order.
+    /// The pieces to send, in order.
     pub pieces: Vec<Piece>,
 }
 
-/// An answer with a file, or what a condition or a range has made of it.
+/// An answer with a file, or the answer that a condition or a range requires.
 #[derive(Debug, Clone)]
 pub struct FileAnswer {
     /// The status.
@@ -58,12 +58,12 @@ pub struct FileAnswer {
 /// A header field.
 type Field<'a> = (Cow<'a, [u8]>, Cow<'a, [u8]>);
 
-/// What a module says of a file.
+/// A module's settings for a file answer.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Wishes<'a> {
     pub(super) content_type: Option<&'a str>,
     pub(super) etag: Option<&'a str>,
-    /// All of it is sent, whatever the request's conditions and ranges are.
+    /// Send the whole file and ignore the request's conditions and ranges.
     pub(super) is_plain: bool,
 }
 
@@ -73,14 +73,14 @@ impl FileAnswer {
         Self { status, bytes: 0, parts: None, fields, is_multipart: false }
     }
 
-    /// The answer to `view` with a file, whose content type is that of `name` unless a module wishes another.
+    /// The answer to `view` with a file. Its content type is that of `name`, unless the module sets another one.
     pub(super) fn new(view: &RequestView<'_>, family: &Family, name: &[u8], wishes: Wishes<'_>) -> Self {
         let coding = choose_coding(view, &PREFERRED, |coding| family.sibling(coding).is_some());
         let found = coding.and_then(|coding| family.sibling(coding)).unwrap_or(&family.plain);
         let content_type = wishes.content_type.unwrap_or_else(|| mime::content_type(name));
         let etag = wishes.etag.map_or_else(|| found.info.etag(), str::to_owned);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        // RFC 9110 §8.8.2.1: no date of the future.
+        // RFC 9110 §8.8.2.1: the date must not be in the future.
         let modified = found.info.modified_s().map(|modified| modified.min(now));
         let mut fields = vec![("Accept-Ranges", "bytes".to_owned()), ("ETag", etag.clone())];
         let date = modified.map(|modified| String::from_utf8_lossy(&http_date(modified)).into_owned());
@@ -136,7 +136,7 @@ impl FileAnswer {
         pieces
     }
 
-    /// The header fields of the answer: the module's, which win, and the file's.
+    /// The header fields of the answer: the module's, which take precedence, and the file's.
     #[must_use]
     pub fn fields<'a>(&'a self, given: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Vec<Field<'a>> {
         let is = |name: &[u8], known: &str| name.eq_ignore_ascii_case(known.as_bytes());

@@ -1,7 +1,7 @@
-//! Opening a file below a directory, without a way out of it.
+//! Opens a file below a directory; no path can leave the directory.
 //!
-//! openat2(2) does that in one call. In a sandbox it is unknown, because no filter can look at its flags; then the path is walked,
-//! one name a call, and no call follows a symbolic link by itself.
+//! openat2(2) does that in one call. The sandbox forbids openat2(2), because no filter can examine its flags. The path is then
+//! walked, one name per call, and no call follows a symbolic link by itself.
 
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, openat, openat2, readlinkat};
 use rustix::io::Errno;
@@ -9,19 +9,19 @@ use std::ffi::CStr;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// openat2(2) says EAGAIN when a directory was moved while it looked.
+/// openat2(2) returns EAGAIN when a directory was moved during the call.
 const ATTEMPTS_MAX: u32 = 8;
 
-/// Symbolic links on the way of one path, as many as the kernel follows.
+/// Limit on the symbolic links in one path; the kernel has the same limit.
 const LINKS_MAX: usize = 40;
 
-/// Names that are still to be walked: links add to them.
+/// Limit on the names still to be walked: links add names.
 const NAMES_MAX: usize = 4096;
 
-/// Opens `path` below `root`. Symbolic links are followed while they stay below it.
+/// Opens `path` below `root`. Symbolic links are followed while they stay below `root`.
 ///
 /// # Errors
-/// EXDEV if the path leads out of `root`, ELOOP for too many links; and those of open(2).
+/// EXDEV if the path leads out of `root`, ELOOP for too many links; and the errors of open(2).
 pub(super) fn open(root: &OwnedFd, path: &CStr, flags: OFlags) -> Result<OwnedFd, Errno> {
     static UNKNOWN: AtomicBool = AtomicBool::new(false);
     let mut attempts = 0;
@@ -36,12 +36,12 @@ pub(super) fn open(root: &OwnedFd, path: &CStr, flags: OFlags) -> Result<OwnedFd
     walk(root, path, flags)
 }
 
-/// The names of `path`, the last one first, so that the next one is at the end.
+/// The names of `path` in reverse order, so that the next name is at the end.
 fn names_of(path: &[u8]) -> Result<Vec<Vec<u8>>, Errno> {
     if path.first() == Some(&b'/') {
         return Err(Errno::XDEV);
     }
-    // A slash at the end asks for a directory, as a dot does.
+    // A trailing slash requires a directory, as a dot does.
     let end: &[u8] = if path.ends_with(b"/") { b"." } else { b"" };
     let names = path.split(|&byte| byte == b'/').chain([end]).filter(|name| !name.is_empty());
     let mut names: Vec<Vec<u8>> = names.map(<[u8]>::to_vec).collect();
@@ -55,8 +55,8 @@ fn walk(root: &OwnedFd, path: &CStr, flags: OFlags) -> Result<OwnedFd, Errno> {
     if names.is_empty() {
         return Err(Errno::NOENT);
     }
-    // The directories below `root` that lead to where the walk is. `..` takes the last one away: the kernel is not asked for
-    // the parent of a directory that may have been moved.
+    // The directories from `root` to the present position. `..` removes the last one: the kernel is never asked for the parent
+    // of a directory, because that directory may have been moved.
     let mut directories: Vec<OwnedFd> = Vec::new();
     let mut links = 0;
     while let Some(name) = names.pop() {

@@ -1,4 +1,4 @@
-//! `cweb_host.send_file`: what a handler says of the file that is its answer, until the handler returns.
+//! `cweb_host.send_file`: stores the file that a handler answers with until the handler returns.
 
 use super::answer::{FileAnswer, Wishes};
 use super::open;
@@ -23,15 +23,15 @@ pub struct FileWish {
     etag: *const c_char,
 }
 
-/// The call that the thread is in.
+/// The present call of the thread.
 #[derive(Clone, Copy)]
 struct Current {
-    /// A `RequestView`, for as long as the call lasts.
+    /// Points to a `RequestView`, valid during the call.
     view: *const c_void,
     response: *mut HttpResponse,
 }
 
-/// A file that a handler answers with, and what its response had as a body then.
+/// A file that a handler answers with, and the body of its response at that moment.
 struct Sent {
     answer: FileAnswer,
     body: *mut c_char,
@@ -43,12 +43,12 @@ thread_local! {
     static SENT: RefCell<Option<Sent>> = const { RefCell::new(None) };
 }
 
-/// Makes the calling thread's own state; see [`crate::abi::websocket::ready`].
+/// Creates the calling thread's own state; see [`crate::abi::websocket::ready`].
 pub fn ready() {
     let _ = SENT.try_with(|_| ());
 }
 
-/// Runs `body`, a handler's call about `view` and `response`.
+/// Runs `body`, a call of the handler for `view` and `response`.
 pub(in crate::abi) fn during<T>(view: &RequestView<'_>, response: *mut HttpResponse, body: impl FnOnce() -> T) -> T {
     let current = Current { view: std::ptr::from_ref(view).cast(), response };
     let outer = CURRENT.replace(Some(current));
@@ -58,7 +58,7 @@ pub(in crate::abi) fn during<T>(view: &RequestView<'_>, response: *mut HttpRespo
     result
 }
 
-/// The file that the handler of `response` answers with. A body that the handler has set afterwards counts instead.
+/// The file that the handler of `response` answers with. A body that the handler has set afterwards takes precedence.
 pub(in crate::abi) fn sent(response: &HttpResponse) -> Option<FileAnswer> {
     let Sent { mut answer, body, content_length } = SENT.take()?;
     if (body, content_length) != (response.body, response.content_length) {
@@ -78,10 +78,11 @@ unsafe fn text<'a>(pointer: *const c_char) -> Option<&'a CStr> {
 /// Makes a file the answer of the calling thread's handler; sets the status.
 ///
 /// # Errors
-/// EOPNOTSUPP: `response` is not the one that the thread's handler answers with; EINVAL: `wish` has no path; those of openat2(2).
+/// EOPNOTSUPP: `response` does not belong to the thread's handler; EINVAL: `wish` has no path; the errors of openat2(2).
 ///
 /// # Safety
-/// `wish` has C strings or NULL, which are measured before anything is allocated: a bad pointer jumps out of here.
+/// `wish` must have C strings or NULL. They are measured before anything is allocated, because a bad pointer makes the guard
+/// jump out of this frame.
 pub(in crate::abi) unsafe fn send_file(response: *mut HttpResponse, wish: *const FileWish) -> io::Result<()> {
     let invalid = || io::Error::from_raw_os_error(libc::EINVAL);
     let foreign = || io::Error::from_raw_os_error(libc::EOPNOTSUPP);
@@ -92,7 +93,7 @@ pub(in crate::abi) unsafe fn send_file(response: *mut HttpResponse, wish: *const
         (wish, text(wish.root), text(wish.path), text(wish.content_type), text(wish.etag))
     };
     let path = path.filter(|_| wish.size as usize >= size_of::<FileWish>()).ok_or_else(invalid)?;
-    // SAFETY: `during` has the view borrowed for as long as the call lasts.
+    // SAFETY: `during` keeps the view borrowed during the call.
     let view = unsafe { &*current.view.cast::<RequestView<'_>>() };
     let family = open::find(root, path)?;
     let readable = |text: Option<&'_ CStr>| text.and_then(|text| text.to_str().ok()).map(str::to_owned);
@@ -100,7 +101,7 @@ pub(in crate::abi) unsafe fn send_file(response: *mut HttpResponse, wish: *const
     let wishes =
         Wishes { content_type: content_type.as_deref(), etag: etag.as_deref(), is_plain: wish.flags & PLAIN != 0 };
     let answer = FileAnswer::new(view, &family, path.to_bytes(), wishes);
-    // SAFETY: it is the response of this thread's call, as was compared.
+    // SAFETY: the comparison has shown that this is the response of this thread's call.
     let (body, content_length) = unsafe {
         (*response).status = c_int::from(answer.status);
         ((*response).body, (*response).content_length)

@@ -1,7 +1,7 @@
-//! Answers with files, where modules run: a file is opened with the rights of the module's process, the request's
-//! conditions and ranges are judged, and the server is handed the open descriptor and what of it to send.
+//! Answers with files, in the process of the modules. A file is opened with the rights of that process, and the request's
+//! conditions and ranges are judged. The server gets the open descriptor and the parts to send.
 //!
-//! The calling thread is one that may wait for a disk: an executor's. Nothing here reads a file's bytes.
+//! The calling thread must be an executor's, which may wait for a disk. This code reads no bytes of a file.
 
 mod answer;
 mod beneath;

@@ -7,10 +7,10 @@ use crate::proto::http1::RequestView;
 use std::ffi::CString;
 use std::io;
 
-/// What stands for a directory.
+/// The file that is served for a directory.
 const INDEX: &[u8] = b"index.html";
 
-/// The answer to `view` from the directory `dir`, which is served below the path `prefix`.
+/// The answer to `view` from the directory `dir`, which is mounted at the path `prefix`.
 #[must_use]
 pub fn mounted(view: &RequestView<'_>, prefix: &str, dir: &str) -> FileAnswer {
     let not_found = || FileAnswer::without_file(404, Vec::new());
@@ -37,15 +37,15 @@ fn refused(error: &io::Error, dir: &str) -> FileAnswer {
             tracing::error!("a file of {dir} can't be opened: {error}");
             FileAnswer::without_file(500, Vec::new())
         }
-        // Whether a file is there is not told to one that may not have it.
+        // The status must not reveal whether a forbidden file exists.
         _ => FileAnswer::without_file(404, Vec::new()),
     }
 }
 
-/// Sends the client to the same path with a slash, so that relative links of an index are right.
+/// Redirects the client to the same path with a trailing slash, so that relative links of an index work.
 fn moved(view: &RequestView<'_>) -> FileAnswer {
     let query = view.query().map(|query| [b"?", query].concat()).unwrap_or_default();
-    // Two slashes would name a host.
+    // A path with two leading slashes would name a host.
     let path = view.path().iter().position(|byte| *byte != b'/').and_then(|at| view.path().get(at..));
     let target = [b"/", path.unwrap_or_default(), b"/", &query].concat();
     match String::from_utf8(target) {
@@ -54,8 +54,8 @@ fn moved(view: &RequestView<'_>) -> FileAnswer {
     }
 }
 
-/// The path below the directory; `None` for one that is not served: with a NUL, an empty segment, `..`, or a name that
-/// begins with a dot (`.well-known` apart).
+/// The path below the directory. `None` for a path that must not be served: one with a NUL, an empty segment, `..`, or a name
+/// that begins with a dot (except `.well-known`).
 fn relative(below: &[u8]) -> Option<Vec<u8>> {
     let mut path = form::percent_decoded(below.strip_prefix(b"/")?);
     if path.is_empty() || path.ends_with(b"/") {

@@ -1,4 +1,4 @@
-//! Opening files, and keeping those open that are asked for often.
+//! Opens files, and keeps frequently requested files open.
 
 use super::beneath;
 use crate::proto::http1::Coding;
@@ -13,15 +13,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Files that are kept open in a process.
+/// Limit on the files that a process keeps open.
 const KEPT_FILES_MAX: usize = 64;
 
-/// Larger files are opened for each answer: opening one costs little beside sending it, and one that is deleted while it is
-/// kept would keep its space.
+/// Largest file, in bytes, that is kept open. Opening a larger file costs little compared with sending it, and a deleted file
+/// would keep its disk space while it is open.
 pub(super) const KEPT_BYTES_MAX: u64 = 8 * 1024 * 1024;
 
-/// A file that is kept open is looked up by its name again after this. That it was changed, deleted or replaced by
-/// rename(2) is seen at once.
+/// How long an open file is used without a new lookup of its name. Changes, deletion and replacement by rename(2) are detected
+/// at once.
 const LOOKED_UP_MAX: Duration = Duration::from_secs(1);
 
 /// An open regular file.
@@ -42,19 +42,19 @@ impl OpenFile {
         })
     }
 
-    /// Names this open file in this process; never used again.
+    /// A number for this open file in this process; never reused.
     #[must_use]
     pub fn id(&self) -> u64 {
         self.id
     }
 
-    /// Its descriptor, for as long as it takes to send it.
+    /// The file's descriptor, valid while the file is sent.
     #[must_use]
     pub fn descriptor(&self) -> &Arc<OwnedFd> {
         &self.fd
     }
 
-    /// Whether the same open file may be in further answers.
+    /// Whether further answers may use the same open file.
     #[must_use]
     pub fn is_kept(&self) -> bool {
         self.is_kept
@@ -65,14 +65,14 @@ impl OpenFile {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Info {
     pub(super) bytes: u64,
-    /// Nanoseconds after 1970, negative before.
+    /// Nanoseconds after 1970-01-01 00:00:00 UTC, negative for earlier times.
     pub(super) modified_ns: i128,
     inode: u64,
     device: u64,
 }
 
 impl Info {
-    /// Of a regular file; an error for anything else.
+    /// The state of a regular file; an error for any other kind.
     fn of(stat: &Stat) -> Result<Self, Errno> {
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => {}
@@ -87,13 +87,13 @@ impl Info {
         })
     }
 
-    /// Seconds after 1970 of the last change.
+    /// The time of the last change, in seconds after 1970-01-01 00:00:00 UTC.
     pub(super) fn modified_s(&self) -> Option<u64> {
         u64::try_from(self.modified_ns.div_euclid(1_000_000_000)).ok()
     }
 
-    /// A strong validator (RFC 9110 §8.8.1): it changes with the file's content, its length and when another file takes its
-    /// name.
+    /// A strong validator (RFC 9110 §8.8.1): it changes when the content or length of the file changes, or another file takes
+    /// its name.
     pub(super) fn etag(&self) -> String {
         format!("\"{:x}-{:x}-{:x}\"", self.modified_ns, self.bytes, self.inode)
     }
@@ -103,7 +103,7 @@ impl Info {
     }
 }
 
-/// What a name stands for now.
+/// The file that a name refers to now.
 #[derive(Debug, Clone)]
 pub(super) struct Found {
     pub(super) file: Arc<OpenFile>,
@@ -117,7 +117,7 @@ impl Found {
         Ok(Self { file: OpenFile::new(fd, &info), info })
     }
 
-    /// The state now of a file that has been open for a while; `None` if its name is gone.
+    /// The present state of a file that has been open for a while; `None` if its name was removed.
     fn refreshed(&self) -> Option<Self> {
         let stat = fstat(&*self.file.fd).ok().filter(|stat| stat.st_nlink > 0)?;
         let info = Info::of(&stat).ok().filter(|info| info.bytes <= KEPT_BYTES_MAX)?;
@@ -140,20 +140,20 @@ impl Family {
             for (place, coding) in siblings.iter_mut().zip(Coding::ALL) {
                 let name = CString::new([path.to_bytes(), coding.suffix().as_bytes()].concat()).ok();
                 let found = name.and_then(|name| Found::open(root, &name).ok());
-                // One that is older than the file was made of an earlier content.
+                // A sibling older than the file was made from an earlier content.
                 *place = found.filter(|found| found.info.modified_ns >= plain.info.modified_ns);
             }
         }
         Ok(Self { plain, siblings })
     }
 
-    /// The file encoded in this way, if there is one.
+    /// The sibling with this coding, if there is one.
     pub(super) fn sibling(&self, coding: Coding) -> Option<&Found> {
         let place = Coding::ALL.iter().position(|known| *known == coding)?;
         self.siblings.get(place)?.as_ref()
     }
 
-    /// Whether the answer depends on what codings the client takes.
+    /// Whether the answer depends on the codings that the client accepts.
     pub(super) fn varies(&self) -> bool {
         self.siblings.iter().any(Option::is_some)
     }
@@ -166,7 +166,7 @@ impl Family {
         Some(Self { plain, siblings: self.siblings.clone() })
     }
 
-    /// With the open files of `before` where they are the same.
+    /// Keeps the open files of `before` that are unchanged.
     fn keeping(mut self, before: &Self) -> Self {
         let keep = |now: &mut Found, before: &Found| {
             if now.info.is_same_file(&before.info) && now.file.is_kept && before.file.is_kept {
@@ -190,7 +190,7 @@ impl Family {
 struct Kept {
     family: Family,
     looked_up: Instant,
-    /// The number of the last use.
+    /// The number of the last use; larger means later.
     used: u64,
 }
 
@@ -201,7 +201,7 @@ struct Cache {
 }
 
 impl Cache {
-    /// What is known of a name; whether it has to be looked up anew is the second value.
+    /// The cached files of a name; the second value tells whether the name must be looked up again.
     fn get(&mut self, key: &(Vec<u8>, Vec<u8>), now: Instant) -> Option<(Family, bool)> {
         self.uses += 1;
         let kept = self.kept.get_mut(key)?;
@@ -227,10 +227,10 @@ fn with_cache<T>(body: impl FnOnce(&mut Cache) -> T) -> T {
     body(CACHE.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_default())
 }
 
-/// The regular file `path`: below `root` whatever the path says, or, without a root, as open(2) finds it.
+/// Finds the regular file `path`: always below `root`, or, without a root, as open(2) finds it.
 ///
 /// # Errors
-/// EISDIR for a directory, ENXIO for anything else that is no regular file, and those of openat2(2).
+/// EISDIR for a directory, ENXIO for any other file that is not regular, and the errors of openat2(2).
 pub(super) fn find(root: Option<&CStr>, path: &CStr) -> io::Result<Family> {
     let key = (root.map_or_else(Vec::new, |root| root.to_bytes().to_vec()), path.to_bytes().to_vec());
     let now = Instant::now();
@@ -279,7 +279,7 @@ fn open(root: Option<&CStr>, path: &CStr) -> Result<OwnedFd, Errno> {
     match root {
         Some(root) => beneath::open(&directory(root)?, path, flags),
         None => {
-            // Opening a device can do something; what is one is seen before.
+            // Opening a device can have effects, so the kind of file is checked first.
             Info::of(&statat(CWD, path, AtFlags::empty())?)?;
             openat(CWD, path, flags, Mode::empty())
         }

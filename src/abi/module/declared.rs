@@ -1,4 +1,4 @@
-//! The functions that a module declares, with the number of arguments that each is called with.
+//! The functions that a module declares, with the number of arguments of each.
 
 use super::{ModuleSymbols, SocketCallbacks};
 use crate::abi::manifest::Api;
@@ -8,11 +8,11 @@ use std::ptr::null_mut;
 /// A function in a module's `config`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Declared {
-    /// Where it stands: `routes[0].handler`.
+    /// The position in `config`: `routes[0].handler`.
     pub place: String,
-    /// Its address.
+    /// The function's address.
     pub address: usize,
-    /// How many arguments the server calls it with.
+    /// How many arguments the server passes.
     pub arguments: usize,
 }
 
@@ -20,9 +20,9 @@ fn address<F: Copy>(callee: Option<Callee<F>>, of: impl Fn(F) -> usize) -> Optio
     callee.map(|callee| of(callee.with(null_mut()).0))
 }
 
-/// The functions of a module whose functions take what `api` says.
+/// The functions of a module whose functions take the arguments in `api`.
 pub(super) fn functions(symbols: &ModuleSymbols, api: Api) -> Vec<Declared> {
-    // The context comes first, in modules that know it.
+    // The context comes first, in modules whose functions take it.
     let context = usize::from(api != Api::TwoArguments);
     let mut found = Vec::new();
     let mut add = |place: String, address: Option<usize>, arguments: usize| {

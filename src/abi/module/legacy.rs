@@ -25,7 +25,7 @@ struct WebSocketInfo {
     on_close: Option<SocketFn>,
 }
 
-/// `module_t`. The functions are of other types than the fields say: a [`Callee`] keeps that in mind.
+/// `module_t`. The functions have other types than the fields state: a [`Callee`] takes account of that.
 #[repr(C)]
 pub(super) struct ModuleT {
     name: [c_char; NAME_SIZE],
@@ -77,7 +77,7 @@ pub(super) fn read(module: &ModuleT) -> Result<(Manifest, ModuleSymbols), OpenEr
         Ok(RouteDecl {
             path: text(route.path, &format!("routes[{at}].path"))?,
             method: text(route.method, &format!("routes[{at}].method"))?,
-            // There was one flag, which is 0.
+            // The older headers have one flag, which is 0.
             flags: 0,
             has_handler: route.handler.is_some(),
             mount: None,
@@ -93,7 +93,7 @@ pub(super) fn read(module: &ModuleT) -> Result<(Manifest, ModuleSymbols), OpenEr
             flags: 0,
         })
     };
-    // A warning and no refusal: such a source has been served by its own server without these rows.
+    // A warning and not a refusal: an earlier server has served such a source without these rows.
     let routes_behind = behind(&module.routes, routes.len(), |row| row.path, "routes", "size");
     let sockets_behind = behind(&module.websockets, websockets.len(), |row| row.path, "websockets", "ws_size");
     let manifest = Manifest {

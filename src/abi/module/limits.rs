@@ -1,12 +1,12 @@
-//! The limits that a project gives itself, which the server compiles into its module.
+//! The limits of a project; the server compiles them into the project's module.
 
 use crate::abi::manifest::{Limits, Manifest};
 use libloading::os::unix::Library;
 
-/// Words of `cweb_module_limits`, the first of which is this number.
+/// Number of words of `cweb_module_limits`; the first word is this number.
 const WORDS: usize = 4;
 
-/// The source that brings `limits` into a module, as text behind one of its own.
+/// The source text that adds `limits` to a module, placed behind a source of its own.
 #[must_use]
 pub fn source(limits: &Limits) -> String {
     if limits.is_empty() {

@@ -1,4 +1,4 @@
-//! Directories that a module has served: each becomes a route behind those with handlers.
+//! The directories that a module serves: each becomes a route behind the routes with handlers.
 
 use super::{MountInfo, noted, text};
 use crate::abi::manifest::{Mount, RouteDecl};

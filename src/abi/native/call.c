@@ -3,16 +3,16 @@
  * Guarded calls of each kind of module function. They are in C so that no Rust frame lies between the guard and the
  * module: a fault jumps over these frames only, and they own nothing.
  *
- * A NULL context: the module's functions take none (cweb_module_api is 2), and are called without.
+ * If the context is NULL, the module's functions take none (cweb_module_api is 2) and are called without it.
  */
 #include "native.h"
 
-/* A function that is of another type than its pointer says; no function is called as this. */
+/* A function whose real type differs from the pointer's; no function is called as this. */
 typedef void (*uncalled)(void);
 
 /*
- * Functions of modules run this far below what reads the answer afterwards: a body or a header value may lie on the
- * handler's own stack, by a mistake that is common, and is still there until others use that stack.
+ * A module's functions run this far below the code that later reads the answer. By a common mistake, a body or a header
+ * value may lie on the handler's own stack; it is intact there until other functions use that stack.
  */
 #define STACK_GAP_BYTES 2048
 #define WITH_GAP __attribute__((noinline))

@@ -1,7 +1,5 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
-/*
- * What each thread has begun in the database, and its end at the end of the call.
- */
+/* The statements and transactions that each thread has begun in the database, and their end at the end of the call. */
 #define _GNU_SOURCE
 #include "database.h"
 
@@ -9,10 +7,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Unfinished statements and open transactions of one thread that are known. */
+/* Limits on the recorded unfinished statements and open transactions of one thread. */
 #define STARTED_MAX 64
 #define HELD_MAX 8
-/* Modules that one thread of a module's own has connections of. */
+/* Limit on the modules of whose connections one thread of a module's own may have some. */
 #define OWN_MAX 4
 
 struct started {
@@ -20,7 +18,7 @@ struct started {
     sqlite3_stmt *statement;
 };
 
-/* What a thread has open. Allocated when it first runs a statement. */
+/* The open statements and transactions of a thread. Allocated when the thread first runs a statement. */
 struct thread {
     struct started started[STARTED_MAX];
     sqlite3 *held[HELD_MAX];
@@ -36,7 +34,7 @@ static pthread_key_t thread_key;
 static pthread_once_t thread_once = PTHREAD_ONCE_INIT;
 static void tidy(struct thread *thread, int started, int held, struct cwebn_module *module);
 
-/* ---- What a thread has begun ---- */
+/* ---- Statements and transactions of a thread ---- */
 
 static void thread_ends(void *arg) {
     struct thread *thread = arg;
@@ -75,7 +73,7 @@ static int held_at(const struct thread *thread, const sqlite3 *db) {
     return at;
 }
 
-/* Within the mutex of `db`: a transaction has begun or ended on this thread. */
+/* Records that a transaction has begun or ended on this thread. The caller must hold the mutex of `db`. */
 static void note_transaction(struct thread *thread, sqlite3 *db) {
     int at = held_at(thread, db), is_open = !sqlite3_get_autocommit(db);
     if (is_open && at < 0 && thread->held_count < HELD_MAX) {
@@ -101,7 +99,7 @@ int cwebn_on_trace(unsigned kind, void *unused, void *subject, void *more) {
         at--;
     }
     if (kind == SQLITE_TRACE_STMT) {
-        /* A trigger is told of under the name of its statement. */
+        /* SQLite reports a trigger under the name of its statement. */
         if (at < 0 && thread->started_count < STARTED_MAX) {
             thread->started[thread->started_count++] = (struct started){db, statement};
         }
@@ -130,7 +128,7 @@ static void warn(struct cwebn_module *module, enum left kind, const char *text) 
     }
 }
 
-/* Resets a statement that the thread has begun, if it still is one and is not finished. */
+/* Resets a statement that the thread has begun, if it still exists and is not finished. */
 static void reset_left(const struct started *left, struct cwebn_module *module) {
     sqlite3_stmt *at = NULL;
     do {
@@ -148,7 +146,7 @@ static void reset_left(const struct started *left, struct cwebn_module *module) 
     warn(module, LEFT_STATEMENT, text);
 }
 
-/* Ends what the thread has begun beyond what it had then. */
+/* Ends the statements and transactions that the thread has begun since the call's beginning. */
 static void tidy(struct thread *thread, int started, int held, struct cwebn_module *module) {
     struct started left[STARTED_MAX];
     int count = thread->started_count - started;
@@ -181,8 +179,8 @@ static void *try_mutex(void *mutex) {
     return mutex;
 }
 
-/* A fault within SQLite leaves the mutex locked by this thread, as often as it was entered. That another thread can't have it
- * is the only way to tell; leaving the mutex of another thread does nothing. */
+/* A fault within SQLite leaves the mutex locked by this thread, as often as the thread entered it. The only test is
+ * that another thread can't lock it; leaving the mutex of another thread has no effect. */
 static void free_mutex(sqlite3 *db) {
     sqlite3_mutex *mutex = sqlite3_db_mutex(db);
     for (int tries = 0; tries < 8; tries++) {
@@ -248,7 +246,7 @@ struct cweb_context *cwebn_call_context(struct cwebn_module *module) {
     return &module->public;
 }
 
-/* The connection of a thread of the module's own, which it has until it ends. */
+/* The connection of a thread that the module started; the thread keeps it until its end. */
 static sqlite3 *own_connection(struct databases *all, const struct sqldb *database) {
     struct thread *thread = this_thread();
     for (int at = 0; thread != NULL && at < thread->own_count; at++) {
@@ -283,10 +281,10 @@ sqlite3 *cwebn_connection_of(const struct sqldb *database) {
         return database == NULL ? NULL : database->db;
     }
     if (cwebn_worker_refuses("the database")) {
-        return NULL; /* SQLite's connections are not to be used across fork(2) */
+        return NULL; /* SQLite's connections must not be used across fork(2) */
     }
     if (thread_state != NULL && held_at(thread_state, database->db) >= 0) {
-        return database->db; /* a transaction that was begun there by sqlite3_* itself */
+        return database->db; /* the module began a transaction there by sqlite3_* itself */
     }
     struct cwebn_call *call = current;
     if (call == NULL) {

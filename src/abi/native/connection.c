@@ -1,18 +1,17 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
-/*
- * One connection to the database of modules: how it is opened, what it may do, how it is closed.
- */
+/* One connection to the database of modules: opening, permissions, closing. */
 #define _GNU_SOURCE
-/* The database of jobs is attached by a URI, which says that it is read-only. */
+/* The database of jobs is attached by a URI, which makes it read-only. */
 #define CWEB_DB_OPEN_FLAGS SQLITE_OPEN_URI
 #include "database.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 
-/* The schema that has the tables jobs and job_events; modules need not name it. */
+/* The schema of the tables jobs and job_events; modules need not name it. */
 #define JOBS_SCHEMA "cweb_jobs"
-/* How long a statement waits for another connection's transaction: as long as eight clients may need for theirs. */
+/* How long a statement waits for another connection's transaction, in milliseconds: as long as the transactions of
+   eight clients may take. */
 #define BUSY_TIMEOUT_MS 10000
 
 /* ---- A connection ---- */
@@ -21,7 +20,8 @@ static int is_server_table(const char *table) {
     return table != NULL && (sqlite3_stricmp(table, "jobs") == 0 || sqlite3_stricmp(table, "job_events") == 0);
 }
 
-/* Settings that belong to one connection and change what statements mean. foreign_keys is copied instead. */
+/* Settings of one connection that change the meaning of statements. foreign_keys is copied to other connections
+   instead. */
 static int is_setting(const char *pragma) {
     static const char *const settings[] = {"recursive_triggers", "case_sensitive_like", "query_only", "temp_store",
                                            "legacy_alter_table", "trusted_schema", "ignore_check_constraints"};
@@ -33,8 +33,8 @@ static int is_setting(const char *pragma) {
     return 0;
 }
 
-/* Modules may read the server's tables, not write, change, drop or shadow them: sqlite3_set_authorizer. Also notes what makes
- * state of the connection. */
+/* For sqlite3_set_authorizer: modules may read the server's tables, but not write, change, drop or shadow them. Also
+ * records operations that create state of the connection. */
 static int authorize(void *arg, int action, const char *first, const char *second, const char *database,
                      const char *trigger) {
     struct lease *lease = arg;
@@ -85,8 +85,8 @@ static int authorize(void *arg, int action, const char *first, const char *secon
     return denied ? SQLITE_DENY : SQLITE_OK;
 }
 
-/* Puts the server's database of jobs beside the modules' own. Read-only, also so that a module's BEGIN IMMEDIATE, which
- * locks every attached database it could write to, does not keep the server from writing. */
+/* Attaches the server's database of jobs beside the modules' own. It must be read-only also because a module's BEGIN
+ * IMMEDIATE locks every attached database that it could write to, and would keep the server from writing. */
 static int attach_jobs(sqlite3 *db, const struct databases *all) {
     sqlite3_stmt *attach = NULL;
     const char *uri = all->services->rows != NULL ? ":memory:" : all->jobs_uri;
@@ -151,7 +151,7 @@ struct lease *cwebn_lease_new(struct cwebn_module *module) {
         free(lease);
         return NULL;
     }
-    /* Modules say PRAGMA foreign_keys = ON once, in onload, and mean all their statements. */
+    /* Modules run PRAGMA foreign_keys = ON once, in onload, and expect it to apply to all their statements. */
     pthread_mutex_lock(&module->lock);
     int keys = module->foreign_keys;
     if (module->first == NULL) {

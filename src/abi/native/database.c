@@ -34,8 +34,8 @@ static const char *skip_word(const char *sql, const char *word) {
     return found ? skip_blanks(sql + length) : NULL;
 }
 
-/* What follows a BEGIN that does not say of which kind; NULL if there is none. Such a transaction that reads first fails at its
- * first write when another connection has written meanwhile, and no waiting helps: so it is begun as IMMEDIATE. */
+/* The text behind a BEGIN without a kind; NULL if there is none. Such a transaction that first reads fails at its first
+ * write if another connection has written meanwhile, and waiting does not help. It is therefore begun as IMMEDIATE. */
 static const char *after_plain_begin(const char *sql) {
     const char *rest = skip_word(skip_blanks(sql), "BEGIN");
     const char *word = rest == NULL ? NULL : skip_word(rest, "TRANSACTION");
@@ -75,8 +75,8 @@ static int on_row(void *arg, int columns, char **values, char **names) {
     return row.result;
 }
 
-/* A fault in the module's row callback must not jump over SQLite, which would keep its mutex for ever: it is caught
- * below SQLite, which then ends the statement, and thrown on from here. */
+/* A fault in the module's row callback must not jump over SQLite, which would keep its mutex for ever. The fault is
+ * caught below SQLite, which then ends the statement, and is raised again here. */
 static int call_exec(struct sqldb *database, const char *sql, int (*cb)(void *, int, char **, char **), void *arg) {
     struct exec_call exec = {.cb = cb, .arg = arg, .faulted = 0};
     sqlite3 *db = cwebn_connection_of(database);
@@ -130,8 +130,8 @@ void cwebn_database_functions(struct sqldb *database) {
 
 /* ---- Modules ---- */
 
-/* The first name for which `is_wanted` that the shared object with the address `code` imports; NULL: none. `unknown` if its names
- * can't be read. */
+/* The first name for which `is_wanted` holds among the imports of the shared object with the address `code`; NULL:
+ * none. `unknown` if the object's names can't be read. */
 static const char *imports(const void *code, int (*is_wanted)(const char *name), const char *unknown) {
     Dl_info info;
     struct link_map *map = NULL;
@@ -144,7 +144,7 @@ static const char *imports(const void *code, int (*is_wanted)(const char *name),
         table = at->d_tag == DT_STRTAB ? at->d_un.d_ptr : table;
         bytes = at->d_tag == DT_STRSZ ? at->d_un.d_val : bytes;
     }
-    /* Relocated by glibc, unless the section is read-only. */
+    /* glibc has relocated the address, unless the section is read-only. */
     const char *text = (const char *)(table < map->l_addr ? table + map->l_addr : table);
     for (const char *name = text; table != 0 && name < text + bytes; name += strlen(name) + 1) {
         if (is_wanted(name)) {
@@ -176,7 +176,7 @@ static int takes_connection(const char *name) {
     return strncmp(name, "sqlite3_", 8) == 0 && !begins_with_one_of(name, others, COUNT(others));
 }
 
-/* One whose effect belongs to one connection. */
+/* A function of SQLite whose effect belongs to one connection. */
 static int sets_connection(const char *name) {
     static const char *const setters[] = {
         "sqlite3_create_",        "sqlite3_set_",       "sqlite3_update_hook",      "sqlite3_commit_",      "sqlite3_rollback_",
@@ -186,7 +186,7 @@ static int sets_connection(const char *name) {
     return begins_with_one_of(name, setters, COUNT(setters));
 }
 
-/* One that takes pointers to code which the C library may call after a module has ended. */
+/* A function that takes pointers to code which the C library may call after a module has ended. */
 static int takes_code(const char *name) {
     static const char *const takers[] = {"pthread_create", "thrd_create", "timer_create", "pthread_key_create", "tss_create",
                                          "sigaction", "signal", "bsd_signal", "sysv_signal", "sigset", "on_exit", "mq_notify",
@@ -240,7 +240,7 @@ void cwebn_module_release(struct cwebn_module *module) {
     }
 }
 
-/* Closes leases that nobody has. */
+/* Closes leases that are not in use. */
 static void close_seats(struct lease *left) {
     while (left != NULL) {
         struct lease *next = left->next;
@@ -251,7 +251,7 @@ static void close_seats(struct lease *left) {
 
 void cwebn_module_retire(struct cwebn_module *module) {
     if (module->is_direct) {
-        return; /* it may have kept the address of each */
+        return; /* the module may have kept the address of each */
     }
     pthread_mutex_lock(&module->lock);
     struct lease *left = module->free;
@@ -305,7 +305,7 @@ struct cwebn_module *cwebn_module_of(const void *code) {
     return module;
 }
 
-/* ---- The whole ---- */
+/* ---- The database of the process ---- */
 
 struct sqldb *cwebn_database_open(const char *path, const char *jobs_uri, const struct cwebn_services *services, char *error,
                                   size_t error_size) {

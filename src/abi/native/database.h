@@ -3,16 +3,16 @@
  * The connections to the database of modules.
  *
  * Every call into a module has a connection to itself, from a pool that belongs to the module's generation. A call of a
- * module that uses only the functions of struct sqldb takes one when it first needs one. A module that calls sqlite3_*
- * itself reads ctx->database->db as a plain field, so each of its calls takes one at its beginning. A connection that
- * carries state of the module (prepared statements, temporary tables, functions) is shared by all its calls.
+ * module that uses only the functions of struct sqldb takes a connection at its first need. A module that calls
+ * sqlite3_* itself reads ctx->database->db as a plain field, so each of its calls takes a connection at its beginning.
+ * A connection with state of the module (prepared statements, temporary tables, functions) is shared by all its calls.
  *
- * SQLite's trace callback tells which thread began which statement and transaction, on whichever connection. A thread keeps
- * the mutex of a connection as long as its transaction is open there: where calls share a connection, others wait. What is
- * still open at the end of the call that began it is reset and rolled back, with a warning.
+ * SQLite's trace callback reports which thread began which statement and transaction, on any connection. A thread keeps
+ * the mutex of a connection while its transaction is open there: where calls share a connection, the others wait.
+ * Statements and transactions still open at the end of their call are reset and rolled back, with a warning.
  *
- * Lock order: a connection's mutex, then a module's lock, then the list's. None is held while module code runs, but the
- * mutex of a connection with an open transaction.
+ * Lock order: a connection's mutex, then a module's lock, then the list's. None is held while module code runs, except
+ * the mutex of a connection with an open transaction.
  */
 #ifndef CWEB_DATABASE_H
 #define CWEB_DATABASE_H
@@ -30,13 +30,13 @@ struct lease {
     struct cweb_context public;
     struct sqldb database;
     struct databases *all;
-    struct cwebn_module *module; /* NULL: the base connection, which is never given back */
+    struct cwebn_module *module; /* NULL: the base connection, which is never returned to a pool */
     struct lease *next;
-    pthread_t thread; /* that had it last */
+    pthread_t thread; /* the last thread that used the lease */
     int users;
-    int is_kept;     /* it carries statements or other state of the module */
-    int is_stateful; /* it has temporary tables, attached databases or settings */
-    int is_touched;  /* the running call has made some that may stay */
+    int is_kept;     /* the connection has statements or other state of the module */
+    int is_stateful; /* the connection has temporary tables, attached databases or settings */
+    int is_touched;  /* the running call has created state that may stay */
 };
 
 struct cwebn_module {
@@ -46,8 +46,8 @@ struct cwebn_module {
     const void *base;
     struct cwebn_module *next;
     char name[CWEB_NAME_SIZE];
-    int is_direct; /* calls sqlite3_* itself */
-    int is_single; /* registers functions or hooks, which belong to one connection */
+    int is_direct; /* the module calls sqlite3_* itself */
+    int is_single; /* the module registers functions or hooks, which belong to one connection */
     pthread_mutex_t lock;
     int references;
     int is_gone;
@@ -62,20 +62,20 @@ struct databases {
     struct lease base;
     char *path, *jobs_uri;
     const struct cwebn_services *services;
-    pthread_mutex_t lock; /* of the two below */
+    pthread_mutex_t lock; /* protects the two fields below */
     struct cwebn_module *modules;
     int connections;
 };
 
 /* ---- connection.c ---- */
 
-/* Opens the connection of `lease`; 0, or -1 with the reason. The functions are set all the same, and fail cleanly. */
+/* Opens the connection of `lease`; 0, or -1 with the reason. The functions are set in either case, and fail cleanly. */
 int cwebn_lease_connect(struct lease *lease, char *error, size_t error_size);
 
 /* A new lease of `module`, in use; NULL if it can't be opened. */
 struct lease *cwebn_lease_new(struct cwebn_module *module);
 
-/* Closes a lease that nobody has, and finalizes its statements. */
+/* Closes a lease that is not in use, and finalizes its statements. */
 void cwebn_lease_close(struct lease *lease);
 
 /* ---- pool.c ---- */
@@ -83,7 +83,8 @@ void cwebn_lease_close(struct lease *lease);
 /* A lease for a call; the base lease when there is no other. */
 struct lease *cwebn_lease_acquire(struct cwebn_module *module);
 
-/* Gives it back. State that an `is_hook` has made there keeps it for all calls. */
+/* Returns a lease. If an `is_hook` call has created state there, all calls of the module share the lease from then
+   on. */
 void cwebn_lease_release(struct lease *lease, int is_hook);
 
 /* ---- calls.c ---- */
@@ -91,12 +92,12 @@ void cwebn_lease_release(struct lease *lease, int is_hook);
 /* For sqlite3_trace_v2: a statement begins, or has ended. */
 int cwebn_on_trace(unsigned kind, void *unused, void *subject, void *more);
 
-/* The connection that `database` stands for on this thread. */
+/* The connection that this thread uses for `database`. */
 sqlite3 *cwebn_connection_of(const struct sqldb *database);
 
 /* ---- database.c ---- */
 
-/* Sets those functions that choose a connection. */
+/* Sets the functions that choose a connection. */
 void cwebn_database_functions(struct sqldb *database);
 
 /* The database of the process; NULL before it is opened. */

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * Calls that survive faults: sigsetjmp(3) before, siglongjmp(3) out of the signal handler.
+ * Calls that survive faults: sigsetjmp(3) before the call, siglongjmp(3) out of the signal handler.
  *
- * The environment is saved without the signal mask (no system call on the request path). That is right because the
- * handlers are installed with SA_NODEFER and an empty mask: the kernel changes no mask when it enters them, so there
- * is none to restore. The alternate stack needs no care either: Linux decides whether a thread is on it by its stack
- * pointer, sigaltstack(2).
+ * The environment is saved without the signal mask (no system call on the request path). That is correct because the
+ * handlers are installed with SA_NODEFER and an empty mask: the kernel changes no mask when it enters them, so there is
+ * none to restore. The alternate stack needs no restoring either: Linux decides by a thread's stack pointer whether the
+ * thread is on it, sigaltstack(2).
  */
 #define _GNU_SOURCE
 #include "native.h"
@@ -22,17 +22,17 @@
 #include <ucontext.h>
 #include <unistd.h>
 
-/* The signal stack: the handler itself needs little, AVX-512 state on the frame some KiB. */
+/* Size of the signal stack, in bytes: the handler needs little, AVX-512 state in the frame needs some KiB. */
 #define SIGNAL_STACK_BYTES ((size_t)64 * 1024)
-/* How far from the stack pointer an access still counts as a stack overflow. */
+/* How far from the stack pointer, in bytes, an access still counts as a stack overflow. */
 #define OVERFLOW_REACH_BYTES ((uintptr_t)64 * 1024)
 
-/* A guarded call of this thread; they chain outwards. */
+/* A guarded call of this thread; each links to the next outer one. */
 struct guard {
     sigjmp_buf env;
     struct cwebn_fault *fault;
     struct guard *outer;
-    uintptr_t code; /* a function of the module that is called; 0: none */
+    uintptr_t code; /* the called function of the module; 0: none */
 };
 
 /* initial-exec: the handler must not enter the dynamic linker's lazy allocation. */
@@ -48,7 +48,7 @@ static const int guarded_signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, 
 
 static struct sigaction previous[GUARDED_SIGNAL_COUNT];
 
-/* The registers the report needs. */
+/* Reads the registers for the report. */
 static void read_registers(const void *context, void **pc, uintptr_t *sp) {
     const ucontext_t *machine = context;
 #if defined(__x86_64__)
@@ -76,38 +76,39 @@ static void add_frame(uint64_t address) {
     }
 }
 
-/* The word at an address of the thread's stack; 0 where there is none. */
+/* The word at an address of the thread's stack; 0 outside the stack. */
 static uint64_t stack_word(uintptr_t at) {
-    /* The thread's own variables lie at the end of its stack, the trace that is being made among them. */
+    /* The thread's own variables, among them the trace under construction, lie at the end of its stack. */
     uintptr_t own = (uintptr_t)&last_trace;
     uintptr_t high = own > stack_low && own < stack_high ? own : stack_high;
     int is_there = at % sizeof(uint64_t) == 0 && at >= stack_low && at < high && high - at >= sizeof(uint64_t);
     return is_there ? *(const uint64_t *)at : 0;
 }
 
-/* Words of the stack that are looked at where frame pointers end, and how often. */
+/* How many words of the stack are scanned where frame pointers end, and how often. */
 #define SCANNED_WORDS 512
 #define RESUMED_MAX 4
-/* Code this near to the instruction is likely to be of the same module. */
+/* Code at most this far from the instruction, in bytes, probably belongs to the same module. */
 #define NEAR_BYTES ((uint64_t)16 * 1024 * 1024)
 
 static int is_code(uint64_t address) {
     return address > 0xffff && (address < stack_low || address >= stack_high);
 }
 
-/* Code of the module whose call is traced, which addresses on the stack are compared with. */
+/* Code of the module whose call is traced, for comparison with addresses on the stack. */
 THREAD_LOCAL uint64_t traced_code;
 
 static int is_near(uint64_t address) {
     return (address > traced_code ? address - traced_code : traced_code - address) < NEAR_BYTES;
 }
 
-/* Words above a saved frame pointer in which the return address of its function is looked for. */
+/* How many words above a saved frame pointer are searched for the return address of its function. */
 #define ABOVE_WORDS 16
 
 /*
- * The frame above `from` that a function without a frame pointer has saved, such as qsort(3), which calls back; 0 without one. What
- * may be a return address into the module on the way there is added: who reads the trace checks that a call stands before it.
+ * The frame above `from` that a function without a frame pointer has saved, such as qsort(3), which calls back; 0 if
+ * there is none. Words on the way that may be return addresses into the module are added. The reader of the trace
+ * checks that a call precedes each of them.
  */
 static uintptr_t next_frame(uintptr_t from) {
     for (int i = 0; i < SCANNED_WORDS; i++, from += sizeof(uint64_t)) {
@@ -116,7 +117,7 @@ static uintptr_t next_frame(uintptr_t from) {
             add_frame(word);
         }
         if (word > from && stack_word((uintptr_t)word) > word && is_code(stack_word((uintptr_t)word + sizeof(uint64_t)))) {
-            /* The caller of a library's function, such as abort(3), is above what that has saved. */
+            /* The caller of a library's function, such as abort(3), lies above the function's saved frame. */
             for (int above = 1; !is_near(last_trace.frames[0]) && above <= ABOVE_WORDS; above++) {
                 uint64_t address = stack_word(from + (uintptr_t)above * sizeof(uint64_t));
                 if (is_near(address)) {
@@ -131,8 +132,9 @@ static uintptr_t next_frame(uintptr_t from) {
 }
 
 /*
- * Follows the frame pointers, which modules are compiled with, within the thread's own stack. A function that has not saved its
- * caller's yet, or that has none, such as one of libc, may have its return address at the stack pointer.
+ * Follows frame pointers within the thread's own stack; modules are compiled with frame pointers. A function that has
+ * not saved its caller's frame yet, or has no frame pointer, such as one of libc, may have its return address at the
+ * stack pointer.
  */
 static void take_trace(const void *context, const void *pc, uintptr_t sp) {
     const ucontext_t *machine = context;
@@ -183,11 +185,11 @@ static void take_trace(const void *context, const void *pc, uintptr_t sp) {
     }
 }
 
-/* What the filter of system calls has stopped: a call by which a module would end its process. */
+/* A call that the filter of system calls has stopped: a module would end its process by it. */
 struct stopped {
-    int is_exit; /* exit_group(2): */
+    int is_exit; /* exit_group(2) */
     int code;
-    int sends; /* a signal to the own process; 0: none */
+    int sends; /* the signal to the own process; 0: none */
 };
 
 static struct stopped read_stopped(int signo, const siginfo_t *info, const void *context) {
@@ -222,14 +224,14 @@ void cwebn_exit(int code) {
     }
 }
 
-/* Where the last word goes, see cwebn_guard_note. */
+/* The words for the record of a deadly signal, see cwebn_guard_note. */
 static uint64_t *last_words;
 
 void cwebn_guard_note(uint64_t *words) {
     __atomic_store_n(&last_words, words, __ATOMIC_RELEASE);
 }
 
-/* The first thread that is about to end the process says why; plain stores, as a signal handler may make them. */
+/* Records why the first such thread is about to end the process, by plain stores, which a signal handler may make. */
 static void leave_note(int signo, const siginfo_t *info, const void *context, const struct stopped *stopped) {
     uint64_t *words = __atomic_load_n(&last_words, __ATOMIC_ACQUIRE);
     uint64_t nobody = 0;
@@ -257,19 +259,20 @@ static void leave_note(int signo, const siginfo_t *info, const void *context, co
     }
 }
 
-/* Where core files go, see cwebn_guard_cores. */
+/* The directory of core files, see cwebn_guard_cores. */
 static int core_directory = -1;
 
 void cwebn_guard_cores(int directory) {
     __atomic_store_n(&core_directory, directory, __ATOMIC_RELEASE);
 }
 
-/* Ends the process of this signal with a core file, by returning to the instruction that caused it, if one did. */
+/* Ends the process by this signal with a core file, by returning to the instruction that caused the signal, if one
+   did. */
 static void end_with_core(int signo, const siginfo_t *info, int directory) {
     struct sigaction fallback;
     memset(&fallback, 0, sizeof fallback);
     fallback.sa_handler = SIG_DFL;
-    /* The modules' relative paths mean nothing from here on. */
+    /* The modules' relative paths have no meaning from here on. */
     (void)syscall(SYS_fchdir, directory);
     cwebn_sigaction(signo, &fallback, NULL);
     if (info->si_code <= 0 || signo == SIGSYS) {
@@ -277,7 +280,7 @@ static void end_with_core(int signo, const siginfo_t *info, int directory) {
     }
 }
 
-/* Not ours: hand it to who was there before, by default by dying of it as if we had never been here. */
+/* Passes on a signal that the server does not handle to the earlier handler; the default is to die of the signal. */
 static void pass_on(int signo, siginfo_t *info, void *context) {
     const struct sigaction *before = NULL;
     for (size_t i = 0; i < GUARDED_SIGNAL_COUNT; i++) {
@@ -300,10 +303,10 @@ static void pass_on(int signo, siginfo_t *info, void *context) {
     raise(signo);
 }
 
-/* Where refused calls are noted, see cwebn_guard_refusals. */
+/* The descriptor for notes of refused calls, see cwebn_guard_refusals. */
 static int refusals = -1;
 
-/* The calls that were noted, each once for a module: the module's number and the call's, plus one; 0: free. */
+/* The recorded calls, each once per module: the module's number and the call's, plus one; 0: free. */
 #define NOTED_MAX 256
 #define CALL_BITS 12
 static uint64_t noted[NOTED_MAX];
@@ -325,14 +328,14 @@ static void note_refusal(int call) {
     }
 }
 
-/* What answers connect(2), see cwebn_guard_connects. */
+/* The function that serves connect(2), see cwebn_guard_connects. */
 static int (*connects)(int, const unsigned char *, size_t);
 
 void cwebn_guard_connects(int (*serve)(int, const unsigned char *, size_t)) {
     __atomic_store_n(&connects, serve, __ATOMIC_RELEASE);
 }
 
-/* Answers a connect(2) with these arguments. An address that can't be read is the module's crash. */
+/* Serves a connect(2) with these arguments. An unreadable address makes the module crash. */
 static long serve_connect(int (*serve)(int, const unsigned char *, size_t), long long socket, long long address, long long bytes) {
     unsigned char copy[128];
     if (bytes < 0 || (size_t)(unsigned int)bytes > sizeof copy) {
@@ -345,7 +348,7 @@ static long serve_connect(int (*serve)(int, const unsigned char *, size_t), long
     return serve((int)socket, copy, (size_t)(unsigned int)bytes);
 }
 
-/* What a refused call returns: the error that the filter has for it, unless it is served. */
+/* The result of a refused call: the filter's error, unless the call is served. */
 static long refused_result(const siginfo_t *info, const ucontext_t *machine) {
     int (*serve)(int, const unsigned char *, size_t) = __atomic_load_n(&connects, __ATOMIC_ACQUIRE);
     if (serve != NULL && info->si_syscall == SYS_connect) {
@@ -362,7 +365,7 @@ static long refused_result(const siginfo_t *info, const ucontext_t *machine) {
     return -(long)info->si_errno;
 }
 
-/* The filter has refused a call: it returns what refused_result has for it. */
+/* Whether the filter has refused a call; if so, makes the call return the result of refused_result. */
 static int is_refused(int signo, const siginfo_t *info, void *context) {
     ucontext_t *machine = context;
     if (signo != SIGSYS || info->si_code <= 0 || info->si_errno == 0 || __atomic_load_n(&refusals, __ATOMIC_ACQUIRE) < 0) {
@@ -415,7 +418,7 @@ static void on_signal(int signo, siginfo_t *info, void *context) {
     } else if (stopped.sends != 0) {
         fault->signo = stopped.sends;
     }
-    if (signo != SIGABRT && info->si_code > 0) { /* from the kernel, so that si_addr means something */
+    if (signo != SIGABRT && info->si_code > 0) { /* the kernel sent the signal, so si_addr is valid */
         fault->addr = info->si_addr;
     }
     if (signo == SIGSEGV && info->si_code > 0 && sp != 0) {
@@ -439,7 +442,7 @@ static struct sigaction handler(void) {
 int cwebn_guard_refusals(int descriptor) {
     struct sigaction action = handler();
     __atomic_store_n(&refusals, descriptor, __ATOMIC_RELEASE);
-    /* Where a sanitizer has the other signals, this one is free. */
+    /* Where a sanitizer handles the other signals, this signal is free. */
     return cwebn_sigaction(SIGSYS, &action, NULL);
 }
 
@@ -475,7 +478,8 @@ static void find_stack(void) {
     pthread_attr_destroy(&attributes);
 }
 
-/* A sanitizer gives each thread a signal stack of its own, and takes back what it finds at the thread's end. */
+/* Whether a sanitizer is active: it gives each thread a signal stack of its own, and removes the present one at the
+   thread's end. */
 static int is_sanitized(void) {
     return getenv("CWEB_SANITIZED") != NULL;
 }
@@ -501,7 +505,7 @@ int cwebn_thread_init(void) {
     }
     signal_stack = memory;
     find_stack();
-    /* A thread of the server's is never cancelled: its frames could not be unwound. */
+    /* A thread of the server must never be cancelled, because its frames could not be unwound. */
     (void)pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, NULL);
     return 0;
 }
@@ -536,7 +540,7 @@ static int guarded(uintptr_t code, void (*fn)(void *), void *arg, struct cwebn_f
         innermost = &guard;
         fn(arg);
         innermost = guard.outer;
-    } /* else: whoever jumped here has already made guard.outer the innermost */
+    } /* else: the jump's source has already made guard.outer the innermost guard */
     return faulted;
 }
 
@@ -566,7 +570,7 @@ int cwebn_guard_active(void) {
 void cwebn_guard_rethrow(const struct cwebn_fault *fault) {
     struct guard *guard = innermost;
     if (guard == NULL) {
-        pthread_exit(NULL); /* a thread the module started itself */
+        pthread_exit(NULL); /* a thread that the module started itself */
     }
     *guard->fault = *fault;
     innermost = guard->outer;
@@ -574,8 +578,9 @@ void cwebn_guard_rethrow(const struct cwebn_fault *fault) {
 }
 
 /*
- * exit(3) for the whole process. The program exports the symbol (build.rs), so a shared object that was built without the server
- * calls this one: in a call of a module it ends that call, as cweb_host.h does it in compiled modules. Everywhere else it is libc's.
+ * exit(3) for the whole process. The program exports the symbol (build.rs), so a shared object that was built without
+ * the server calls this function. In a call of a module it ends that call, like the exit of cweb_host.h in compiled
+ * modules. Everywhere else it calls libc's.
  */
 __attribute__((noreturn, visibility("default"))) void exit(int code) {
     if (cwebn_guard_active()) {
@@ -598,7 +603,7 @@ void cwebn_guard_exit(int code) {
 
 void cwebn_container_release(struct container *container) {
     if (container != NULL && container->data != NULL) {
-        /* EPERM when another thread, or none, holds it: an error-checking mutex. */
+        /* EPERM when another thread holds the mutex, or none: the mutex is error-checking. */
         (void)pthread_mutex_unlock(&container->mutex);
     }
 }

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * What a module hands over: the body and the header fields of its answer, the session of a WebSocket.
+ * The memory that a module hands over: the body and the header fields of its answer, the session of a WebSocket.
  *
- * Every function here runs in a guarded call of the module that is charged with a fault. Reading an answer measures and
- * touches all of it, so that the server may read it afterwards without a guard. Memory that is not from malloc(3) is
- * recognised where that can be known (see `where`), is sent, and is not freed.
+ * Every function here must run in a guarded call, so that a fault is charged to the module. Reading an answer measures
+ * and touches all of it, so that the server may read it afterwards without a guard. Memory that is not from malloc(3)
+ * is detected where possible (see `where`); it is sent, and is not freed.
  */
 #define _GNU_SOURCE
 #include "native.h"
@@ -15,10 +15,10 @@
 #include <string.h>
 
 #define PAGE_BYTES ((size_t)4096)
-/* Every block of malloc(3) begins at such an address. */
+/* Every block of malloc(3) begins at a multiple of this. */
 #define MALLOC_ALIGNMENT ((uintptr_t)(2 * sizeof(size_t)))
 
-/* glibc 2.35; tells without a lock in which loaded object an address lies. Declared here for older headers. */
+/* glibc 2.35; reports without a lock which loaded object contains an address. Declared here for older headers. */
 struct object_found {
     unsigned long long flags;
     void *start;
@@ -30,8 +30,8 @@ extern int find_object(void *address, struct object_found *found) __asm__("_dl_f
 enum where { HEAP, IMAGE, STACK, REQUEST, ARENA, NOWHERE };
 
 /*
- * Pages in which this thread has found small blocks of malloc(3) lately: looking an address up costs ten times as much. Such
- * pages belong to an arena, whose range of addresses is never given to an image.
+ * Pages in which this thread has recently found small blocks of malloc(3): looking an address up costs ten times as
+ * much. Such pages belong to an arena, whose address range is never given to an image.
  */
 #define KNOWN_PAGES 16
 #define SMALL_BLOCK_BYTES ((size_t)32 * 1024)
@@ -41,7 +41,7 @@ static uintptr_t page_of(uintptr_t address) {
     return address / PAGE_BYTES;
 }
 
-/* Whose memory `address` is, and how many bytes it has from there on. HEAP: nothing else is known of it. */
+/* The owner of `address`, and how many bytes belong to it from there on. HEAP: nothing else is known of the address. */
 static enum where where(const struct cwebn_handed *handed, const void *address, size_t *room) {
     uintptr_t at = (uintptr_t)address;
     uintptr_t low = 0;
@@ -81,13 +81,13 @@ static enum where where(const struct cwebn_handed *handed, const void *address, 
     return at % MALLOC_ALIGNMENT != 0 ? NOWHERE : HEAP;
 }
 
-/* A block that the module has freed: what reads or frees it now does so after somebody else may have got it. */
+/* Reports a block that the module has freed: reading or freeing it now could affect its next owner. */
 __attribute__((noreturn)) static void is_freed(struct cwebn_handed *handed, int what) {
     handed->doing = what | CWEBN_FREED;
     abort();
 }
 
-/* Reads each page: what can't be read faults here. */
+/* Reads each page, so that unreadable memory faults here. */
 static void touch(const char *bytes, size_t length) {
     const volatile char *at = bytes;
     for (size_t i = 0; i < length; i += PAGE_BYTES) {
@@ -98,7 +98,7 @@ static void touch(const char *bytes, size_t length) {
     }
 }
 
-/* Copies what lies on the stack of a function that has returned, before other functions use that stack. */
+/* Copies bytes from the stack of a function that has returned, before other functions use that stack. */
 static const char *rescue(struct cwebn_handed *handed, const char *bytes, size_t length) {
     char *scratch = cwebn_thread_scratch();
     if (scratch == NULL || length >= CWEBN_SCRATCH_BYTES - handed->scratch_used) {
@@ -112,7 +112,8 @@ static const char *rescue(struct cwebn_handed *handed, const char *bytes, size_t
     return copy;
 }
 
-/* How large a block is. A wrong pointer faults: while the memory before the block is read, as one that is no block. */
+/* The size of a block, in bytes. A wrong pointer faults: either while the memory before the block is read, or as an
+   invalid block. */
 static size_t block_bytes(struct cwebn_handed *handed, char *block, int what) {
     touch(block, 1);
     handed->doing = what | CWEBN_FREED;
@@ -170,7 +171,7 @@ static const char *read_text(struct cwebn_handed *handed, const char *text, size
     return (uintptr_t)text >= low && (uintptr_t)text < high ? rescue(handed, text, *length) : text;
 }
 
-/* How many pairs there are at most at `pairs`: a module may have written any number into its store. */
+/* The largest possible number of pairs at `pairs`: a module may have written any number into its store. */
 static size_t pairs_in(struct cwebn_handed *handed, http_kv_pair_t *pairs, size_t claimed, int what) {
     size_t room = 0;
     if (pairs == NULL) {
@@ -183,7 +184,8 @@ static size_t pairs_in(struct cwebn_handed *handed, http_kv_pair_t *pairs, size_
     return claimed < room ? claimed : room;
 }
 
-/* The same for a store that is not the response's own. The request's are known; another's memory is asked. */
+/* The same for a store that is not the response's own. The sizes of the request's stores are known; for another
+   store, its memory is measured. */
 static size_t pairs_of(struct cwebn_handed *handed, const http_kv_store_t *store) {
     size_t claimed = store->size < store->capacity ? store->size : store->capacity;
     for (size_t i = 0; handed->lent_stores != NULL && i < CWEBN_REQUEST_STORES; i++) {
@@ -225,7 +227,7 @@ void cwebn_handed_read(struct cwebn_handed *handed, const http_response_t *respo
     handed->doing = 0;
 }
 
-/* Frees a block of the module's if it is one. */
+/* Frees a block, if it is a block of the module. */
 static void give_back(struct cwebn_handed *handed, void *block, int what) {
     size_t room = 0;
     if (block == NULL) {
@@ -236,7 +238,8 @@ static void give_back(struct cwebn_handed *handed, void *block, int what) {
         handed->strange |= is == ARENA ? 0 : (unsigned)what;
         return;
     }
-    /* Before free(3) looks: that may find it with the heap's lock held, which a jump would leave locked. */
+    /* Must come before free(3), which may detect an invalid block while it holds the heap's lock; a jump would leave
+       that lock held. */
     (void)block_bytes(handed, block, what);
     handed->doing = what | CWEBN_FREED;
     free(block);
@@ -297,7 +300,7 @@ void cwebn_handed_session(struct cwebn_handed *handed, websocket_t *ws, const ch
     handed->doing = CWEBN_SESSION;
     enum where is = where(handed, session, &room);
     if (is != HEAP) {
-        /* Where it lies may be gone when the socket is: the server keeps a copy. */
+        /* The session's memory may be unmapped before the socket ends, so the server keeps a copy. */
         size_t length = strnlen(session, room);
         const char *text = is == STACK ? rescue(handed, session, length) : session;
         length = handed->refused == NULL ? length : 0;

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * What a module may not change for others: the descriptors 0 to 2, the state of a thread after a call, what belongs to
- * the process.
+ * Protects state that a module must not change for others: descriptors 0 to 2, a thread's state after a call, and the
+ * state of the process.
  *
- * The functions of libc below are defined here, and the executable's come before libc's for everything that is loaded,
- * modules and their libraries too. Called by code that is no module's they do what libc's do. On a thread that runs a
- * module they refuse, with a line in the log, what would reach others, or note what has to be undone after the call.
+ * The functions below replace libc's: the executable's definitions precede libc's for every loaded object, modules and
+ * their libraries included. Code outside modules gets libc's behaviour. On a thread that runs a module, these functions
+ * refuse a change that would affect others, with a line in the log, or record it so that it is undone after the call.
  */
 #define _GNU_SOURCE
 #include "native.h"
@@ -29,9 +29,9 @@
 #define EXPORT __attribute__((visibility("default")))
 #define THREAD_LOCAL static _Thread_local __attribute__((tls_model("initial-exec")))
 
-/* The module whose code the thread runs, as the server numbers it; 0: none, or not known. */
+/* The server's number of the module whose code the thread runs; 0: none, or not known. */
 THREAD_LOCAL uint64_t module_number;
-/* The thread was started by a module. */
+/* A module started the thread. */
 THREAD_LOCAL int is_modules;
 
 uint64_t cwebn_module_enter(uint64_t number) {
@@ -52,7 +52,7 @@ static int in_module(void) {
     return cwebn_guard_active() || is_modules;
 }
 
-/* The function that this one hides. */
+/* The libc function that this definition hides. */
 static void *hidden(const char *name) {
     return dlsym(RTLD_NEXT, name);
 }
@@ -63,7 +63,7 @@ static void *hidden(const char *name) {
         __atomic_store_n(&real, (__typeof__(&name))hidden(#name), __ATOMIC_RELAXED);                                    \
     }
 
-/* Each sentence is printed once in the life of the process, under the name of the module that was first. */
+/* Each sentence is printed once per process, under the name of the first module. */
 enum refusal { DESCRIPTORS, RANGE, HANDLERS, DIRECTORY, MASK, LOCALE, ALARMS, LIMITS, PRIORITY, STACK, DAEMON, THREADS, NO_STREAM };
 
 static void tell(enum refusal what, const char *sentence) {
@@ -124,7 +124,7 @@ static int refuse_range(void) {
 }
 
 EXPORT int close_range(unsigned first, unsigned last, int flags) {
-    /* Not by HIDDEN: libc has it since 2.34 only, and its headers need not declare it. */
+    /* Not by HIDDEN: libc has the function only since 2.34, and its headers need not declare it. */
     if (in_module()) {
         return refuse_range();
     }
@@ -174,7 +174,7 @@ EXPORT FILE *freopen(const char *path, const char *mode, FILE *stream) {
     return real(path, mode, stream);
 }
 
-/* ---- the state of a thread: noted when it is changed, undone after the call ---- */
+/* ---- the state of a thread: recorded when it is changed, undone after the call ---- */
 
 enum { TOUCHED_MASK = 1, TOUCHED_AFFINITY = 2, TOUCHED_CANCEL_STATE = 4, TOUCHED_CANCEL_TYPE = 8 };
 
@@ -183,16 +183,17 @@ THREAD_LOCAL sigset_t mask_before;
 THREAD_LOCAL cpu_set_t affinity_before;
 THREAD_LOCAL int cancel_state_before, cancel_type_before;
 
-/* Whether this is the first change of a kind in a call on a thread of the server's. */
+/* Whether this is the first change of a kind in a call on a thread of the server. */
 static int touches(unsigned kind) {
     return cwebn_guard_active() && (touched & kind) == 0;
 }
 
-/* The signals by which faults are caught. */
+/* The signals that catch faults. */
 static const int kept_signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGSYS};
 #define KEPT_SIGNAL_COUNT (sizeof kept_signals / sizeof kept_signals[0])
 
-/* Module code never blocks one of the kept signals: the kernel ends a process that has a fault with its signal blocked. */
+/* Module code must never block one of the kept signals: the kernel ends a process with a fault whose signal is
+   blocked. */
 static int set_mask(int how, const sigset_t *set, sigset_t *old) {
     HIDDEN(pthread_sigmask);
     sigset_t allowed;
@@ -268,7 +269,7 @@ EXPORT int pthread_setcanceltype(int type, int *old) {
     return error;
 }
 
-/* Undoes what `touched` says. Outside of every guarded call, so that nothing is noted of it. */
+/* Undoes the changes recorded in `touched`. Must run outside every guarded call, so that nothing is recorded. */
 static void undo(void) {
     unsigned what = touched;
     touched = 0;
@@ -286,7 +287,7 @@ static void undo(void) {
     }
 }
 
-/* What the floating-point units begin a process with. */
+/* Resets the floating-point units to their state at the start of a process. */
 static void reset_arithmetic(void) {
 #if defined(__x86_64__)
     const unsigned sse = 0x1f80;
@@ -328,7 +329,7 @@ void cwebn_state_restore(void) {
     errno = 0;
 }
 
-/* ---- what belongs to the process ---- */
+/* ---- state of the process ---- */
 
 static int is_kept_signal(int signo) {
     for (size_t i = 0; i < KEPT_SIGNAL_COUNT; i++) {
@@ -388,8 +389,8 @@ EXPORT int fchdir(int fd) {
 }
 
 /*
- * The umask of the process, which can only be read by changing it. Once: two threads that did so at the same time could
- * leave the mask of the other behind.
+ * The umask of the process, which can be read only by changing it. Read once: if two threads read it at the same time,
+ * the process could keep a temporary mask.
  */
 static mode_t process_umask;
 static pthread_once_t process_umask_read = PTHREAD_ONCE_INIT;
@@ -482,12 +483,12 @@ EXPORT int pthread_setschedparam(pthread_t thread, int policy, const struct sche
     return real(thread, policy, parameters);
 }
 
-/* ---- threads of modules: each knows its module, and they are counted ---- */
+/* ---- threads of modules: each has its module's number, and they are counted ---- */
 
 static size_t thread_count;
 static size_t threads_max = SIZE_MAX;
 
-/* Its value is not NULL on threads that are counted; its destructor runs however a thread ends. */
+/* The key's value is not NULL on counted threads; its destructor runs however a thread ends. */
 static pthread_key_t counted;
 static int counted_error;
 static pthread_once_t counted_made = PTHREAD_ONCE_INIT;
@@ -510,7 +511,7 @@ void cwebn_no_stream(void) {
                     "its flags: there the body is in req->body, and cweb_form_next() goes through its parts");
 }
 
-/* Counts one more thread, unless there are as many as may be. */
+/* Counts one more thread, unless the limit is reached. */
 static int count_thread(void) {
     if (pthread_once(&counted_made, make_counted) != 0 || counted_error != 0) {
         return 0;
@@ -540,7 +541,7 @@ static struct beginning taken(void *given, int *is_kept) {
     free(given);
     module_number = beginning.number;
     is_modules = 1;
-    /* A module's thread has a lower priority than the threads that serve, as those of the executor pool do. */
+    /* A module's thread gets a lower priority than the threads that serve, like those of the executor pool. */
     (void)syscall(SYS_setpriority, PRIO_PROCESS, 0, NICE);
     *is_kept = pthread_setspecific(counted, &counted) == 0;
     return beginning;
@@ -566,7 +567,7 @@ static int begin_c11(void *given) {
     return result;
 }
 
-/* Counts a new thread, and copies `given` for its start; NULL: the thread can't be made. */
+/* Counts a new thread, and copies `given` for its start; NULL: the thread can't be started. */
 static struct beginning *prepare(struct beginning given) {
     struct beginning *beginning = malloc(sizeof *beginning);
     if (beginning == NULL || !count_thread()) {
@@ -598,11 +599,11 @@ EXPORT int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, v
     return error;
 }
 
-/* As in threads.h, which the SDK has another one of. */
+/* As in threads.h; the SDK has a different header of that name. */
 int thrd_create(pthread_t *thread, int (*function)(void *), void *argument);
 enum { THRD_SUCCESS = 0, THRD_ERROR = 2 };
 
-/* libc's calls its own pthread_create, not the one above. */
+/* libc's version calls libc's own pthread_create, not the one above. */
 EXPORT int thrd_create(pthread_t *thread, int (*function)(void *), void *argument) {
     HIDDEN(thrd_create);
     if (!in_module()) {

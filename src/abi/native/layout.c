@@ -1,7 +1,5 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
-/*
- * Where every public field of the SDK lies, for the tests of the Rust mirror.
- */
+/* The offsets of every public field of the SDK, for the tests of the Rust mirror. */
 #include "native.h"
 
 #include <cweb.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * The services as modules without a context know them: tables of functions that take none. The types are those of
- * include/legacy/cweb.h under other names, because that header and today's can't be included together.
+ * The services for modules without a context: tables of functions that take none. The types are those of
+ * include/legacy/cweb.h under other names, because that header and the present one can't be included together.
  */
 #include "native.h"
 
@@ -61,8 +61,8 @@ struct cwebn_legacy {
 /* The context of this process. Written before modules are loaded and after they are gone, so it needs no lock. */
 static struct cweb_context *context;
 
-/* A name that is there keeps its first pointer. The mutex is held so that of two threads only one is the first; the
- * container's own functions notice that this thread holds it. */
+/* An existing name keeps its first pointer. The mutex is held so that only one of two threads sets the name; the
+ * container's own functions detect that this thread holds the mutex. */
 static int cache_set(const char *name, void *value) {
     if (context == NULL || name == NULL || value == NULL) {
         return -1;
@@ -88,7 +88,7 @@ static int database_exec(const char *sql, int (*callback)(void *, int, char **, 
     return context == NULL ? SQLITE_MISUSE : context->database->exec(context->database, sql, callback, arg);
 }
 
-/* Whether `db` is the shared database, whose functions know more about it than SQLite does. */
+/* Whether `db` is the shared database; its functions have more information than SQLite's. */
 static int is_shared(const sqlite3 *db) {
     return context != NULL && (db == NULL || db == context->database->db);
 }

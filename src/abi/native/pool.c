@@ -1,14 +1,12 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
-/*
- * The connections of a module's generation that wait for calls.
- */
+/* The pool of waiting connections of a module's generation. */
 #define _GNU_SOURCE
 #include "database.h"
 
-/* Connections of a process, beyond one for each module. Calls share one where there is none left. */
+/* Limit on the connections of a process, beyond one for each module. Calls share a connection when none is left. */
 #define CONNECTIONS_MAX 96
 
-/* One of those that nobody has: the one this thread had, else any. Under the module's lock. */
+/* Takes a free lease: the one that this thread used last, else any. The caller must hold the module's lock. */
 static struct lease *take_free(struct cwebn_module *module, pthread_t self) {
     struct lease **chosen = &module->free;
     for (struct lease **at = &module->free; *at != NULL; at = &(*at)->next) {
@@ -59,7 +57,7 @@ struct lease *cwebn_lease_acquire(struct cwebn_module *module) {
     module->leases--;
     lease = module->first != NULL ? module->first : &all->base;
     if (lease->module != NULL && lease->users == 0 && lease != module->home) {
-        lease = take_free(module, self); /* given back meanwhile: the first is free, so one is */
+        lease = take_free(module, self); /* returned meanwhile: the first lease is free, so take_free() finds one */
     }
     if (lease->module != NULL) {
         lease->users++;
@@ -74,7 +72,7 @@ static int count_row(void *arg, int columns, char **values, char **names) {
     return 0;
 }
 
-/* Whether temporary tables or attached databases are left on the connection, which nobody uses. */
+/* Whether temporary tables or attached databases are left on the connection, which is not in use. */
 static int has_leftovers(sqlite3 *db) {
     int found = 0;
     sqlite3_exec(db, "SELECT 1 FROM sqlite_temp_master LIMIT 1", count_row, &found, NULL);
@@ -82,7 +80,7 @@ static int has_leftovers(sqlite3 *db) {
     return found;
 }
 
-/* Looks at a connection that nobody uses, within its mutex and the module's lock. */
+/* Examines a connection that is not in use. The caller must hold its mutex and the module's lock. */
 static void look_at_state(struct lease *lease, int is_hook) {
     struct cwebn_module *module = lease->module;
     sqlite3 *db = lease->database.db;
@@ -96,7 +94,7 @@ static void look_at_state(struct lease *lease, int is_hook) {
     }
 }
 
-/* Where it waits for the next call, under the module's lock. */
+/* Returns the lease to the pool. The caller must hold the module's lock. */
 static void put_back(struct lease *lease) {
     struct cwebn_module *module = lease->module;
     if (lease == module->home && !lease->is_kept) {
@@ -116,7 +114,7 @@ void cwebn_lease_release(struct lease *lease, int is_hook) {
         return;
     }
     sqlite3_mutex *mutex = sqlite3_db_mutex(lease->database.db);
-    /* Nobody waits here for another thread's transaction. */
+    /* This thread must not wait here for another thread's transaction. */
     int is_quiet = sqlite3_mutex_try(mutex) == SQLITE_OK;
     pthread_mutex_lock(&module->lock);
     int is_last = --lease->users == 0;

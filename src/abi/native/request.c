@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * What a handler asks of its request: see cweb_request.h.
+ * Data that a handler reads of its request: see cweb_request.h.
  *
- * Memory is taken from blocks that are mapped, not from malloc(3): they are given back after a fault too, when nothing is
- * known of the heap, and what is written over the end of one meets no book-keeping of malloc's. The book-keeping here lies
- * in memory of its own, apart from the list of deferred functions, which is followed in a guard.
+ * Memory is taken from mapped blocks, not from malloc(3). The blocks are freed after a fault too, when the state of the
+ * heap is unknown. A write beyond the end of a block does not reach malloc's book-keeping. The book-keeping of the
+ * blocks lies in memory of its own, except the list of deferred functions, which is followed under a guard.
  */
 #define _GNU_SOURCE
 #include "native.h"
@@ -17,9 +17,9 @@
 #include <sys/mman.h>
 
 #define ALIGNMENT ((size_t)16)
-/* The first block, which stays for the thread's next request. */
+/* Size of the first block, in bytes; it stays for the thread's next request. */
 #define FIRST_BLOCK_BYTES ((size_t)64 * 1024)
-/* Each block is as large as all before it together, so that these are enough for any memory. */
+/* Each block is as large as all earlier blocks together, so this number is enough for any amount of memory. */
 #define BLOCKS_MAX 48
 #define REQUEST_BYTES_DEFAULT ((size_t)16 * 1024 * 1024)
 
@@ -39,7 +39,7 @@ struct deferred {
 struct cwebn_request {
     struct cwebn_request_head head;
     struct block blocks[BLOCKS_MAX];
-    size_t bytes; /* given out */
+    size_t bytes; /* bytes handed out */
     struct deferred *deferred;
     const struct cweb_part *parts;
     size_t part_count;
@@ -113,7 +113,7 @@ struct cwebn_request *cwebn_request_enter(struct cwebn_request *request) {
     return outer;
 }
 
-/* The request that req is, if the calling thread runs its handler. No pointer of the module's is followed. */
+/* The request behind req, if the calling thread runs its handler. No pointer of the module is followed. */
 static struct cwebn_request *running(const struct http_request *req) {
     struct cwebn_request *request = current;
     if (request == NULL || req == NULL || request->head.request != req) {
@@ -169,7 +169,7 @@ void *cwebn_request_take(struct cwebn_request *request, size_t size) {
     return memory;
 }
 
-/* The block that has `memory`, and how many bytes of it that are given out lie from there on. */
+/* The block that contains `memory`, and how many handed-out bytes of the block follow from there on. */
 static int owns(const struct cwebn_request *request, const void *memory, size_t *room) {
     uintptr_t at = (uintptr_t)memory;
     for (size_t i = 0; i < request->head.block_count; i++) {
@@ -192,7 +192,8 @@ int cwebn_request_owns(const struct cwebn_request *request, const void *memory, 
 static void run_deferred(void *arg) {
     struct cwebn_request *request = arg;
     struct deferred *next = request->deferred;
-    /* Before the call, so that one that does not return is not called again; the count bounds a list that was written over. */
+    /* Must come before the call, so that a function that does not return is not called again. The count bounds a
+       list that was overwritten. */
     request->head.deferred_count--;
     request->deferred = next->next;
     next->function(next->argument);
@@ -216,7 +217,7 @@ int cwebn_request_end(struct cwebn_request *request, struct cwebn_fault *fault) 
     return faulted;
 }
 
-/* ---- what modules call ---- */
+/* ---- functions that modules call ---- */
 
 static void *service_alloc(const struct http_request *req, size_t size) {
     struct cwebn_request *request = running(req);

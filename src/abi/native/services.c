@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * The context that module functions are given: one cache, scheduler, database, signer and symbol table for all modules
- * of an address space, built from the SDK's own inline functions.
+ * The context that module functions receive: one cache, scheduler, database, signer and symbol table for all modules of
+ * an address space, built from the SDK's own inline functions.
  */
 #define _GNU_SOURCE
 #include "native.h"
@@ -12,7 +12,7 @@
 
 #include <cweb.h>
 
-/* The public context comes first, so that a pointer to it is a pointer to this. */
+/* The public context must be the first field, so that a pointer to it is a pointer to the whole. */
 struct context {
     struct cweb_context public;
     struct container cache;
@@ -61,7 +61,7 @@ static void *resolve_symbol(void *user_data, const char *module, const char *sym
 static void *admit_work(void *user, work_t work, void *data) {
     const struct context *context = user;
     if (cwebn_worker_refuses("scheduler_add()")) {
-        return NULL; /* it accepts nothing */
+        return NULL; /* the process accepts no work */
     }
     return context->services.work_admit == NULL ? NULL : context->services.work_admit(context->services.user, work, data);
 }
@@ -69,7 +69,7 @@ static void *admit_work(void *user, work_t work, void *data) {
 static void run_work(void *user, work_t work, void *data, void *ticket) {
     struct context *context = user;
     struct cwebn_fault fault;
-    (void)cwebn_thread_init(); /* the first time on this thread; without it only stack overflow is fatal */
+    (void)cwebn_thread_init(); /* needed once on this thread; without it only a stack overflow is fatal */
     if (context->services.work_run != NULL) {
         context->services.work_run(context->services.user, work, data, ticket);
     } else if (cwebn_call_work(work, data, &fault) != 0) {
@@ -84,9 +84,9 @@ static void drop_work(void *user, void *ticket) {
     }
 }
 
-/* ---- The whole ---- */
+/* ---- The context ---- */
 
-/* Names that the cache has room for at first; it grows. */
+/* Initial capacity of the cache, in names; it grows. */
 #define CACHE_NAMES 64
 
 struct cweb_context *cwebn_context_create(const char *db_path, const char *jobs_uri,
@@ -108,7 +108,7 @@ struct cweb_context *cwebn_context_create(const char *db_path, const char *jobs_
         return NULL;
     }
     context->hooks = (struct cweb_scheduler_hooks){context, admit_work, run_work, drop_work};
-    /* The thread reads this only once it has work, and nobody can have added any. */
+    /* The thread reads this only once it has work, and no code can have added any yet. */
     context->scheduler.hooks = &context->hooks;
     (void)pthread_setname_np(context->scheduler.thread, "cweb-scheduler");
     context->database = cwebn_database_open(db_path, jobs_uri, &context->services, error, error_size);
@@ -127,7 +127,7 @@ struct cweb_context *cwebn_context_create(const char *db_path, const char *jobs_
     context->public.crypto = &context->crypto;
     cwebn_context_set_crypto(&context->public, services->crypto_loaded);
     context->public.symbols = &context->symbols;
-    /* Opaque, and not NULL: modules ask whether there are jobs. */
+    /* Opaque, and not NULL: modules test whether there are jobs. */
     context->public.jobs = (struct job_system *)context;
     cwebn_legacy_set(&context->public);
     return &context->public;
@@ -139,7 +139,7 @@ int cwebn_context_pending(struct cweb_context *ctx) {
 
 void cwebn_context_set_crypto(struct cweb_context *ctx, int loaded) {
     ctx->crypto->status = loaded ? CRYPTO_LOADED : CRYPTO_FAILURE;
-    /* For modules that ask whether they are set: no files, the key stays with the server. */
+    /* For modules that test whether these are set: there are no files, because the key stays with the server. */
     ctx->crypto->certificate = ctx->crypto->private_key = loaded ? "(the server's)" : NULL;
     cwebn_legacy_crypto(ctx);
 }

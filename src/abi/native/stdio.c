@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * What modules print goes to the server's log: the C library's stdout and stderr become streams of ours, fopencookie(3).
- * Unbuffered, so that the sink runs on the printing thread and knows which module is running there.
+ * Sends the output of modules to the server's log: the C library's stdout and stderr become the server's own streams,
+ * fopencookie(3). The streams are unbuffered, so that the sink runs on the printing thread and can tell which module
+ * runs there.
  */
 #define _GNU_SOURCE
 #include "native.h"
@@ -67,7 +68,7 @@ void cwebn_stdio_restore(void) {
 }
 
 #ifdef __GLIBC__
-/* The C library's stream lock, as it has been since 2.0; no function tells who holds one. */
+/* The C library's stream lock, unchanged since 2.0; no function returns its owner. */
 struct stream_lock {
     int lock;
     int count;

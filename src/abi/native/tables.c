@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * The tables jobs and job_events where modules have a process of their own: virtual tables whose rows the server sends,
- * a page at a time. The process has neither the file nor a lock on it, so nothing it does can hold the server up: a
+ * The tables jobs and job_events, where modules have a process of their own: virtual tables whose rows the server
+ * sends, a page at a time. The process has neither the file nor a lock on it, so it can't block the server: a
  * descriptor that can read a database can also lock it.
  */
 #define _GNU_SOURCE
@@ -12,10 +12,10 @@
 #include <string.h>
 
 #define COLUMNS_MAX 18
-/* Longer values are not looked up by the server, but by SQLite among all rows. */
+/* Longest value, in bytes, that the server looks up. SQLite compares longer values with all rows. */
 #define TEXT_BYTES_MAX 4096
 
-/* idxNum: the column that has to be equal, plus one; then flags. */
+/* idxNum: the column that must be equal, plus one; then flags. */
 #define PLAN_COLUMN 0xff
 #define PLAN_LOWER 0x100
 #define PLAN_LOWER_INCLUDED 0x200
@@ -23,7 +23,7 @@
 #define PLAN_UPPER_INCLUDED 0x800
 #define PLAN_DESCENDING 0x1000
 
-/* A column that the server can look up, and about how many rows have one value. */
+/* A column that the server can look up, and approximately how many rows share one value. */
 struct indexed {
     int column;
     int is_text;
@@ -38,7 +38,7 @@ struct table_kind {
     int indexed_count;
 };
 
-/* The columns are those of the database, in its order, which the server relies on (src/jobs/store/tables.rs). */
+/* The columns are those of the database, in its order; the server relies on that (src/jobs/store/tables.rs). */
 static const struct table_kind kinds[] = {
     {"jobs",
      "CREATE TABLE x(id INTEGER, uuid TEXT, module_name TEXT, job_name TEXT, state TEXT, module_hash TEXT,"
@@ -118,7 +118,7 @@ static int is_binary(sqlite3_index_info *info, int constraint) {
     return collation == NULL || sqlite3_stricmp(collation, "BINARY") == 0;
 }
 
-/* The best column of an equality: its place in `indexed`, or -1; `constraint` is where it is asked for. */
+/* The best column for an equality: its index in `indexed`, or -1; `constraint` receives the index of the constraint. */
 static int best_equality(const struct table_kind *kind, sqlite3_index_info *info, int *constraint) {
     for (int candidate = 0; candidate < kind->indexed_count; candidate++) {
         const struct indexed *indexed = &kind->indexed[candidate];
@@ -134,7 +134,7 @@ static int best_equality(const struct table_kind *kind, sqlite3_index_info *info
     return -1;
 }
 
-/* Bounds of the id: at most one below and one above. SQLite checks all of them once more. */
+/* Bounds of the id: at most one below and one above. SQLite checks all of them again. */
 static int bounds(sqlite3_index_info *info, int plan, int *argument) {
     for (int i = 0; i < info->nConstraint; i++) {
         if (!info->aConstraint[i].usable || info->aConstraint[i].iColumn > 0) {
@@ -184,7 +184,7 @@ static int table_best_index(sqlite3_vtab *base, sqlite3_index_info *info) {
         plan |= info->aOrderBy[0].desc ? PLAN_DESCENDING : 0;
     }
     info->idxNum = plan;
-    /* Columns that nobody reads, such as long payloads, are not sent. */
+    /* Columns that the query does not read, such as long payloads, are not sent. */
     info->idxStr = sqlite3_mprintf("%llu", info->colUsed);
     info->needToFreeIdxStr = 1;
     info->estimatedRows = (sqlite3_int64)rows + 1;
@@ -211,7 +211,7 @@ static int cursor_close(sqlite3_vtab_cursor *base) {
     return SQLITE_OK;
 }
 
-/* Asks for the next page. */
+/* Fetches the next page. */
 static int fetch(struct cursor *cursor) {
     const struct table *table = (const struct table *)cursor->base.pVtab;
     size_t length = 0;
@@ -226,7 +226,7 @@ static int fetch(struct cursor *cursor) {
     return SQLITE_OK;
 }
 
-/* A decimal number that ends with `stop`. 0, or -1. */
+/* Reads a decimal number that ends with `stop`. 0, or -1. */
 static int read_number(struct cursor *cursor, char stop, sqlite3_int64 *out) {
     const char *end = memchr(cursor->at, stop, (size_t)(cursor->end - cursor->at));
     char digits[24];
@@ -240,7 +240,7 @@ static int read_number(struct cursor *cursor, char stop, sqlite3_int64 *out) {
     return 0;
 }
 
-/* A value is n, u, i followed by a number and a semicolon, or t, the number of bytes, a colon and these. */
+/* Reads a value: n, u, i followed by a number and a semicolon, or t, the number of bytes, a colon and the bytes. */
 static int read_value(struct cursor *cursor, struct value *value) {
     if (cursor->at == cursor->end) {
         return -1;
@@ -289,7 +289,7 @@ static int cursor_next(sqlite3_vtab_cursor *base) {
     return SQLITE_OK;
 }
 
-/* What has to be equal, if the server can look it up. 0 if nothing can be. */
+/* Takes the value of an equality, if the server can look it up. 0 if no row can match. */
 static int take_equal(struct cursor *cursor, int column, sqlite3_value *value) {
     const struct table_kind *kind = &kinds[cursor->wanted.table];
     int is_text = 0, type = sqlite3_value_type(value);
@@ -312,11 +312,11 @@ static int take_equal(struct cursor *cursor, int column, sqlite3_value *value) {
         cursor->wanted.column = column;
         cursor->wanted.number = sqlite3_value_int64(value);
     }
-    /* Anything else is compared by SQLite, with all rows. */
+    /* SQLite compares any other value, with all rows. */
     return 1;
 }
 
-/* A bound that is not included. 0 if nothing can lie within it. */
+/* Takes an excluded bound. 0 if no row can lie within it. */
 static int take_bound(int64_t *bound, sqlite3_value *value, int64_t included) {
     int type = sqlite3_value_type(value);
     if (type == SQLITE_INTEGER) {

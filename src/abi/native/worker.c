@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * Functions that fail in the process of one call (CWEB_KILLABLE): that process shares no thread, no connection and no memory that
- * changes with the process that it was forked from.
+ * Functions that fail in the process of one call (CWEB_KILLABLE): that process shares no thread, no connection and no
+ * changing memory with the process from which it was forked.
  */
 #define _GNU_SOURCE
 #include "native.h"
@@ -21,7 +21,7 @@ int cwebn_worker_refuses(const char *what) {
     if (!cwebn_is_worker()) {
         return 0;
     }
-    /* Once: the process lives for one call. */
+    /* Reported once: the process lives for one call. */
     static int told;
     if (__atomic_exchange_n(&told, 1, __ATOMIC_RELAXED) == 0) {
         fprintf(stderr, "%s does not work in a handler of a route with CWEB_KILLABLE, which runs in a process of its own: it fails "
@@ -32,7 +32,7 @@ int cwebn_worker_refuses(const char *what) {
 }
 
 void cwebn_worker_enter(struct cweb_context *ctx) {
-    /* Each lock is taken once: one that a thread held when the process was forked is found here, and not by a call. */
+    /* Takes each lock once: a lock that a thread held at the fork is detected here, and not by a later call. */
     (void)container_get(ctx->cache, "");
     pthread_mutex_lock(&ctx->scheduler->mutex);
     ctx->scheduler->accepting = 0;

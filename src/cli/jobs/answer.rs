@@ -1,11 +1,16 @@
 //! The server's answers: what it says of jobs, and refusals in words that tell what to do.
 
-use super::super::client::{Answer, Client, GREEN, RED, YELLOW};
+use super::super::client::{Answer, Client, GREEN, RED, YELLOW, escaped};
 use super::super::exit::{Exit, Failure};
 use clap::ValueEnum;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
+
+/// The path of a list, of `module` alone if one is named.
+pub(super) fn of_module(path: &str, module: Option<&str>) -> String {
+    module.map_or_else(|| path.to_owned(), |module| format!("{path}?module={}", escaped(module)))
+}
 
 /// Where a job stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ValueEnum)]

@@ -11,6 +11,9 @@ use std::process::ExitCode;
 
 #[derive(Args)]
 pub(super) struct KindsArgs {
+    /// Only this module's, which a key for some modules has to name [default: those of all modules]
+    #[arg(long)]
+    module: Option<String>,
     /// Print what the server sends, JSON
     #[arg(long)]
     json: bool,
@@ -38,7 +41,7 @@ struct List {
 }
 
 pub(super) fn list(client: &Client, args: &KindsArgs) -> Result<ExitCode, Problem> {
-    let answer = client.get("/jobs/kinds")?;
+    let answer = client.get(&answer::of_module("/jobs/kinds", args.module.as_deref()))?;
     let body = answer::accepted(client, answer, "is it a cweb server of this version?")?;
     if args.json {
         say(body)?;

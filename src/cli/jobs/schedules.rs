@@ -15,6 +15,9 @@ use std::process::ExitCode;
 pub(super) struct SchedulesArgs {
     #[command(subcommand)]
     command: Option<SchedulesCommand>,
+    /// Only this module's, which a key for some modules has to name [default: those of all modules]
+    #[arg(long)]
+    module: Option<String>,
     /// Print what the server sends, JSON
     #[arg(long)]
     json: bool,
@@ -87,7 +90,7 @@ struct List {
 
 pub(super) fn run(client: &Client, args: &SchedulesArgs) -> Result<ExitCode, Problem> {
     match &args.command {
-        None => list(client, args.json)?,
+        None => list(client, args.module.as_deref(), args.json)?,
         Some(SchedulesCommand::Set(set)) => put(client, set, args.json)?,
         Some(SchedulesCommand::Remove { names }) => {
             for name in names {
@@ -108,8 +111,8 @@ fn path(name: &str) -> String {
     format!("/jobs/schedules/{}", parts.join("/"))
 }
 
-fn list(client: &Client, as_json: bool) -> Result<(), Problem> {
-    let answer = client.get("/jobs/schedules")?;
+fn list(client: &Client, module: Option<&str>, as_json: bool) -> Result<(), Problem> {
+    let answer = client.get(&answer::of_module("/jobs/schedules", module))?;
     let body = answer::accepted(client, answer, "is it a cweb server of this version?")?;
     if as_json {
         return say(body);

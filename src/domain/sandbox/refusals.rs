@@ -67,6 +67,12 @@ impl Refusals {
 fn sentence(policy: &Policy, call: i64) -> String {
     let name = calls::name(call);
     let conditions = if calls::is_conditional(policy, call) { " with these arguments" } else { "" };
+    if policy.connects && calls::is_network(call) {
+        // The flag that would grant it by name would grant it past the list.
+        return format!(
+            "the system call {name} is refused{conditions} (EPERM): a list of --allow-net grants connections by TCP alone"
+        );
+    }
     let network = if calls::is_network(call) && !policy.network { "--allow-net, or " } else { "" };
     format!(
         "the system call {name} is refused{conditions} (EPERM); {network}--allow-syscall {name} grants it to all modules"

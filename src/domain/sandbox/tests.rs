@@ -18,10 +18,8 @@ static BEFORE_MAIN: extern "C" fn() = before_main;
 extern "C" fn before_main() {
     let args: Vec<std::ffi::OsString> = std::env::args_os().collect();
     match args.as_slice() {
-        [_, command, policy, program, arguments @ ..]
-            if command == program::COMMAND || command == program::HELD_COMMAND =>
-        {
-            let _ = program::main(policy, program, arguments, command == program::HELD_COMMAND);
+        [_, command, policy, program @ ..] if command == program::COMMAND || command == program::HELD_COMMAND => {
+            let _ = program::main(policy, program, command == program::HELD_COMMAND);
             // The exit code does not come through from here; those tests that need it use the real program.
             std::process::exit(125);
         }

@@ -7,6 +7,7 @@
 mod body;
 mod id;
 mod incoming;
+mod listing;
 mod names;
 mod outputs;
 mod receive;
@@ -16,6 +17,7 @@ mod store;
 pub use body::{BUFFERS_BYTES, BodyEnd, BodyReader, BodyWriter, Full, Notify, body};
 pub use id::BlobId;
 pub use incoming::{StoredBlob, Upload};
+pub use listing::Listed;
 pub use names::event_reference;
 pub use names::is_file_name;
 pub use receive::receive;

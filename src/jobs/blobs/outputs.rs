@@ -1,12 +1,11 @@
 //! The output directories of all jobs.
 
 use super::incoming::Share;
-use super::run_files::{Outputs, remove_dir};
-use super::store::{BLOCK_BYTES, BlobError, Blobs, OpenBlob, Wake};
+use super::store::{BLOCK_BYTES, BlobError, Blobs, OpenBlob, Wake, Watched};
 use crossbeam::channel::Receiver;
 use std::collections::HashSet;
 use std::fs::{self, File, Metadata};
-use std::io;
+use std::io::{self, ErrorKind};
 use std::os::fd::BorrowedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -23,6 +22,14 @@ fn bytes_of(dir: &Path) -> u64 {
     entries.filter_map(|entry| entry.metadata().ok()).map(|data| file_charge(&data)).sum()
 }
 
+/// Removes an output directory, if it exists.
+pub(super) fn remove_dir(dir: &Path) {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != ErrorKind::NotFound => tracing::warn!("{}: {error}", dir.display()),
+        _ => {}
+    }
+}
+
 impl Blobs {
     pub(super) fn outputs_dir(&self) -> &Path {
         &self.inner.config.outputs_dir
@@ -37,10 +44,10 @@ impl Blobs {
     }
 
     /// Registers the outputs of a run, whose sizes are then checked periodically.
-    pub(super) fn watch(&self, outputs: &Arc<Outputs>) {
+    pub(super) fn watch(&self, outputs: Weak<dyn Watched>) {
         let mut state = self.inner.state();
-        if !state.watched.iter().any(|watched| std::ptr::eq(watched.as_ptr(), Arc::as_ptr(outputs))) {
-            state.watched.push(Arc::downgrade(outputs));
+        if !state.watched.iter().any(|watched| watched.ptr_eq(&outputs)) {
+            state.watched.push(outputs);
             self.wake(Wake::Outputs);
         }
     }
@@ -54,7 +61,7 @@ impl Blobs {
     pub(in crate::jobs) fn look_at_outputs(&self) {
         let mut state = self.inner.state();
         state.watched.retain(|watched| watched.strong_count() > 0);
-        let watched: Vec<Arc<Outputs>> = state.watched.iter().filter_map(Weak::upgrade).collect();
+        let watched: Vec<Arc<dyn Watched>> = state.watched.iter().filter_map(Weak::upgrade).collect();
         drop(state);
         for outputs in watched {
             outputs.look(self.inner.config.blob_bytes_max);

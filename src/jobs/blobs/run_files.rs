@@ -7,11 +7,11 @@
 use super::id::BlobId;
 use super::incoming::Share;
 use super::names::is_file_name;
-use super::outputs::file_charge;
-use super::store::{BlobError, Blobs};
+use super::outputs::{file_charge, remove_dir};
+use super::store::{BlobError, Blobs, Watched};
 use rustix::fs::SeekFrom;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
-use std::io::{self, ErrorKind};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -68,13 +68,8 @@ fn errno_of(error: &io::Error) -> i32 {
     error.raw_os_error().unwrap_or(libc::EIO)
 }
 
-impl Outputs {
-    fn made(&self) -> MutexGuard<'_, Made> {
-        self.made.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Counts the bytes of the run's files. If they exceed a limit, the run must end, and its files are truncated.
-    pub(super) fn look(&self, file_bytes_max: u64) {
+impl Watched for Outputs {
+    fn look(&self, file_bytes_max: u64) {
         let made = self.made();
         if made.is_closed {
             return;
@@ -93,6 +88,12 @@ impl Outputs {
                 let _ = output.file.set_len(0);
             }
         }
+    }
+}
+
+impl Outputs {
+    fn made(&self) -> MutexGuard<'_, Made> {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn share(&self, bytes: u64) -> Result<(), BlobError> {
@@ -249,7 +250,8 @@ impl RunFiles {
             return Err(libc::EINVAL);
         }
         let opened = self.outputs.open(name).map_err(|error| errno_of(&error))?;
-        self.blobs.watch(&self.outputs);
+        let outputs = Arc::downgrade(&self.outputs);
+        self.blobs.watch(outputs);
         Ok(opened)
     }
 
@@ -289,14 +291,6 @@ impl Drop for RunFiles {
         if has_dir && !self.is_published.load(Ordering::Acquire) {
             remove_dir(&self.outputs.dir);
         }
-    }
-}
-
-/// Removes an output directory, if it exists.
-pub(super) fn remove_dir(dir: &Path) {
-    match fs::remove_dir_all(dir) {
-        Err(error) if error.kind() != ErrorKind::NotFound => tracing::warn!("{}: {error}", dir.display()),
-        _ => {}
     }
 }
 

@@ -1,7 +1,6 @@
 //! The directory of blobs.
 
 use super::id::BlobId;
-use super::run_files::Outputs;
 use crossbeam::channel::{Receiver, Sender, unbounded};
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -124,7 +123,7 @@ pub(super) struct State {
     pins: HashMap<BlobId, usize>,
     deletions: Vec<Deletion>,
     /// The outputs of running jobs.
-    pub(super) watched: Vec<Weak<Outputs>>,
+    pub(super) watched: Vec<Weak<dyn Watched>>,
 }
 
 impl State {
@@ -146,6 +145,12 @@ pub(super) struct Inner {
     next: AtomicU64,
     pub(super) wake: Sender<Wake>,
     pub(super) woken: Receiver<Wake>,
+}
+
+/// Files of a run that are looked at now and then while the run goes on.
+pub(super) trait Watched: Send + Sync {
+    /// Counts the bytes of the run's files. If they exceed a limit, the run must end, and its files are truncated.
+    fn look(&self, file_bytes_max: u64);
 }
 
 /// A message to the cleaning thread.
@@ -392,7 +397,7 @@ impl Drop for Pins {
 }
 
 /// The blob of a directory entry.
-fn blob_of(entry: &fs::DirEntry) -> Option<BlobId> {
+pub(super) fn blob_of(entry: &fs::DirEntry) -> Option<BlobId> {
     entry.file_name().to_str().and_then(BlobId::of_digits)
 }
 

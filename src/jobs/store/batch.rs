@@ -5,10 +5,8 @@ use super::error::Fault;
 use super::live::{Live, LiveJob};
 use super::statements::Statements;
 use super::transition::{self, Step};
-use super::{
-    Change, Changed, Deleted, JobEvent, JobRow, JobState, NewJob, Paused, ScheduleOutcome, Settled,
-    dependencies::Needs, rows,
-};
+use super::types::Needs;
+use super::{Change, Changed, Deleted, JobEvent, JobRow, JobState, NewJob, Paused, ScheduleOutcome, Settled, rows};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};

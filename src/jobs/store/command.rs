@@ -1,7 +1,7 @@
 //! Commands to the writer, and the guarantee that each command is answered.
 
 use super::budget::Weight;
-use super::data::{Checkpoint, MadeFiles};
+use super::types::{Checkpoint, MadeFiles};
 use super::{
     Change, Changed, Deleted, Done, JobKind, NewJob, Paused, ScheduleChange, ScheduleOutcome, StoreError, Submitted,
 };

@@ -1,42 +1,14 @@
 //! Checkpoints and files of jobs in the database: the code of the writer and of the readers.
 
 use super::batch::Applier;
-use super::budget::Weight;
 use super::command::{Command, Reply};
 use super::error::Fault;
-use super::{Done, JobState, Reader, StoreError, Writer, rows};
+use super::types::{Checkpoint, MadeFiles};
+use super::{Done, JobFiles, JobState, Reader, StoreError, Writer, rows};
 use crate::jobs::blobs::MadeFile;
 use rusqlite::{OptionalExtension, params};
 use std::collections::HashSet;
 use std::sync::Arc;
-
-/// A checkpoint to be stored.
-pub(super) struct Checkpoint {
-    pub(super) job: i64,
-    pub(super) uuid: Arc<str>,
-    pub(super) bytes: Vec<u8>,
-    /// Bytes of the queue's budget that the checkpoint holds until it is stored.
-    pub(super) _weight: Weight,
-}
-
-/// A list of a job's outputs to be stored.
-pub(super) struct MadeFiles {
-    pub(super) job: i64,
-    pub(super) uuid: Arc<str>,
-    pub(super) dir: String,
-    pub(super) files: Vec<MadeFile>,
-}
-
-/// The files of a job.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct JobFiles {
-    /// The job's state.
-    pub state: JobState,
-    /// Names and blobs of the job's inputs.
-    pub given: Vec<(String, String)>,
-    /// The job's outputs.
-    pub made: Vec<MadeFile>,
-}
 
 impl Writer {
     /// Stores `bytes` as the checkpoint of a running job in place of the earlier one; empty `bytes` remove it. Waits while the

@@ -2,34 +2,10 @@
 
 use super::batch::Applier;
 use super::error::Fault;
-use super::{Change, Changed, JobState, rows};
+use super::types::Needs;
+use super::{Change, Changed, JobState, Settled, rows};
 use rusqlite::{OptionalExtension, params};
 use std::sync::Arc;
-
-/// The change of a job after its dependencies have ended; the writer reports it once the transaction is committed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Settled {
-    /// All dependencies are done: the job may run.
-    Ready {
-        /// The job's uuid.
-        uuid: Arc<str>,
-    },
-    /// A dependency has failed or is canceled, so the job has failed.
-    Failed {
-        /// The job's number.
-        id: i64,
-        /// The job's uuid.
-        uuid: Arc<str>,
-    },
-}
-
-/// State of the dependencies that a submission names.
-pub(super) enum Needs {
-    /// Dependencies that have not ended; empty: the job may run at once.
-    Open(Vec<i64>),
-    /// A sentence for users: why the submission can't be accepted.
-    Refused(String),
-}
 
 impl Applier<'_> {
     /// Looks up the dependencies of a submission.

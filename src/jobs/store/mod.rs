@@ -10,7 +10,7 @@
 //!
 //! | file | responsibility |
 //! | --- | --- |
-//! | `types` | jobs, events, changes, outcomes |
+//! | `types`, `schedule_types` | jobs, events, schedules, changes, outcomes |
 //! | `handle` | [`Writer`]: the sending side, limits and back-pressure |
 //! | `budget` | limit on the waiting bytes |
 //! | `command` | commands to the writer; replies that can't be forgotten |
@@ -38,6 +38,7 @@ mod live;
 mod pauses;
 mod readers;
 mod rows;
+mod schedule_types;
 mod schedules;
 mod schema;
 mod statements;
@@ -50,16 +51,16 @@ mod writer;
 mod tests;
 
 pub use command::EventBlob;
-pub use data::JobFiles;
-pub use dependencies::Settled;
 pub use error::{OpenError, StoreError};
 pub use feed::{FeedFilter, FeedPage};
 pub use handle::Writer;
-pub use pauses::{JobKind, PAUSED_MAX, Paused};
 pub use readers::Reader;
-pub use schedules::{ScheduleChange, ScheduleOutcome, ScheduleRow, ScheduleSpec, Slot};
+pub use schedule_types::{ScheduleChange, ScheduleOutcome, ScheduleRow, ScheduleSpec};
 pub use tables::{Key, Table, TableQuery, Tables};
-pub use types::{Change, Changed, Deleted, Done, Durability, JobEvent, JobFilter, JobRow, JobState, NewJob, Submitted};
+pub use types::{
+    Change, Changed, Deleted, Done, Durability, JobEvent, JobFiles, JobFilter, JobKind, JobRow, JobState, NewJob,
+    PAUSED_MAX, Paused, Settled, Slot, Submitted,
+};
 
 use budget::Budget;
 use command::Command;

@@ -2,23 +2,8 @@
 
 use super::batch::Applier;
 use super::error::Fault;
-use super::{Reader, StoreError};
+use super::{JobKind, PAUSED_MAX, Paused, Reader, StoreError};
 use rusqlite::params;
-
-/// Limit on simultaneously paused kinds.
-pub const PAUSED_MAX: usize = 1_000;
-
-/// A kind: module and job name.
-pub type JobKind = (String, String);
-
-/// Result of pausing or resuming a kind of job.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Paused {
-    /// The kind is paused or resumed, as requested.
-    Done,
-    /// [`PAUSED_MAX`] kinds are paused already; nothing was changed.
-    TooMany,
-}
 
 impl Reader {
     /// The paused kinds.

@@ -1,6 +1,8 @@
 //! Inputs and outputs of the store.
 
-use super::{Slot, StoreError};
+use super::StoreError;
+use super::budget::Weight;
+use crate::jobs::blobs::MadeFile;
 use std::sync::Arc;
 
 /// The durability of an acknowledged commit.
@@ -332,3 +334,80 @@ pub struct JobFilter {
 ///
 /// If the method that takes the callback returns an error, the callback is dropped without a call.
 pub type Done<T> = Box<dyn FnOnce(Result<T, StoreError>) + Send>;
+
+/// The slot from which a job was created.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Slot {
+    /// The schedule's name.
+    pub schedule: String,
+    /// The time of the slot, in Unix milliseconds.
+    pub at_ms: i64,
+}
+
+/// Limit on simultaneously paused kinds.
+pub const PAUSED_MAX: usize = 1_000;
+
+/// A kind: module and job name.
+pub type JobKind = (String, String);
+
+/// Result of pausing or resuming a kind of job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Paused {
+    /// The kind is paused or resumed, as requested.
+    Done,
+    /// [`PAUSED_MAX`] kinds are paused already; nothing was changed.
+    TooMany,
+}
+
+/// A checkpoint to be stored.
+pub(super) struct Checkpoint {
+    pub(super) job: i64,
+    pub(super) uuid: Arc<str>,
+    pub(super) bytes: Vec<u8>,
+    /// Bytes of the queue's budget that the checkpoint holds until it is stored.
+    pub(super) _weight: Weight,
+}
+
+/// A list of a job's outputs to be stored.
+pub(super) struct MadeFiles {
+    pub(super) job: i64,
+    pub(super) uuid: Arc<str>,
+    pub(super) dir: String,
+    pub(super) files: Vec<MadeFile>,
+}
+
+/// The files of a job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobFiles {
+    /// The job's state.
+    pub state: JobState,
+    /// Names and blobs of the job's inputs.
+    pub given: Vec<(String, String)>,
+    /// The job's outputs.
+    pub made: Vec<MadeFile>,
+}
+
+/// The change of a job after its dependencies have ended; the writer reports it once the transaction is committed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Settled {
+    /// All dependencies are done: the job may run.
+    Ready {
+        /// The job's uuid.
+        uuid: Arc<str>,
+    },
+    /// A dependency has failed or is canceled, so the job has failed.
+    Failed {
+        /// The job's number.
+        id: i64,
+        /// The job's uuid.
+        uuid: Arc<str>,
+    },
+}
+
+/// State of the dependencies that a submission names.
+pub(super) enum Needs {
+    /// Dependencies that have not ended; empty: the job may run at once.
+    Open(Vec<i64>),
+    /// A sentence for users: why the submission can't be accepted.
+    Refused(String),
+}

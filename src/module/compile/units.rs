@@ -5,10 +5,9 @@ use super::super::dialect::{Language, messages};
 use super::super::project::Project;
 use super::super::sdk;
 use super::plan::{Plan, Unit};
-use super::{Compiler, assets};
+use super::{Compiler, Workdir, assets};
 use crate::domain::sandbox::Policy;
 use crate::domain::sandbox::program::{self, Held};
-use crate::net;
 use rustix::process::{Pid, Signal, kill_process_group};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -145,26 +144,27 @@ impl Compiler {
         &self,
         project: &Project,
         plan: &Plan,
-        (dir, target): (&Path, &str),
+        (workdir, target): (&mut Workdir, &str),
         cache: &UnitCache,
         deadline: Instant,
         begun: &mut dyn FnMut(),
     ) -> Result<String, DeployError> {
+        let dir = &workdir.path().to_path_buf();
         let (include, headers, sdk) = (include_flags(project), headers_of(project, plan), sdk::dir_in(dir));
         let started = Mutex::default();
         let work = UnitBuild { project, plan, dir, sdk: &sdk, cache, deadline, include, headers, started };
         let order = self.order(&work);
         // The compilers get their sandboxes while the files are written, and work from then on: on a machine with few cores
         // everything else that starts now would hold them up.
-        let held = self.first_compilers(&work, &order)?;
-        let linker = if held.is_empty() { Some(self.linker(&work, target)?) } else { None };
+        let held = self.first_compilers(&work, &order, workdir)?;
+        let linker = if held.is_empty() { Some(self.linker(&work, target, workdir)?) } else { None };
         write_files(project, plan, dir)?;
         fs::create_dir_all(dir.join(DIR))?;
-        sdk::unpack(dir)?;
+        workdir.sdk()?;
         self.hand_over(dir)?;
         *work.started.lock().unwrap_or_else(PoisonError::into_inner) =
             held.into_iter().map(|(number, held)| (number, Started(held.let_go()))).collect();
-        let linker = linker.map_or_else(|| self.linker(&work, target), Ok)?;
+        let linker = linker.map_or_else(|| self.linker(&work, target, workdir), Ok)?;
         begun();
         let mut warnings = self.all_units(&work, &order.units)?;
         self.assets(&work)?;
@@ -262,7 +262,12 @@ impl Compiler {
     }
 
     /// Compilers for the first units that must be compiled, as many as work at once. The files need not be there yet.
-    fn first_compilers(&self, work: &UnitBuild<'_>, order: &Order) -> Result<Vec<(usize, Held)>, DeployError> {
+    fn first_compilers(
+        &self,
+        work: &UnitBuild<'_>,
+        order: &Order,
+        workdir: &mut Workdir,
+    ) -> Result<Vec<(usize, Held)>, DeployError> {
         // The sandbox grants the directory to the compiler's user.
         self.hand_over(work.dir)?;
         let first = order.units.iter().take(order.missing.min(workers()));
@@ -270,7 +275,7 @@ impl Compiler {
             .filter_map(|number| Some((*number, work.plan.units().get(*number)?)))
             .map(|(number, unit)| {
                 let mut command = self.unit_command(work, number, unit, program::held_command)?;
-                let held = Held::start(net::keep_descriptors_from(&mut command));
+                let held = workdir.held(&mut command);
                 let held = held.map_err(|error| self.not_started(unit.reading.language(), error))?;
                 Ok((number, held))
             })
@@ -326,7 +331,7 @@ impl Compiler {
     }
 
     /// The linker, which gets its sandbox while the units are compiled.
-    fn linker(&self, work: &UnitBuild<'_>, target: &str) -> Result<Held, DeployError> {
+    fn linker(&self, work: &UnitBuild<'_>, target: &str, workdir: &mut Workdir) -> Result<Held, DeployError> {
         let language = work.language();
         let units = work.plan.units();
         let mut command = self.command(work.sdk, language, &[], None, program::held_command)?;
@@ -338,7 +343,7 @@ impl Compiler {
             .args(work.plan.link_flags(self.is_clang))
             .args(super::LINK_FLAGS)
             .current_dir(work.dir);
-        Held::start(net::keep_descriptors_from(&mut command)).map_err(|error| self.not_started(language, error))
+        workdir.held(&mut command).map_err(|error| self.not_started(language, error))
     }
 
     fn link(&self, work: &UnitBuild<'_>, linker: Held) -> Result<String, DeployError> {

@@ -3,13 +3,6 @@
 use super::lexer::Words;
 use super::{Dialect, Reading};
 
-/// The line of a refusal that says what is wrong: the first that has `error:`, or else the first that says anything.
-pub(crate) fn first_error(text: &str) -> &str {
-    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    let first = lines.clone().next().unwrap_or_default();
-    lines.find(|line| line.contains("error: ")).unwrap_or(first)
-}
-
 /// What is said of a source that is refused in every dialect: the messages of the likely one, and what it takes to
 /// understand them.
 pub(crate) fn refusal(reading: &Reading, source: &[u8], refusals: &[(Dialect, String)]) -> String {
@@ -174,15 +167,6 @@ pub(in crate::module) fn distance(from: &[u8], to: &[u8]) -> usize {
 mod tests {
     use super::super::lexer::words;
     use super::*;
-
-    #[test]
-    fn the_first_error_is_the_reason() {
-        let text =
-            "In file included from module.c:1:\nx.h:1: warning: a\nmodule.c:2:1: error: b\nmodule.c:3:1: error: c\n";
-        assert_eq!(first_error(text), "module.c:2:1: error: b");
-        assert_eq!(first_error("\n  plain\nwords"), "plain");
-        assert_eq!(first_error(""), "");
-    }
 
     #[test]
     fn what_the_linker_says_gets_a_place_and_a_name() {

@@ -12,7 +12,7 @@ mod two;
 mod wafer;
 
 use super::deploy::SourceFields;
-use super::project::checked_path;
+use super::project_files::checked_path;
 use super::sdk;
 pub(super) use lexer::Words;
 pub(super) use pragma::{Wants, without_doubles};
@@ -27,11 +27,11 @@ pub(super) enum Language {
 }
 
 impl Language {
-    /// By the name of a file; `None` if it is no source.
+    /// By the name of a file, as the compilers take it: they tell `.c` and `.C` apart. `None` if it is no source.
     pub(super) fn of(file_name: &str) -> Option<Self> {
-        match file_name.rsplit_once('.')?.1.to_ascii_lowercase().as_str() {
+        match file_name.rsplit_once('.')?.1 {
             "c" => Some(Self::C),
-            "cpp" | "cc" | "cxx" => Some(Self::Cpp),
+            "cpp" | "cc" | "cxx" | "C" | "CPP" => Some(Self::Cpp),
             _ => None,
         }
     }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * Where every public field of the SDK's older generation lies, for the tests of the Rust mirror. Compiled with that
- * generation's headers, so it includes nothing of native.h.
+ * The offsets of every public field of the SDK's older dialect, for the tests of the Rust mirror. Compiled with the
+ * headers of that dialect, so it must not include native.h.
  */
 #include <stddef.h>
 

@@ -1,0 +1,28 @@
+//! Generations that live beside the table: those whose code jobs still run.
+
+use super::generation::Generation;
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+
+/// Generations that jobs or their own code may ask for, apart from those in the table.
+#[derive(Default)]
+pub(super) struct GenerationIndex {
+    /// By the number of the loaded instance.
+    pub(super) instances: HashMap<u64, Weak<Generation>>,
+    /// Old versions that were loaded again for jobs, by hash.
+    pub(super) reloaded: HashMap<String, Weak<Generation>>,
+}
+
+impl GenerationIndex {
+    /// Remembers a generation as long as it lives.
+    pub(super) fn add(&mut self, generation: &Arc<Generation>) {
+        self.instances.retain(|_, known| known.strong_count() > 0);
+        self.instances.insert(generation.instance().id(), Arc::downgrade(generation));
+    }
+
+    /// The generations of the module `name` that still live.
+    pub(super) fn of_name(&self, name: &str) -> Vec<Arc<Generation>> {
+        let living = self.instances.values().filter_map(Weak::upgrade);
+        living.filter(|generation| generation.manifest().name == name).collect()
+    }
+}
