@@ -160,7 +160,8 @@ impl Drop for Charge {
 pub struct OwnedRequest {
     head: Head,
     bytes: Box<[u8]>,
-    head_len: usize,
+    /// Bytes of the head in `bytes`: it is limited to much less.
+    head_len: u32,
     /// The body, where it is not part of `bytes`.
     shared: Option<Arc<Vec<u8>>>,
     /// The body, where it lies in the memory of a domain already.
@@ -179,7 +180,8 @@ impl OwnedRequest {
         let mut bytes = Vec::with_capacity(view.bytes.len() + body.len());
         bytes.extend_from_slice(view.bytes);
         bytes.extend_from_slice(body);
-        let (head, head_len, bytes) = (view.head.clone(), view.bytes.len(), bytes.into_boxed_slice());
+        let (head, bytes) = (view.head.clone(), bytes.into_boxed_slice());
+        let head_len = u32::try_from(view.bytes.len()).unwrap_or(u32::MAX);
         Self { head, head_len, bytes, shared, placed: None, peer: view.peer, charge: None }
     }
 
@@ -207,7 +209,7 @@ impl OwnedRequest {
     /// Bytes of the body, wherever it lies.
     #[must_use]
     pub fn body_bytes(&self) -> usize {
-        self.bytes() - self.head_len
+        self.bytes().saturating_sub(self.head_len as usize)
     }
 
     /// The same request with `body`, which lies in the memory of a domain. [`OwnedRequest::view`] is without a body then.
@@ -238,7 +240,7 @@ impl OwnedRequest {
     /// The request as it was parsed.
     #[must_use]
     pub fn view(&self) -> RequestView<'_> {
-        let (head, body) = self.bytes.split_at(self.head_len);
+        let (head, body) = self.bytes.split_at_checked(self.head_len as usize).unwrap_or((&self.bytes, &[]));
         let shared = self.shared.as_ref();
         let body = shared.map_or(body, |shared| shared.as_slice());
         RequestView { head: &self.head, bytes: head, body, shared, peer: self.peer }

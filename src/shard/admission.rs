@@ -6,7 +6,12 @@
 
 use super::Shard;
 use super::conn::{Conn, Serves};
+use super::memory::{no_memory, no_share};
+use super::requests::Origin;
+use super::snapshot::ShardGen;
+use crate::domain::call::GenerationRef;
 use crate::net::{ConnId, Connections, Peer};
+use crate::proto::http1::RequestView;
 use crate::server_response::ServerAnswer;
 use std::collections::VecDeque;
 
@@ -64,6 +69,51 @@ impl Conn {
 }
 
 impl Shard {
+    /// The bytes that the answer to a call is expected to have, if the call may begin: there is room for a body of `body_bytes` bytes and
+    /// for the answer. Otherwise answers in `out` why not.
+    pub(super) fn admit_call(
+        &mut self,
+        origin: &Origin,
+        view: &RequestView<'_>,
+        generation: &ShardGen,
+        route: usize,
+        body_bytes: usize,
+        out: &mut Vec<u8>,
+    ) -> Option<usize> {
+        if self.is_full(generation, body_bytes) {
+            self.overloaded(origin, view, out);
+            return None;
+        }
+        let shared = (&self.remote, &*self.bodies, &*self.stats);
+        if !self.memory.has_share(shared, generation.instance(), body_bytes) {
+            self.stats.memory_refused();
+            no_share().encode(&self.meta(origin, view), out);
+            return None;
+        }
+        let expected = generation.expected_bytes(route);
+        if self.lacks_memory(expected) {
+            generation.doubt(route);
+            self.stats.memory_refused();
+            no_memory().encode(&self.meta(origin, view), out);
+            return None;
+        }
+        Some(expected)
+    }
+
+    /// Whether the module's domain has as many calls in flight as it may have, or there is no room for the body. A limit for each
+    /// domain: one that answers nothing must not use up that of the others.
+    pub(super) fn is_full(&self, generation: &ShardGen, body_bytes: usize) -> bool {
+        let (in_flight, bodies) = match &self.local {
+            Some(_) => (self.in_flight, self.bodies.bytes()),
+            None => {
+                let instance = generation.instance();
+                (self.remote.in_flight(instance), self.remote.waiting_bytes(Some(instance)))
+            }
+        };
+        let fits = body_bytes.saturating_add(bodies) <= self.limits.bodies_bytes_max;
+        in_flight >= self.limits.in_flight_max || !fits
+    }
+
     /// Finds a place for a new connection.
     pub(super) fn place_of(&mut self, conn: &mut Conn, peer: &Peer) -> Place {
         let places = &self.places;

@@ -15,6 +15,7 @@ use crate::domain::placed::PlacedBody;
 use crate::module::table::RouteMatch;
 use crate::net::Connections;
 use crate::proto::http1::RequestView;
+use crate::server_response::ServerAnswer;
 use std::sync::Arc;
 
 /// Whether the body of a call of `route` may lie in its place before the call begins. A route that may decline cannot, because the
@@ -137,6 +138,27 @@ impl Shard {
         self.in_flight += 1;
         self.remote.submit(generation, false, Task::Request { conn, seq, route, request, meta, stream: None });
         Ok(Begun::Running { expected })
+    }
+
+    /// The head of a request is complete, and its body is awaited.
+    pub(super) fn await_body(&self, connections: &mut Connections, conn: &mut Conn, expects_continue: bool) {
+        conn.partial = Partial::Body;
+        conn.body_paid_ms = self.now_ms;
+        conn.continue_owed = expects_continue;
+        Self::send_continue(connections, conn);
+    }
+
+    /// Answers a request whose head has come, and whose body is not read.
+    pub(super) fn refuse_body(
+        &mut self,
+        connections: &mut Connections,
+        conn: &mut Conn,
+        refusal: &ServerAnswer,
+        head_only: bool,
+    ) {
+        self.stats.request();
+        self.trace_refused(connections, conn, refusal.status);
+        self.answer_last(connections, conn, refusal, head_only);
     }
 
     /// Gives back the memory of a body that will not be complete.

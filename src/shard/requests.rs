@@ -5,13 +5,12 @@ use super::admission::too_many;
 use super::conn::{Conn, Partial, Serves, Slot, Upgrade, credited};
 use super::error_responses::no_modules_here;
 use super::feeds::is_events_socket;
-use super::memory::{no_memory, no_share};
 use super::snapshot::{ANSWER_BYTES_UNKNOWN, ShardGen};
 use super::traces;
 use super::uploads::Gathering;
 use crate::abi::manifest::RouteDecl;
 use crate::admin::{self, Client, Who};
-use crate::domain::call::{Call, GenerationRef, NewRequest, OwnedRequest, Task};
+use crate::domain::call::{Call, NewRequest, OwnedRequest, Task};
 use crate::domain::inbox::Declined;
 use crate::module::table::RouteMatch;
 use crate::net::{Attached, ConnId, Connections};
@@ -118,8 +117,7 @@ impl Shard {
                 break;
             }
             if !self.has_room(connections, conn) || conn.is_asking() {
-                conn.paused = true;
-                connections.set_reading(conn.id, false);
+                Self::wait_to_upload(connections, conn);
                 break;
             }
             if conn.placed.is_some() {
@@ -146,16 +144,11 @@ impl Shard {
                         Gathering::Pieces if self.begin_upload(connections, conn, expects_continue) => continue,
                         Gathering::Pieces => break,
                         Gathering::Refused(refusal) => {
-                            self.stats.request();
-                            self.trace_refused(connections, conn, refusal.status);
-                            self.answer_last(connections, conn, &refusal, head_only);
+                            self.refuse_body(connections, conn, &refusal, head_only);
                             return input.len();
                         }
                     }
-                    conn.partial = Partial::Body;
-                    conn.body_paid_ms = self.now_ms;
-                    conn.continue_owed = expects_continue;
-                    Self::send_continue(connections, conn);
+                    self.await_body(connections, conn, expects_continue);
                 }
                 Ok(Decoded::Request { consumed, mut view }) => {
                     at += consumed;
@@ -379,51 +372,6 @@ impl Shard {
             self.remote.request(generation, short, request);
         }
         Begun::Running { expected }
-    }
-
-    /// The bytes that the answer to a call is expected to have, if the call may begin: there is room for a body of `body_bytes` bytes and
-    /// for the answer. Otherwise answers in `out` why not.
-    pub(super) fn admit_call(
-        &mut self,
-        origin: &Origin,
-        view: &RequestView<'_>,
-        generation: &ShardGen,
-        route: usize,
-        body_bytes: usize,
-        out: &mut Vec<u8>,
-    ) -> Option<usize> {
-        if self.is_full(generation, body_bytes) {
-            self.overloaded(origin, view, out);
-            return None;
-        }
-        let shared = (&self.remote, &*self.bodies, &*self.stats);
-        if !self.memory.has_share(shared, generation.instance(), body_bytes) {
-            self.stats.memory_refused();
-            no_share().encode(&self.meta(origin, view), out);
-            return None;
-        }
-        let expected = generation.expected_bytes(route);
-        if self.lacks_memory(expected) {
-            generation.doubt(route);
-            self.stats.memory_refused();
-            no_memory().encode(&self.meta(origin, view), out);
-            return None;
-        }
-        Some(expected)
-    }
-
-    /// Whether the module's domain has as many calls in flight as it may have, or there is no room for the body. A limit for each
-    /// domain: one that answers nothing must not use up that of the others.
-    pub(super) fn is_full(&self, generation: &ShardGen, body_bytes: usize) -> bool {
-        let (in_flight, bodies) = match &self.local {
-            Some(_) => (self.in_flight, self.bodies.bytes()),
-            None => {
-                let instance = generation.instance();
-                (self.remote.in_flight(instance), self.remote.waiting_bytes(Some(instance)))
-            }
-        };
-        let fits = body_bytes.saturating_add(bodies) <= self.limits.bodies_bytes_max;
-        in_flight >= self.limits.in_flight_max || !fits
     }
 
     /// The handler of a fallback route has declined: the next one is asked, and if there is none the server answers.

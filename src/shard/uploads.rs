@@ -186,7 +186,7 @@ impl Shard {
         true
     }
 
-    fn wait_to_upload(connections: &mut Connections, conn: &mut Conn) -> bool {
+    pub(super) fn wait_to_upload(connections: &mut Connections, conn: &mut Conn) -> bool {
         conn.paused = true;
         connections.set_reading(conn.id, false);
         false
