@@ -50,8 +50,7 @@ impl Shard {
         let piece = match conn.decoder.body_piece(input, usize::MAX) {
             Ok(piece) => piece,
             Err(error) => {
-                let head_only = conn.decoder.refused_head(input);
-                self.reject(connections, conn, &error, head_only);
+                self.reject(connections, conn, &error, input);
                 self.discard_body(conn);
                 return input.len();
             }

@@ -175,9 +175,8 @@ impl Shard {
                     conn.last_request_seen = last && conn.taken.is_none();
                 }
                 Err(error) => {
-                    let head_only = conn.decoder.refused_head(rest);
                     self.trace_unread(conn, &origin, rest, error.status());
-                    self.reject(connections, conn, &error, head_only);
+                    self.reject(connections, conn, &error, rest);
                     at = input.len();
                 }
             }
@@ -466,8 +465,9 @@ impl Shard {
         connections: &mut Connections,
         conn: &mut Conn,
         error: &RequestError,
-        head_only: bool,
+        input: &[u8],
     ) {
+        let head_only = conn.decoder.refused_head(input);
         let answer = match error {
             RequestError::BodyTooLarge => self.grown_too_large(&conn.decoder.head_view()),
             error => ServerAnswer::text(error.status(), format!("{error}\n")),
