@@ -7,7 +7,7 @@ mod support;
 use std::io::{Read, Write};
 use std::sync::Arc;
 use std::time::Duration;
-use support::{Client, PATIENCE, Response, Server, eventually, isolation};
+use support::{Client, PATIENCE, Response, Server, eventually, isolation, signal};
 
 fn lab(args: &[&str]) -> Server {
     let server = Server::on(&Arc::new(tempfile::tempdir().unwrap()), args, &[]);
@@ -809,4 +809,17 @@ fn the_time_of_a_stream_is_its_routes_and_its_clients() {
     let answer = waits.response_to("PUT");
     assert_eq!((answer.status, answer.text()), (200, "5".to_owned()));
     assert!(!server.log().contains("is replaced"), "{}", server.log());
+}
+
+#[test]
+fn a_stop_does_not_wait_for_a_client_that_sends_nothing() {
+    let server = lab(&["--shutdown-timeout-ms", "600000"]);
+    let mut client = server.connect();
+    client.send(post_head("/sum", "Content-Length: 10\r\nExpect: 100-continue").as_bytes());
+    assert_eq!(client.bytes(25), b"HTTP/1.1 100 Continue\r\n\r\n");
+    client.send(b"abc");
+    signal(server.pid(), "TERM");
+    let answer = client.response_to("POST").text();
+    assert!(answer.ends_with("ECANCELED"), "{answer}");
+    server.ends();
 }

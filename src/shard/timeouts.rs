@@ -8,7 +8,7 @@ use crate::net::{ConnId, Connections, TICK};
 const TICKS_PER_SWEEP: usize = 1_000 / TICK.as_millis() as usize;
 
 /// How long a server that stops waits for the first request of a connection: it may be on its way. A TLS client that has
-/// begun its handshake can't ask before the end of it.
+/// begun its handshake can't ask before the end of it. The same time is for the next part of a body that a handler reads.
 const FRESH_MS: u64 = 1_000;
 
 /// What a slow connection gets.
@@ -18,8 +18,8 @@ enum Verdict {
     Close,
     /// Asked for half of something: 408 (RFC 9110 §15.5.9).
     Timeout,
-    /// Sends a body too slowly whose handler waits for it.
-    SlowBody,
+    /// Sends a body too slowly whose handler waits for it: the handler is told this `errno`.
+    SlowBody(i32),
     /// Takes none of the bytes waiting for it.
     Abort,
     /// Up to what it has become.
@@ -41,9 +41,9 @@ impl Shard {
                 Verdict::Keep => {}
                 Verdict::Close => connections.close(id),
                 Verdict::Timeout => self.time_out(connections, id, 408, "the request did not arrive in time\n"),
-                Verdict::SlowBody => {
+                Verdict::SlowBody(errno) => {
                     if let Some(mut conn) = self.take(id) {
-                        self.fail_upload(&mut conn, libc::ETIMEDOUT);
+                        self.fail_upload(&mut conn, errno);
                         self.put(conn);
                     }
                 }
@@ -78,9 +78,14 @@ impl Shard {
         if let Some(upload) = &conn.upload
             && !conn.paused
             && !upload.owes_continue()
-            && now_ms.saturating_sub(conn.body_paid_ms) > body_ms
         {
-            return if upload.is_taken() { Verdict::SlowBody } else { Verdict::Close };
+            if now_ms.saturating_sub(conn.body_paid_ms) > body_ms {
+                return if upload.is_taken() { Verdict::SlowBody(libc::ETIMEDOUT) } else { Verdict::Close };
+            }
+            // A stop does not wait for a client that sends nothing.
+            if draining && upload.is_taken() && now_ms.saturating_sub(conn.last_read_ms) > FRESH_MS {
+                return Verdict::SlowBody(libc::ECANCELED);
+            }
         }
         if !conn.slots.is_empty() || unsent > 0 {
             conn.last_active_ms = now_ms;
