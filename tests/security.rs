@@ -50,8 +50,13 @@ fn refused(server: &Server, source: &str, texts: &[&str]) {
     }
     assert_eq!(server.get("/keep").text(), "kept");
     let scratch = server.dir.path().join("modules/.scratch");
-    assert_eq!(fs::read_dir(&scratch).unwrap().count(), 0, "files are left of {source}");
-    support::eventually("the end of every process in the scratch directory", || processes_in(&scratch).is_empty());
+    support::eventually(&format!("no file is left of {source}"), || server.compilations_left() == 0);
+    support::eventually("the end of every process in the scratch directory", || {
+        let spares = server.spares();
+        processes_in(&scratch)
+            .iter()
+            .all(|process| spares.iter().any(|pid| process.starts_with(format!("/proc/{pid}"))))
+    });
     assert!(!server.dir.path().join("marker").exists(), "{source}");
 }
 

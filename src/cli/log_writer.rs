@@ -7,9 +7,9 @@
 use crossbeam::channel::{Receiver, Sender, bounded};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
@@ -28,7 +28,9 @@ pub(super) struct LogWriter {
     file: File,
     /// Regular files take every line at once; poll(2) says nothing about them.
     is_regular: bool,
-    /// Held while a line is written at once: two threads would take the same room for theirs.
+    /// Terminals have all lines from the queue: poll(2) promises room for a byte of theirs, and not for a line.
+    is_terminal: bool,
+    /// Held while a line is written: two threads would take the same room for theirs.
     at_once: Mutex<()>,
     queue: Sender<Vec<u8>>,
     /// Of lines that are in the queue or being written from there.
@@ -44,9 +46,11 @@ impl LogWriter {
     pub(super) fn start(file: Option<File>) -> BoxMakeWriter {
         let Some(file) = file else { return BoxMakeWriter::new(io::stderr) };
         let is_regular = file.metadata().is_ok_and(|metadata| metadata.is_file());
+        let is_terminal = file.is_terminal();
         let (queue, lines) = bounded(WAITING_LINES_MAX);
         let (waiting_bytes, lost) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        let writer = Arc::new(Self { file, is_regular, at_once: Mutex::new(()), queue, waiting_bytes, lost });
+        let writer =
+            Arc::new(Self { file, is_regular, is_terminal, at_once: Mutex::new(()), queue, waiting_bytes, lost });
         let own = Arc::clone(&writer);
         if thread::Builder::new().name("log".to_owned()).spawn(move || own.write_waiting(&lines)).is_err() {
             return BoxMakeWriter::new(io::stderr);
@@ -59,6 +63,9 @@ impl LogWriter {
     fn takes_at_once(&self, bytes: usize) -> bool {
         if self.is_regular {
             return true;
+        }
+        if self.is_terminal {
+            return false;
         }
         let mut polled = [PollFd::new(&self.file, PollFlags::OUT)];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -76,15 +83,32 @@ impl LogWriter {
         }
     }
 
+    /// Writes `line`, however long that takes. A log that cannot be written must not end the server.
+    fn write_whole(&self, line: Vec<u8>) {
+        let _at_once = self.at_once.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut rest = line.as_slice();
+        while !rest.is_empty() {
+            match (&self.file).write(rest) {
+                Ok(count) => rest = rest.get(count..).unwrap_or_default(),
+                // Another process has made the pipe so.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let _ = poll(&mut [PollFd::new(&self.file, PollFlags::OUT)], None);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return,
+            }
+        }
+    }
+
     fn write_waiting(&self, lines: &Receiver<Vec<u8>>) {
         while let Ok(line) = lines.recv() {
-            // A log that cannot be written must not end the server.
-            let _ = (&self.file).write_all(&line);
-            self.waiting_bytes.fetch_sub(line.len(), Ordering::AcqRel);
+            let bytes = line.len();
             let lost = if lines.is_empty() { self.lost.swap(0, Ordering::Relaxed) } else { 0 };
+            self.write_whole(line);
             if lost > 0 {
-                let _ = writeln!(&self.file, "{lost} lines of the log are lost: nobody read it");
+                self.write_whole(format!("{lost} lines of the log are lost: nobody read it\n").into_bytes());
             }
+            self.waiting_bytes.fetch_sub(bytes, Ordering::AcqRel);
         }
     }
 }
@@ -131,6 +155,7 @@ mod tests {
         let log = Arc::new(LogWriter {
             file: File::from(OwnedFd::from(writer)),
             is_regular: false,
+            is_terminal: false,
             at_once: Mutex::new(()),
             queue,
             waiting_bytes: AtomicUsize::new(0),

@@ -247,7 +247,9 @@ impl<W: Send + 'static> Pool<W> {
     pub fn is_busy(&self) -> bool {
         let shared = &self.shared;
         let running = shared.threads.load(Ordering::Relaxed).saturating_sub(shared.idle.load(Ordering::Relaxed));
-        running + shared.receiver.len() >= shared.threads_max
+        let cannot_grow = shared.failed_us.load(Ordering::Relaxed) != 0;
+        let most = if cannot_grow { shared.threads.load(Ordering::Relaxed) } else { shared.threads_max };
+        running + shared.receiver.len() >= most
     }
 
     /// Threads that exist now.

@@ -9,8 +9,8 @@ use crossbeam::queue::SegQueue;
 use std::io;
 use std::sync::Arc;
 
-/// Places that nobody hands over any more, by offset and bytes.
-pub(in crate::domain) type Abandoned = SegQueue<(usize, usize)>;
+/// Places that nobody hands over any more: offset, bytes, and bytes that were written there.
+pub(in crate::domain) type Abandoned = SegQueue<(usize, usize, usize)>;
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -81,7 +81,7 @@ impl PlacedBody {
 impl Drop for PlacedBody {
     fn drop(&mut self) {
         if !self.is_handed_over {
-            self.abandoned.push((self.offset, self.bytes));
+            self.abandoned.push((self.offset, self.bytes, self.written));
         }
     }
 }

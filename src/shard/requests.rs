@@ -530,17 +530,16 @@ impl Shard {
     /// Ends a connection that was too slow with `status`.
     pub(super) fn time_out(&mut self, connections: &mut Connections, id: ConnId, status: u16, text: &str) {
         let mut meta = self.error_meta();
-        if let Some(conn) = self.take(id) {
+        if let Some(mut conn) = self.take(id) {
+            meta.head_only = conn.decoder.refused_head(&conn.input);
             if conn.partial == Partial::Body && conn.upload.is_none() {
                 self.trace_refused(connections, &conn, status);
+                self.discard_body(&mut conn);
             }
-            self.put(conn);
-        }
-        if let Some(conn) = self.conn(id) {
             conn.last_request_seen = true;
             conn.partial = Partial::None;
-            meta.head_only = conn.decoder.refused_head(&conn.input);
             conn.input = Vec::new();
+            self.put(conn);
         }
         if let Some(outbox) = connections.outbox(id) {
             ServerAnswer::text(status, text).encode(&meta, outbox.buffer());

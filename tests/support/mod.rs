@@ -222,6 +222,17 @@ impl Server {
         self.all_processes().into_iter().filter(|pid| waits_for_a_compilation(*pid)).collect()
     }
 
+    /// Directories of compilations, but for the one that is ready for the next.
+    pub fn compilations_left(&self) -> usize {
+        let ready = |pid: u32| std::fs::read_link(format!("/proc/{pid}/cwd")).ok();
+        let ready: Vec<PathBuf> = self.spares().into_iter().filter_map(ready).collect();
+        let all = std::fs::read_dir(self.dir.path().join("modules/.scratch")).unwrap();
+        all.filter(|entry| {
+            entry.as_ref().is_ok_and(|entry| !ready.contains(&entry.path().canonicalize().unwrap_or_default()))
+        })
+        .count()
+    }
+
     fn all_processes(&self) -> Vec<u32> {
         let task = format!("/proc/{0}/task", self.pid());
         let tasks = std::fs::read_dir(task).unwrap().flatten();

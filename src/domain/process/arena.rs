@@ -29,6 +29,9 @@ pub(super) const PAGE: usize = 4096;
 const RESERVE_BYTES: usize = 64 * 1024 * 1024;
 /// Largest body that the reserve is for.
 pub(super) const SMALL_BYTES_MAX: usize = 1024 * 1024;
+/// Least budget of which bodies that arrive may have half: the other half has room for the largest body of a default server. Tests
+/// have small budgets.
+const ARRIVING_BUDGET_MIN: usize = if cfg!(any(test, fuzzing)) { 0 } else { 128 * 1024 * 1024 };
 /// Memory given back to the kernel in one step: some hundred microseconds.
 const RECLAIM_BYTES: usize = 4 * 1024 * 1024;
 
@@ -149,7 +152,8 @@ impl Lender {
     /// Clients that send slowly must not have all of it, because bodies that are complete wait for room.
     pub(super) fn take_arriving(&mut self, bytes: usize) -> Option<PlacedBody> {
         self.take_back();
-        if self.arriving.saturating_add(bytes) > self.extents.budget() / 2 {
+        let budget = self.extents.budget();
+        if budget < ARRIVING_BUDGET_MIN || self.arriving.saturating_add(bytes) > budget / 2 {
             return None;
         }
         let offset = self.extents.take(bytes).ok()?;
@@ -173,8 +177,9 @@ impl Lender {
 
     /// Takes back the places of bodies that nobody hands over any more.
     fn take_back(&mut self) {
-        while let Some((offset, bytes)) = self.abandoned.pop() {
+        while let Some((offset, bytes, written)) = self.abandoned.pop() {
             self.arriving = self.arriving.saturating_sub(bytes);
+            self.extents.shrink(offset, written);
             self.extents.give(offset);
         }
     }

@@ -82,7 +82,11 @@ fn is_own(ip: IpAddr) -> bool {
     let any: IpAddr = if ip.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
     let probe =
         UdpSocket::bind((any, 0)).and_then(|socket| socket.connect((ip, PORT)).and_then(|()| socket.local_addr()));
-    probe.is_ok_and(|own| own.ip() == ip)
+    match probe {
+        Ok(own) => own.ip() == ip,
+        // An address that cannot be reached is not one of this machine's. Where the question fails, nothing is granted.
+        Err(error) => !matches!(error.raw_os_error(), Some(libc::ENETUNREACH | libc::EHOSTUNREACH)),
+    }
 }
 
 #[cfg(test)]

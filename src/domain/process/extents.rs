@@ -88,6 +88,18 @@ impl Extents {
         Ok(taken)
     }
 
+    /// Takes back all of an extent but what begins at `start` and has `bytes` bytes: the rest has no pages.
+    pub(super) fn shrink(&mut self, start: usize, bytes: usize) {
+        let Some(taken) = self.taken.get_mut(&start) else { return };
+        let kept = bytes.checked_next_multiple_of(PAGE).unwrap_or(*taken).clamp(PAGE, *taken);
+        let left = *taken - kept;
+        *taken = kept;
+        if left > 0 {
+            self.used -= left;
+            self.insert_free(start + kept, left);
+        }
+    }
+
     /// Takes an extent back; one that was not given out changes nothing.
     pub(super) fn give(&mut self, start: usize) {
         let Some(bytes) = self.taken.remove(&start) else { return };
@@ -170,6 +182,23 @@ mod tests {
             extents.left(range);
         }
         assert_eq!(extents.take(BYTES), Ok(all));
+    }
+
+    #[test]
+    fn what_was_never_written_counts_no_more_when_it_is_given_back() {
+        let mut extents = extents();
+        let start = extents.take(BYTES).unwrap();
+        extents.shrink(start, SMALL_BYTES_MAX + 1);
+        assert_eq!(extents.used(), SMALL_BYTES_MAX + PAGE);
+        extents.give(start);
+        assert_eq!(extents.next_leaving(BYTES), Some(start..start + SMALL_BYTES_MAX + PAGE));
+        extents.left(start..start + SMALL_BYTES_MAX + PAGE);
+        assert_eq!(extents.used(), 0);
+        // Nothing has come: one page may be there.
+        let start = extents.take(BYTES).unwrap();
+        extents.shrink(start, 0);
+        extents.give(start);
+        assert_eq!((extents.used(), extents.take(BYTES)), (0, Ok(start)));
     }
 
     #[test]

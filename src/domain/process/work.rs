@@ -57,15 +57,6 @@ impl RingRecord {
             self.waits = true;
         }
     }
-
-    /// Tells the server that a call that has waited begins.
-    fn tell_begin(&mut self, responses: &ResponseRing) {
-        if std::mem::take(&mut self.waits)
-            && let Some(ticket) = self.ticket()
-        {
-            say(responses, |record| wire::turn(record, ticket));
-        }
-    }
 }
 
 /// Bytes that the place of a body takes in a record.
@@ -200,7 +191,7 @@ impl DomainRunner {
     /// Runs a handler, unless its calls run one at a time and the call has no turn: then gives whose turns they are.
     fn request(&mut self, responses: &Arc<ResponseRing>, mut asked: Asked<'_>, body: &[u8]) -> Option<Arc<Turns>> {
         let start = Instant::now();
-        let Asked { shard, ticket, instance, route, has_turn, peer, head, .. } = asked;
+        let Asked { shard, ticket, instance, route, has_turn, waits, peer, head, .. } = asked;
         let Some(module) = self.domain.instance(instance) else {
             fail(responses, ticket, "the module is not loaded in its domain\n");
             return None;
@@ -208,7 +199,7 @@ impl DomainRunner {
         if !has_turn && let Some(turns) = module.turns(route as usize) {
             return Some(Arc::clone(turns));
         }
-        if has_turn {
+        if has_turn || waits {
             say(responses, |record| wire::turn(record, ticket));
         }
         let Some(bytes) = self.head.unpack(head) else {
@@ -399,15 +390,10 @@ impl Runner<RingRecord> for DomainRunner {
         self.run_and_return(work);
     }
 
-    fn run_and_return(&mut self, mut work: RingRecord) -> Option<RingRecord> {
+    fn run_and_return(&mut self, work: RingRecord) -> Option<RingRecord> {
         if work.record.is_empty() {
             self.domain.answers.reclaim();
             return None;
-        }
-        if work.waits
-            && let Some(responses) = self.domain.response_rings.get(work.shard)
-        {
-            work.tell_begin(responses);
         }
         let Some(turns) = self.work(&work, false) else { return Some(work) };
         match turns.enter(work) {
@@ -432,6 +418,8 @@ struct Asked<'a> {
     instance: u64,
     route: u32,
     has_turn: bool,
+    /// The server was told that it waits for a thread.
+    waits: bool,
     peer: Option<IpAddr>,
     /// Packed.
     head: &'a [u8],
@@ -442,14 +430,14 @@ struct Asked<'a> {
 impl DomainRunner {
     /// Does `work`, unless it is a call that needs a turn and has none: then gives whose turns they are.
     fn work(&mut self, work: &RingRecord, has_turn: bool) -> Option<Arc<Turns>> {
-        let RingRecord { shard, record, .. } = work;
+        let RingRecord { shard, record, waits } = work;
         let responses = self.domain.response_rings.get(*shard).map(Arc::clone)?;
         let Ok(read) = ToDomain::read(record) else {
             tracing::error!("the server sent a record that can't be read");
             return None;
         };
         if let ToDomain::Stream(call) = &read {
-            return self.stream_call(&responses, *shard, call, has_turn);
+            return self.stream_call(&responses, *shard, call, (has_turn, *waits));
         }
         let (ToDomain::Request { body, .. } | ToDomain::Socket { events: body, .. }) = &read else { return None };
         let domain = Arc::clone(&self.domain);
@@ -469,10 +457,16 @@ impl DomainRunner {
         };
         match &read {
             &ToDomain::Request { ticket, instance, route, peer, head, .. } => {
-                let asked = Asked { shard: *shard, ticket, instance, route, has_turn, peer, head, stream: None };
+                let asked =
+                    Asked { shard: *shard, ticket, instance, route, has_turn, waits: *waits, peer, head, stream: None };
                 self.request(&responses, asked, body)
             }
             work => {
+                if let ToDomain::Socket { ticket, .. } = work
+                    && *waits
+                {
+                    say(&responses, |record| wire::turn(record, *ticket));
+                }
                 self.socket(&responses, *shard, work, body);
                 None
             }
@@ -485,7 +479,7 @@ impl DomainRunner {
         responses: &Arc<ResponseRing>,
         shard: usize,
         call: &StreamToDomain<'_>,
-        has_turn: bool,
+        (has_turn, waits): (bool, bool),
     ) -> Option<Arc<Turns>> {
         let StreamToDomain::Call { ticket, instance, route, slot, length, expects_continue, peer, head } = *call else {
             return None;
@@ -495,7 +489,7 @@ impl DomainRunner {
             fail(responses, ticket, "the memory of the stream is not there\n");
             return None;
         }
-        self.request(responses, Asked { shard, ticket, instance, route, has_turn, peer, head, stream }, &[])
+        self.request(responses, Asked { shard, ticket, instance, route, has_turn, waits, peer, head, stream }, &[])
     }
 
     /// Answers a call whose turn does not come.

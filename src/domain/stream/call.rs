@@ -226,7 +226,6 @@ impl CallState {
 
     /// Writes bytes as they are sent, and waits while there is no room.
     fn write_raw(&self, down: &mut Down, uplink: &dyn Uplink, bytes: &[u8]) -> Result<(), i32> {
-        self.in_time()?;
         let mut rest = bytes;
         loop {
             let count = down.writer.put(rest).map_err(errno_of)?;
@@ -537,6 +536,7 @@ impl StreamCall for CallState {
         if let Some(errno) = down.broken {
             return Err(errno);
         }
+        self.in_time().inspect_err(|errno| down.broken = Some(*errno))?;
         if down.coder.is_none() {
             // The client is to be able to tell that these bytes are missing.
             let sent = self.write_raw(down, &*uplink, bytes);

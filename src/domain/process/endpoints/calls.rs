@@ -22,6 +22,16 @@ pub(super) const TICKET_BIT: u64 = 1 << 63;
 /// Longest wait of an answer for memory. The domain gives up sooner.
 const RETURNED_MS_MAX: u64 = 60_000;
 
+/// A call that waits for a thread has so many times the time of a handler: a domain that says so of all its calls must not keep what they
+/// hold.
+const WAITS_LIMITS: u64 = 4;
+
+/// How long the callbacks of a socket may take.
+fn socket_limit_ms(stage: Stage, limit_ms: u64, callbacks: u64) -> u64 {
+    let of_all = limit_ms.saturating_mul(callbacks);
+    if stage == Stage::Turn { of_all.saturating_mul(WAITS_LIMITS) } else { of_all }
+}
+
 /// The calls a shard has in a domain. Those that have not been sent wait here, also while the domain is started again.
 #[derive(Default)]
 pub struct CallTable {
@@ -250,6 +260,9 @@ impl CallTable {
                 self.current.iter_mut().chain(&mut self.former).find(|session| session.tickets.contains(&ticket))
             {
                 session.give_up(ticket);
+                if self.pending.get(&ticket).is_some_and(|pending| pending.has_waited) {
+                    session.waited.push_back((ticket, now_ms.saturating_add(limit_ms.saturating_mul(WAITS_LIMITS))));
+                }
                 // A call without its turn has no handler that runs: the one that it waits for has a time of its own.
                 if let Some(pending) = self.pending.get(&ticket).filter(|pending| pending.stage != Stage::Turn) {
                     let name = &pending.hold.instance().manifest().name;
@@ -260,11 +273,13 @@ impl CallTable {
             // The grace is the domain's, not the route's.
             let grace_ms = if matches!(pending.stage, Stage::Running) { pending.grace_ms } else { 0 };
             let limit_ms = limit_of(&pending).saturating_sub(grace_ms);
-            let name = &pending.hold.instance().manifest().name;
+            let manifest = pending.hold.instance().manifest();
+            let name = &manifest.name;
             let (status, text) = match pending.stage {
                 Stage::Running => (504, format!("module {name} did not answer within {limit_ms} ms\n")),
                 Stage::Turn => {
-                    let why = if pending.has_waited { "has no thread left" } else { "runs one call at a time" };
+                    let is_serial = manifest.routes.get(pending.unit).is_some_and(RouteDecl::is_serial);
+                    let why = if is_serial { "runs one call at a time" } else { "has no thread left" };
                     (503, format!("module {name} {why}: this call had no turn within {limit_ms} ms\n"))
                 }
                 Stage::Waiting => (503, format!("the process of module {name} took no request within {limit_ms} ms\n")),
@@ -273,6 +288,9 @@ impl CallTable {
             logbook::add(name, Kind::Error, &format!("a request is answered {status}: {}", text.trim_end()));
             let Caller::Request { conn, seq, meta } = pending.caller else { continue };
             answers.push(Message::Answer { conn, seq, bytes: meta.plain(status, &text), lent: None });
+        }
+        for session in self.current.iter_mut().chain(&mut self.former) {
+            session.expire_waited(now_ms);
         }
         self.expire_large(now_ms.saturating_sub(limit_ms));
         answers.append(&mut self.refused);
@@ -286,10 +304,9 @@ impl CallTable {
         let now_ms = self.now_ms;
         let sockets = self.pending.iter().filter_map(|(ticket, pending)| match pending.caller {
             Caller::Socket { key, callbacks, .. }
-                if pending.stage != Stage::Turn
-                    && now_ms.saturating_sub(pending.since_ms) > limit_ms.saturating_mul(callbacks) =>
+                if now_ms.saturating_sub(pending.since_ms) > socket_limit_ms(pending.stage, limit_ms, callbacks) =>
             {
-                Some((*ticket, key, limit_ms.saturating_mul(callbacks)))
+                Some((*ticket, key, socket_limit_ms(pending.stage, limit_ms, callbacks)))
             }
             _ => None,
         });

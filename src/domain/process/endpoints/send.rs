@@ -66,11 +66,15 @@ impl CallTable {
 
     /// Sends what the ring takes, and writes a bounded part of what goes beside it; once a batch.
     pub fn flush(&mut self) {
+        self.more = false;
         for session in &mut self.former {
             session.tell_streams();
             session.tell_drained();
+            if session.endpoints.requests.has_unused() {
+                session.endpoints.requests.reclaim();
+                self.more |= session.endpoints.requests.has_unused();
+            }
         }
-        self.more = false;
         let Some(mut session) = self.current.take() else { return };
         let nothing = self.sending.is_none() && self.queue.is_empty() && self.forgotten.is_empty() && !self.draining;
         let nothing = nothing
@@ -103,7 +107,7 @@ impl CallTable {
         session.publish();
         let may_send = !self.draining && self.sending.is_none();
         let copies = !waits && (self.copying.is_some() || !self.large.is_empty()) || !self.queue.is_empty();
-        self.more = !session.broken
+        self.more |= !session.broken
             && (may_send && copies || session.endpoints.requests.has_unused() || self.has_room(&mut session));
         self.current = Some(session);
     }
@@ -137,13 +141,18 @@ impl CallTable {
     /// a handler that may decline is kept until the answer.
     fn is_sent(&mut self, session: &mut ProcessSession) {
         let Some(Sending { ticket, mut queued, place, .. }) = self.sending.take() else { return };
-        if let Some(place) = place {
-            session.endpoints.lent.insert(ticket, place);
-        }
         if let Some(Queued { payload: Payload::Request { request, .. }, .. }) = &mut queued
             && let Some(body) = request.take_placed()
         {
             session.endpoints.requests.hand_over(body);
+        }
+        if let Some(place) = place {
+            // The domain may have answered before it had the record: nothing will say that the place is free.
+            if self.pending.contains_key(&ticket) || session.late.contains(&ticket) {
+                session.endpoints.lent.insert(ticket, place);
+            } else {
+                session.endpoints.requests.give_back(place.offset);
+            }
         }
         let (Some(queued), Some(pending)) = (queued, self.pending.get_mut(&ticket)) else { return };
         (pending.stage, pending.since_ms) = (Stage::Running, self.now_ms);

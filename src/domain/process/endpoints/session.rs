@@ -2,6 +2,7 @@
 
 use super::RingEndpoints;
 use crate::id_map::{IdMap, IdSet};
+use std::collections::VecDeque;
 use std::ops::Range;
 
 /// What the shard has with one process of the domain.
@@ -13,6 +14,8 @@ pub(super) struct ProcessSession {
     pub(super) open: usize,
     /// Calls there that nobody waits for any more. What is answered and is neither open nor one of these is a lie.
     pub(super) late: IdSet,
+    /// Those of them that have waited for a thread, with the times by which the domain must have answered them.
+    pub(super) waited: VecDeque<(u64, u64)>,
     /// Sockets this process knows. Others it can neither send to nor close: they may be of other domains.
     pub(super) known: IdMap<KnownSocket>,
     /// The owner has been told that nothing is open and nothing is sent any more.
@@ -35,7 +38,8 @@ pub(super) struct KnownSocket {
 impl ProcessSession {
     pub(super) fn new(endpoints: Box<RingEndpoints>) -> Self {
         let (late, known) = (IdSet::default(), IdMap::default());
-        Self { endpoints, tickets: 0..0, open: 0, late, known, drained: false, broken: false }
+        let waited = VecDeque::new();
+        Self { endpoints, tickets: 0..0, open: 0, late, waited, known, drained: false, broken: false }
     }
 
     /// Call number `ticket` goes there.
@@ -54,6 +58,15 @@ impl ProcessSession {
     pub(super) fn give_up(&mut self, ticket: u64) {
         self.open = self.open.saturating_sub(1);
         self.late.insert(ticket);
+    }
+
+    /// Asks for a new process if calls that have waited for a thread are still not answered.
+    pub(super) fn expire_waited(&mut self, now_ms: u64) {
+        while let Some((ticket, _)) = self.waited.pop_front_if(|(_, until_ms)| *until_ms < now_ms) {
+            if self.late.contains(&ticket) {
+                self.endpoints.owner.recycle("calls that have waited for a thread do not end");
+            }
+        }
     }
 
     /// The last call did not go there after all; `open`: and is not over for another reason.
