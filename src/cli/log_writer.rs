@@ -84,9 +84,9 @@ impl LogWriter {
     }
 
     /// Writes `line`, however long that takes. A log that cannot be written must not end the server.
-    fn write_whole(&self, line: Vec<u8>) {
+    fn write_whole(&self, line: &[u8]) {
         let _at_once = self.at_once.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut rest = line.as_slice();
+        let mut rest = line;
         while !rest.is_empty() {
             match (&self.file).write(rest) {
                 Ok(count) => rest = rest.get(count..).unwrap_or_default(),
@@ -104,9 +104,9 @@ impl LogWriter {
         while let Ok(line) = lines.recv() {
             let bytes = line.len();
             let lost = if lines.is_empty() { self.lost.swap(0, Ordering::Relaxed) } else { 0 };
-            self.write_whole(line);
+            self.write_whole(&line);
             if lost > 0 {
-                self.write_whole(format!("{lost} lines of the log are lost: nobody read it\n").into_bytes());
+                self.write_whole(format!("{lost} lines of the log are lost: nobody read it\n").as_bytes());
             }
             self.waiting_bytes.fetch_sub(bytes, Ordering::AcqRel);
         }

@@ -31,7 +31,7 @@ const RESERVE_BYTES: usize = 64 * 1024 * 1024;
 pub(super) const SMALL_BYTES_MAX: usize = 1024 * 1024;
 /// Least budget of which bodies that arrive may have half: the other half has room for the largest body of a default server. Tests
 /// have small budgets.
-const ARRIVING_BUDGET_MIN: usize = if cfg!(any(test, fuzzing)) { 0 } else { 128 * 1024 * 1024 };
+const ARRIVING_BUDGET_MIN: usize = if cfg!(any(test, fuzzing)) { PAGE } else { 128 * 1024 * 1024 };
 /// Memory given back to the kernel in one step: some hundred microseconds.
 const RECLAIM_BYTES: usize = 4 * 1024 * 1024;
 

@@ -62,7 +62,9 @@ impl ProcessSession {
 
     /// Asks for a new process if calls that have waited for a thread are still not answered.
     pub(super) fn expire_waited(&mut self, now_ms: u64) {
-        while let Some((ticket, _)) = self.waited.pop_front_if(|(_, until_ms)| *until_ms < now_ms) {
+        while self.waited.front().is_some_and(|(_, until_ms)| *until_ms < now_ms)
+            && let Some((ticket, _)) = self.waited.pop_front()
+        {
             if self.late.contains(&ticket) {
                 self.endpoints.owner.recycle("calls that have waited for a thread do not end");
             }
