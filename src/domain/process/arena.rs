@@ -179,8 +179,7 @@ impl Lender {
     fn take_back(&mut self) {
         while let Some((offset, bytes, written)) = self.abandoned.pop() {
             self.arriving = self.arriving.saturating_sub(bytes);
-            self.extents.shrink(offset, written);
-            self.extents.give(offset);
+            self.extents.give_written(offset, written);
         }
     }
 

@@ -88,16 +88,16 @@ impl Extents {
         Ok(taken)
     }
 
-    /// Takes back all of an extent but what begins at `start` and has `bytes` bytes: the rest has no pages.
-    pub(super) fn shrink(&mut self, start: usize, bytes: usize) {
-        let Some(taken) = self.taken.get_mut(&start) else { return };
-        let kept = bytes.checked_next_multiple_of(PAGE).unwrap_or(*taken).clamp(PAGE, *taken);
-        let left = *taken - kept;
-        *taken = kept;
-        if left > 0 {
-            self.used -= left;
-            self.insert_free(start + kept, left);
+    /// Takes a large extent back, of which only the first `written` bytes have pages. One that was not given out changes nothing.
+    pub(super) fn give_written(&mut self, start: usize, written: usize) {
+        let Some(bytes) = self.taken.remove(&start) else { return };
+        let kept = written.checked_next_multiple_of(PAGE).unwrap_or(bytes).clamp(PAGE, bytes);
+        if kept < bytes {
+            self.used -= bytes - kept;
+            self.insert_free(start + kept, bytes - kept);
         }
+        // Also one that is small now: it lies among large ones, where nobody would use its pages.
+        self.leaving.push_back(start..start + kept);
     }
 
     /// Takes an extent back; one that was not given out changes nothing.
@@ -187,18 +187,14 @@ mod tests {
     #[test]
     fn what_was_never_written_counts_no_more_when_it_is_given_back() {
         let mut extents = extents();
-        let start = extents.take(BYTES).unwrap();
-        extents.shrink(start, SMALL_BYTES_MAX + 1);
-        assert_eq!(extents.used(), SMALL_BYTES_MAX + PAGE);
-        extents.give(start);
-        assert_eq!(extents.next_leaving(BYTES), Some(start..start + SMALL_BYTES_MAX + PAGE));
-        extents.left(start..start + SMALL_BYTES_MAX + PAGE);
-        assert_eq!(extents.used(), 0);
-        // Nothing has come: one page may be there.
-        let start = extents.take(BYTES).unwrap();
-        extents.shrink(start, 0);
-        extents.give(start);
-        assert_eq!((extents.used(), extents.take(BYTES)), (0, Ok(start)));
+        for written in [SMALL_BYTES_MAX + 1, 1, 0] {
+            let start = extents.take(BYTES).unwrap();
+            extents.give_written(start, written);
+            let kept = written.next_multiple_of(PAGE).max(PAGE);
+            assert_eq!((extents.used(), extents.next_leaving(BYTES)), (kept, Some(start..start + kept)));
+            extents.left(start..start + kept);
+            assert_eq!(extents.used(), 0);
+        }
     }
 
     #[test]
