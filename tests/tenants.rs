@@ -304,7 +304,7 @@ fn space_is_a_domains_own() {
         fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).ok()
     };
     assert_eq!(score("two").unwrap().trim(), "500");
-    // Each domain is a session, and so has one share of the processors, less than the server's, however many threads it has.
+    // Each domain with a name is a session, and so has one share of the processors, less than the server's, however many threads it has.
     let pid = text("/two/pid");
     let session = |pid: &str| {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();

@@ -236,6 +236,7 @@ fn spawn(
     }
     command.stdout(output.try_clone()?).stderr(output);
     net::keep_descriptors_from(&mut command);
+    let has_session = watch::has_session(shared.name());
     let pass = move || {
         for &fd in &passed {
             // SAFETY: system calls without memory, on descriptors of the child only.
@@ -243,9 +244,9 @@ fn spawn(
                 return Err(io::Error::last_os_error());
             }
         }
-        // A process group of its own, and a session: see `watch::share_processors`.
+        // A process group of its own, with or without a session.
         // SAFETY: as above.
-        if unsafe { libc::setsid() } == -1 {
+        if unsafe { if has_session { libc::setsid() } else { libc::setpgid(0, 0) } } == -1 {
             return Err(io::Error::last_os_error());
         }
         // SAFETY: as above. Whatever becomes of the server, the domain must not outlive it.

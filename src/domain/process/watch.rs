@@ -7,6 +7,7 @@ use super::group;
 use super::instance::ProcessInstance;
 use super::lock;
 use super::memory_watch::MemoryWatch;
+use crate::domain::DEFAULT_DOMAIN;
 use crate::domain::sandbox::User;
 use rustix::fs::{Gid, Uid};
 use rustix::io::Errno;
@@ -70,7 +71,8 @@ impl Domain {
     pub(super) fn look(&self, seen: &mut Seen) {
         let shared = self.shared();
         let Some(process) = shared.current() else { return };
-        if seen.lowered != Some(process.pid()) && share_processors(process.pid()) {
+        let shares = has_session(shared.name()) && seen.lowered != Some(process.pid());
+        if shares && share_processors(process.pid()) {
             seen.lowered = Some(process.pid());
         }
         let allowed = shared.config.allowance;
@@ -222,7 +224,14 @@ fn used_bytes<'a>(dirs: impl Iterator<Item = &'a Path>) -> u64 {
     sum
 }
 
-/// Lowers the share of the processors that the session of the process `pid` has (sched(7), autogroup). Each domain is a session, so
+/// Whether the processes of a domain are a session, so that Linux gives all their threads one share of the processors. The default
+/// domain shares with the server: where a client on the same machine takes a core, a share of its own costs its calls a third of their
+/// rate. Modules of which one must not take the processors from others are for domains with names.
+pub(super) fn has_session(domain: &str) -> bool {
+    domain != DEFAULT_DOMAIN
+}
+
+/// Lowers the share of the processors that the session of the process `pid` has (sched(7), autogroup). A domain with a name is a session, so
 /// that Linux shares the processors out by domain however many threads each has. Gives whether that need not be tried again: the
 /// kernel takes one such change in 100 ms from an ordinary user. Without autogroups there is nothing to lower.
 fn share_processors(pid: u32) -> bool {
