@@ -32,6 +32,9 @@ pub(super) const SMALL_BYTES_MAX: usize = 1024 * 1024;
 /// Least budget of which bodies that arrive may have half: the other half has room for the largest body of a default server. Tests
 /// have small budgets.
 const ARRIVING_BUDGET_MIN: usize = if cfg!(any(test, fuzzing)) { PAGE } else { 128 * 1024 * 1024 };
+/// Bodies that arrive in their places at a time. Many that are complete at once would be with as many threads of the domain at once,
+/// and other calls would wait for the processors; bodies without a place are handed over one after the other.
+const ARRIVING_MAX: usize = 4;
 /// Memory given back to the kernel in one step: some hundred microseconds.
 const RECLAIM_BYTES: usize = 4 * 1024 * 1024;
 
@@ -139,13 +142,15 @@ pub(super) struct Lender {
     extents: Extents,
     /// Bytes of the places of bodies that still arrive, and those of them that nobody hands over any more.
     arriving: usize,
+    /// The number of these bodies.
+    arriving_count: usize,
     abandoned: Arc<Abandoned>,
 }
 
 impl Lender {
     fn new(memory: Arc<Region>, range: Range<usize>, budget: usize) -> Self {
         let (extents, arriving, abandoned) = (Extents::new(range, budget, RESERVE_BYTES), 0, Arc::default());
-        Self { memory, extents, arriving, abandoned }
+        Self { memory, extents, arriving, arriving_count: 0, abandoned }
     }
 
     /// A place for a body of `bytes` bytes that still arrives. `None`: there is none now, or bodies that arrive have half of the budget.
@@ -153,11 +158,15 @@ impl Lender {
     pub(super) fn take_arriving(&mut self, bytes: usize) -> Option<PlacedBody> {
         self.take_back();
         let budget = self.extents.budget();
-        if budget < ARRIVING_BUDGET_MIN || self.arriving.saturating_add(bytes) > budget / 2 {
+        if self.arriving_count >= ARRIVING_MAX
+            || budget < ARRIVING_BUDGET_MIN
+            || self.arriving.saturating_add(bytes) > budget / 2
+        {
             return None;
         }
         let offset = self.extents.take(bytes).ok()?;
         self.arriving += bytes;
+        self.arriving_count += 1;
         Some(PlacedBody::new(&self.memory, offset, bytes, &self.abandoned))
     }
 
@@ -172,6 +181,7 @@ impl Lender {
         if body.offset_of(&self.abandoned).is_some() {
             body.set_handed_over();
             self.arriving = self.arriving.saturating_sub(body.bytes());
+            self.arriving_count = self.arriving_count.saturating_sub(1);
         }
     }
 
@@ -179,6 +189,7 @@ impl Lender {
     fn take_back(&mut self) {
         while let Some((offset, bytes, written)) = self.abandoned.pop() {
             self.arriving = self.arriving.saturating_sub(bytes);
+            self.arriving_count = self.arriving_count.saturating_sub(1);
             self.extents.give_written(offset, written);
         }
     }
