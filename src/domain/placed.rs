@@ -2,7 +2,8 @@
 //!
 //! The shard that receives the body owns it. When the body is complete, the record of its request names the place, and the body is
 //! copied nowhere else. A body whose request does not get there gives its place back when it is dropped. The domain can write to the
-//! memory: the bytes that come out of it are no more trustworthy than the domain, and only the domain gets them.
+//! memory, so the bytes that come out of it are no more trustworthy than the domain. They go to the process that serves the path when the
+//! body is complete; that is another domain's only if the path has moved there while the body arrived.
 
 use super::ring::Region;
 use crossbeam::queue::SegQueue;

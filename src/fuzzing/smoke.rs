@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 /// Number of mutated inputs per target.
 const MUTATED: usize = 20_000;
 /// A target ends after this time, however many inputs it has had.
-const TIME: Duration = Duration::from_secs(1);
+const TIME: Duration = Duration::from_secs(3);
 const INPUT_BYTES_MAX: usize = 4096;
 
 /// The corpus of target `name`: file names and contents, in the order of the names.

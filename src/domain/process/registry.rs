@@ -15,6 +15,8 @@ use crate::net::Waker;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::RangeInclusive;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
@@ -260,25 +262,45 @@ impl RegistryShared {
     }
 
     /// The user that the domain runs as, where it has one of its own: mostly the same one, by the name, and no other domain's.
-    fn user_of(&self, name: &str) -> Option<User> {
-        let users = self.config.users.clone().filter(|_| name != DEFAULT_DOMAIN)?;
-        let count = u64::from(users.end() - users.start()) + 1;
-        let hash = Sha256::digest(name.as_bytes());
-        let begin = hash.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes)) % count;
+    ///
+    /// # Errors
+    /// All users are other domains', or own files of domains that were removed.
+    fn user_of(&self, name: &str) -> io::Result<Option<User>> {
+        let Some(users) = self.config.users.clone().filter(|_| name != DEFAULT_DOMAIN) else { return Ok(None) };
+        let owners = self.owners_of_files();
         let mut state = lock(&self.state);
         let state = &mut *state;
-        state.users.retain(|known, _| known != name && state.entries.contains_key(known));
-        let candidates =
-            (0..count).filter_map(|n| u32::try_from((begin + n) % count).ok()?.checked_add(*users.start()));
-        let uid = candidates.into_iter().find(|uid| !state.users.values().any(|taken| taken == uid))?;
+        let uid = choose_user(&users, name, &state.users, &owners).or_else(|| {
+            // The processes of domains that were ended are gone after a while, and their files count by themselves.
+            state.users.retain(|known, _| state.entries.contains_key(known));
+            choose_user(&users, name, &state.users, &owners)
+        });
+        let uid = uid.ok_or_else(|| {
+            io::Error::other(
+                "no user is left: those of --module-uids are other domains', or own files of removed domains in domain-data or scratch; \
+                 give a larger range, or remove these files",
+            )
+        })?;
         state.users.insert(name.to_owned(), uid);
-        Some(User { uid, gid: uid })
+        Ok(Some(User { uid, gid: uid }))
+    }
+
+    /// The users that own directories of domains in which there is something, by the names of the domains.
+    fn owners_of_files(&self) -> BTreeMap<String, u32> {
+        let parents = [Some(&self.config.scratch), Some(&self.config.run_dir), self.config.domain_data.as_ref()];
+        let entries =
+            parents.into_iter().flatten().filter_map(|parent| std::fs::read_dir(parent).ok()).flatten().flatten();
+        let has_files = |dir: &Path| std::fs::read_dir(dir).is_ok_and(|mut files| files.next().is_some());
+        let owners = entries
+            .filter(|entry| has_files(&entry.path()))
+            .filter_map(|entry| Some((entry.file_name().into_string().ok()?, entry.metadata().ok()?.uid())));
+        owners.collect()
     }
 
     /// Each domain has a scratch directory, a database and shared objects of its own, which the others can't reach.
     fn config_of(&self, name: &str) -> io::Result<DomainConfig> {
         let mut config = self.config.clone();
-        if let Some(user) = self.user_of(name) {
+        if let Some(user) = self.user_of(name)? {
             config.policy.user = Some(user);
         }
         config.scratch = self.config.scratch.join(name);
@@ -366,10 +388,51 @@ impl RegistryState {
     }
 }
 
+/// The user of the domain `name`: its own from before, or the first from a place on that follows from the name. Users that other domains
+/// have, or whose files lie in directories of other names, are not free.
+fn choose_user(
+    users: &RangeInclusive<u32>,
+    name: &str,
+    of_domains: &BTreeMap<String, u32>,
+    of_files: &BTreeMap<String, u32>,
+) -> Option<u32> {
+    let count = u64::from(users.end() - users.start()) + 1;
+    let hash = Sha256::digest(name.as_bytes());
+    let begin = hash.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes)) % count;
+    let candidates = (0..count).filter_map(|n| u32::try_from((begin + n) % count).ok()?.checked_add(*users.start()));
+    let own = of_files.get(name).copied().filter(|uid| users.contains(uid));
+    let is_free = |uid: &u32| {
+        let of_others = |all: &BTreeMap<String, u32>| all.iter().any(|(other, taken)| other != name && taken == uid);
+        !of_others(of_domains) && !of_others(of_files)
+    };
+    own.into_iter().chain(candidates).find(is_free)
+}
+
 /// Makes the directory `dir` and all in it the modules' user's. Where a server that is root has its modules run as root
 /// without capabilities, that is root: an earlier start may have given the directory to another user.
 fn make_owned(dir: &Path, user: Option<User>) -> io::Result<()> {
     std::fs::create_dir_all(dir)?;
     let root = || sandbox::unprivileged().map(|_| User { uid: 0, gid: 0 });
     user.or_else(root).map_or(Ok(()), |user| sandbox::hand_over(user, dir))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_are_no_other_domains_and_own_no_files_of_others() {
+        let users = 100..=102;
+        let of = |pairs: &[(&str, u32)]| pairs.iter().map(|(name, uid)| ((*name).to_owned(), *uid)).collect();
+        let none: BTreeMap<String, u32> = BTreeMap::new();
+        let first = choose_user(&users, "a", &none, &none).unwrap();
+        assert_eq!(choose_user(&users, "a", &of(&[("a", first)]), &of(&[("a", first)])), Some(first));
+        let next = choose_user(&users, "a", &of(&[("b", first)]), &none).unwrap();
+        assert!(next != first && users.contains(&next));
+        // Its own from before, though the name would lead to another; files of a removed domain; files of a former range.
+        assert_eq!(choose_user(&users, "a", &none, &of(&[("a", next)])), Some(next));
+        assert_ne!(choose_user(&users, "a", &none, &of(&[("gone", first)])), Some(first));
+        assert_eq!(choose_user(&users, "a", &none, &of(&[("a", 7)])), Some(first));
+        assert_eq!(choose_user(&users, "a", &of(&[("b", 100), ("c", 101)]), &of(&[("gone", 102)])), None);
+    }
 }

@@ -36,16 +36,22 @@ impl CallTable {
         session.endpoints.requests.take_arriving(bytes)
     }
 
+    /// Whether the body of a call lies in the memory of a process that has been replaced. To copy it takes a batch of its own.
+    pub(super) fn is_left_behind(&self, session: &ProcessSession, queued: &Queued) -> bool {
+        let Payload::Request { request, .. } = &queued.payload else { return false };
+        request.placed().is_some_and(|body| session.endpoints.requests.place_of(body).is_none())
+    }
+
     /// The record of a call whose body lies in its place already; the place is that of `session`'s process.
     pub(super) fn placed_record(
-        &self,
+        &mut self,
         session: &mut ProcessSession,
         queued: &mut Queued,
     ) -> Option<(Vec<u8>, ExtentRange)> {
         let Payload::Request { request, .. } = &mut queued.payload else { return None };
         let Some(place) = session.endpoints.requests.place_of(request.placed()?) else {
-            // The process that the place was taken from has been replaced.
             request.gather();
+            self.left = 0;
             return None;
         };
         let mut fixed = self.encode_head(queued);

@@ -180,6 +180,10 @@ impl CallTable {
         }
         while !self.draining {
             let Some(mut queued) = self.queue.pop_front() else { break };
+            if self.left == 0 && self.is_left_behind(session, &queued) {
+                self.queue.push_front(queued);
+                break;
+            }
             if let Some((fixed, place)) = self.placed_record(session, &mut queued) {
                 let (ticket, body) = (queued.ticket, Vec::new());
                 session.begin(ticket);

@@ -194,6 +194,8 @@ fn a_body_in_the_memory_of_a_process_that_is_gone_goes_to_the_next_one() {
     let mut late = placed.next().unwrap();
     late.put(&body[MIB..]).unwrap();
     bench.ask(1, announces(body.len()).with_placed(late));
+    bench.calls.flush();
+    assert_eq!(bench.calls.queue.len(), 1, "a batch copies one of them");
     bench.settle();
     for conn in 0..2 {
         let (ticket, given) = bench.next().unwrap();
