@@ -150,10 +150,10 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     let admin = make_admin(&config, &access, &control, &jobs, addresses.first());
     let admin_from = (!config.admin_listen.is_empty()).then_some(public);
     let shards = start_shards(&config, listeners, admin_from, wakers, &host, &control, &admin, &failed)?;
-    for address in &addresses {
-        // The contract of the command line: one line on stderr at any log level.
-        let _ = writeln!(std::io::stderr(), "listening on {address}");
-    }
+    // The contract of the command line: one line for each address on stderr, at any log level. They are written at once, so
+    // that a program that has read one of them finds the others.
+    let lines: String = addresses.iter().map(|address| format!("listening on {address}\n")).collect();
+    let _ = std::io::stderr().write_all(lines.as_bytes());
     manager.ready();
     let shard_stats: Vec<_> = (0..config.shards).map(|shard| admin.stats(shard)).collect();
     let ticks = move || shard_stats.iter().map(|shard| shard.view().ticks).collect::<Vec<_>>();

@@ -82,6 +82,7 @@ fn what_cannot_be_read_or_freed_is_a_500_of_that_module() {
         ("/wild_store", "a name or value in res->headers can't be read"),
         ("/freed_empty", "req->body was freed"),
         ("/freed_empty", "req->body was freed"),
+        ("/freed_late", "req->body was freed"),
     ] {
         let response = server.get(target);
         let text = response.text();

@@ -27,10 +27,12 @@ const RESPONSE_HEADERS_MAX: usize = 64;
 const ARENA_KEPT_MAX: usize = 64 * 1024;
 /// Size of the empty body, in bytes: free(3) writes into the block, and so over the mark.
 const EMPTY_BODY_BYTES: usize = 24;
-/// Offset of the mark: the second word.
-const EMPTY_MARK_AT: usize = 8;
-/// The mark: while it is intact, no handler has freed the empty body.
-const EMPTY_MARK: u64 = 0x6365_7765_6220_6571;
+/// Offset of the mark: behind the terminating zero, which is the one byte that handlers may use.
+const EMPTY_MARK_AT: usize = 1;
+/// The mark: while it is intact, no handler has freed the empty body. It covers the rest of the first word and the second
+/// one, because free(3) of glibc writes into both for a block that the thread's cache takes, and into the first one only
+/// when this cache is full.
+const EMPTY_MARK: [u8; 15] = *b"cweb empty body";
 /// How many bytes behind the sent ones are checked for further bytes of the handler.
 const WIPE_LOOK: usize = 64;
 
@@ -244,7 +246,7 @@ impl CallFrame {
         // SAFETY: the block has room for the byte that an earlier handler may have written, and the mark behind it.
         unsafe {
             *self.empty_body = 0;
-            self.empty_body.add(EMPTY_MARK_AT).cast::<u64>().write_unaligned(EMPTY_MARK);
+            self.empty_body.add(EMPTY_MARK_AT).cast::<[u8; 15]>().write(EMPTY_MARK);
         }
         Some(self.empty_body)
     }
@@ -318,9 +320,9 @@ impl CallFrame {
         if self.request_body != self.empty_body || self.request.body != self.request_body {
             return false;
         }
-        // SAFETY: the second word of a block of `EMPTY_BODY_BYTES`. Only a handler that broke its contract has freed the block;
-        // small blocks stay mapped, so the word is readable then too.
-        let mark = unsafe { self.empty_body.add(EMPTY_MARK_AT).cast::<u64>().read_unaligned() };
+        // SAFETY: within a block of `EMPTY_BODY_BYTES`. Only a handler that broke its contract has freed the block; small
+        // blocks stay mapped, so the bytes are readable then too.
+        let mark = unsafe { self.empty_body.add(EMPTY_MARK_AT).cast::<[u8; 15]>().read() };
         mark != EMPTY_MARK && !ptr::eq(self.response.body, self.request_body)
     }
 

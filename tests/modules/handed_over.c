@@ -46,6 +46,8 @@ H(wild_value) { UNUSED; http_kv_insert(r->headers, "X-Kind", (char *)(uintptr_t)
 H(freed_value) { UNUSED; char *v = strdup("value"); http_kv_insert(r->headers, "X-Kind", v); free(v); return 0; }
 H(wild_store) { UNUSED; r->headers = (http_kv_store_t *)(uintptr_t)64; return 0; }
 H(freed_request) { UNUSED; free(q->body); strcpy(r->body, "freed"); return 0; }
+/* The cache of this thread is full: free(3) puts the block elsewhere, and marks it otherwise. */
+H(freed_late) { char *volatile b[40]; for (int i = 0; i < 40; i++) b[i] = malloc(24); for (int i = 0; i < 40; i++) free(b[i]); return freed_request(c, q, r); }
 
 static char *volatile nowhere = (char *)(uintptr_t)32;
 
@@ -96,14 +98,14 @@ export module_t config = {
                BOTH("/hparam", hparam), BOTH("/neg", neg), BOTH("/nullb", nullb), BOTH("/heap", heap), BOTH("/grown", grown),
                BOTH("/big_lit", big_lit), BOTH("/store", store), BOTH("/nulls", nulls), BOTH("/unended", unended),
                {"/takes", "POST", takes, NONE}, {"/freed_request", "POST", freed_request, NONE},
-               {"/freed_empty", "GET", freed_request, NONE},
+               {"/freed_empty", "GET", freed_request, NONE}, {"/freed_late", "GET", freed_late, NONE},
                {"/beyond", "GET", beyond, NONE}, {"/beyond_heap", "GET", beyond_heap, NONE},
                {"/beyond_lit", "GET", beyond_lit, NONE}, {"/freed", "GET", freed, NONE},
                {"/freed_small", "GET", freed_small, NONE}, {"/freed_large", "GET", freed_large, NONE},
                {"/wild", "GET", wild, NONE}, {"/inside", "GET", inside, NONE}, {"/wild_value", "GET", wild_value, NONE},
                {"/freed_value", "GET", freed_value, NONE}, {"/wild_store", "GET", wild_store, NONE},
                {"/large_store", "GET", large_store, NONE}},
-    .size = 51,
+    .size = 52,
     .websockets = {{"/session", opened, message, closed}},
     .ws_size = 1,
 };

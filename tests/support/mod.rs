@@ -4,10 +4,12 @@
 
 pub mod compilations;
 
-use std::io::{BufRead, BufReader, Read, Write};
+use rustix::event::{PollFd, PollFlags, poll};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tungstenite::WebSocket;
@@ -20,7 +22,38 @@ pub struct Server {
     child: Child,
     pub addr: String,
     pub dir: Arc<tempfile::TempDir>,
-    log: Arc<Mutex<String>>,
+    log: Arc<Mutex<Log>>,
+}
+
+/// What a server has written to its standard error, and the pipe with what nobody has read yet.
+struct Log {
+    bytes: Vec<u8>,
+    pipe: ChildStderr,
+}
+
+impl Log {
+    /// Reads what the pipe holds, and waits for nothing; whether more can come.
+    fn read(&mut self) -> bool {
+        let mut piece = [0; 16 * 1024];
+        loop {
+            match self.pipe.read(&mut piece) {
+                Ok(0) => return false,
+                Ok(count) => self.bytes.extend_from_slice(&piece[..count]),
+                Err(error) => return matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted),
+            }
+        }
+    }
+
+    /// Reads the pipe of `log` until all of its writers have ended, so that none of them waits.
+    fn drain(log: &Mutex<Self>) {
+        let pipe = log.lock().unwrap().pipe.as_fd().try_clone_to_owned().unwrap();
+        loop {
+            let _ = poll(&mut [PollFd::new(&pipe, PollFlags::IN)], None);
+            if !log.lock().unwrap().read() {
+                return;
+            }
+        }
+    }
 }
 
 impl Server {
@@ -86,15 +119,11 @@ impl Server {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let log = Arc::<Mutex<String>>::default();
-        let (stderr, sink) = (child.stderr.take().unwrap(), Arc::clone(&log));
-        std::thread::spawn(move || {
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                let mut log = sink.lock().unwrap();
-                log.push_str(&line);
-                log.push('\n');
-            }
-        });
+        let pipe = child.stderr.take().unwrap();
+        rustix::io::ioctl_fionbio(&pipe, true).unwrap();
+        let log = Arc::new(Mutex::new(Log { bytes: Vec::new(), pipe }));
+        let drained = Arc::clone(&log);
+        std::thread::spawn(move || Log::drain(&drained));
         Self { child, addr: String::new(), dir: Arc::clone(dir), log }
     }
 
@@ -118,8 +147,11 @@ impl Server {
         self.child.id()
     }
 
+    /// What the server has logged until now: also what it wrote the moment before.
     pub fn log(&self) -> String {
-        self.log.lock().unwrap().clone()
+        let mut log = self.log.lock().unwrap();
+        log.read();
+        String::from_utf8_lossy(&log.bytes).into_owned()
     }
 
     /// Waits until the log has `text`.
