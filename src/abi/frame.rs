@@ -3,6 +3,7 @@
 //! A [`CallFrame`] keeps its memory between calls. The request's strings lie in one arena. The 8 KiB response body, which a
 //! handler may `realloc` or replace, is a `malloc`ed block. The block is reused if the handler leaves it in place.
 
+use super::copy_turns;
 use super::files::{self, FileAnswer};
 use super::guard::{self, Trap};
 use super::handed::{self, Handed, Reading};
@@ -535,6 +536,7 @@ fn same_key(a: *const c_char, b: *const c_char) -> bool {
 
 /// A NUL-terminated `malloc`ed copy that a handler may take over. `None` when memory is short.
 fn copy_body(body: &[u8]) -> Option<*mut c_char> {
+    let _turn = copy_turns::turn(body.len());
     // SAFETY: the block has room for the body and its NUL.
     unsafe {
         let block = libc::malloc(body.len() + 1).cast::<u8>();

@@ -6,6 +6,7 @@
 pub mod allocator;
 pub mod connect;
 pub mod context;
+mod copy_turns;
 pub mod crypto;
 pub mod database;
 mod encoding;

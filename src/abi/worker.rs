@@ -6,7 +6,7 @@
 //! reports that.
 
 use super::context::ModuleContext;
-use super::native;
+use super::{copy_turns, native};
 use std::ffi::CStr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -17,6 +17,7 @@ static IS_ON: AtomicBool = AtomicBool::new(false);
 pub fn enter(context: &ModuleContext) {
     // SAFETY: the context is alive.
     unsafe { native::cwebn_worker_enter(context.as_ptr()) };
+    copy_turns::forget();
     IS_ON.store(true, Ordering::Relaxed);
 }
 
