@@ -237,7 +237,8 @@ impl Message {
             let arrived = self.payload.len() + part.len();
             let ahead = arrived.saturating_mul(GROWTH).max(GROWTH_BYTES_MIN);
             let ahead = usize::try_from(left).unwrap_or(usize::MAX).min(ahead);
-            self.payload.reserve_exact(part.len() + ahead + 1);
+            // Not `reserve_exact`: a message of many small frames would be copied again and again.
+            self.payload.reserve(part.len() + ahead + 1);
         }
         push_unmasked(&mut self.payload, part, mask);
         // Compressed text is checked when it is expanded.

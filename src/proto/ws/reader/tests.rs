@@ -134,6 +134,20 @@ fn a_message_gets_memory_as_it_arrives() {
     assert_eq!((payload.as_slice(), payload.capacity() >= 4, payload.capacity() < 16), (&b"abc"[..], true, true));
 }
 
+#[test]
+fn a_message_of_many_small_frames_is_seldom_moved() {
+    let mut reader = Reader::new(1 << 20, false);
+    let (mut moves, mut last) = (0, 0);
+    assert!(reader.next(&mut &b"\x01\x81\0\0\0\0a"[..]).is_none());
+    for _ in 0..100_000 {
+        assert!(reader.next(&mut &b"\x00\x81\0\0\0\0a"[..]).is_none());
+        let capacity = reader.message.as_ref().unwrap().payload.capacity();
+        moves += usize::from(capacity != last);
+        last = capacity;
+    }
+    assert!(moves <= 20, "{moves}");
+}
+
 /// The stream that tungstenite reads and writes.
 #[derive(Default)]
 struct Memory(VecDeque<u8>);
