@@ -199,7 +199,7 @@ pub trait Instance: Send + Sync + Any {
     /// Says which version of its module this is, for reports.
     fn set_version(&self, _number: u64) {}
 
-    /// Names this very load in the calls its code makes ([`ModuleToken::id`](crate::abi::host::ModuleToken)).
+    /// Names this very load in the calls its code makes ([`ModuleToken::id`](crate::abi::module_token::ModuleToken)).
     fn id(&self) -> u64;
 
     /// Why the module is not run any more, for people, if it is in quarantine: it crashed its process too often. What is

@@ -1,8 +1,8 @@
 //! Requests of tests: parsed, routed and run as on a server, without a connection.
 
-use super::child::Alone;
 use crate::abi::manifest::RouteDecl;
 use crate::abi::testing::{Handoff, TestAnswer};
+use crate::domain::Instance;
 use crate::domain::call::{AnswerMeta, Call, GenerationRef, OwnedRequest, Task};
 use crate::domain::executor::{Pool, Runner, RunnerFactory};
 use crate::domain::in_process::InProcess;
@@ -68,6 +68,17 @@ impl Runner<TestCall> for TestRunner {
         progress.handoff.pass();
         progress.has_returned.store(true, Ordering::Release);
     }
+}
+
+/// Keeps the module loaded while its handlers run.
+pub(super) struct Alone(pub(super) Arc<dyn Instance>);
+
+impl GenerationRef for Alone {
+    fn instance(&self) -> &dyn Instance {
+        &*self.0
+    }
+
+    fn ran(&self, _unit: usize, _elapsed: Duration, _answer_bytes: usize) {}
 }
 
 /// The state of one call.
