@@ -5,21 +5,27 @@
 //! nothing with each other; other threads reach a shard only through its [`Inbox`]. Nothing here blocks.
 
 mod admission;
+mod begun;
 mod body_limits;
 mod buffered;
 mod conn;
+mod conn_upload;
 mod error_responses;
+mod event_requests;
 mod feeds;
+mod flow;
 mod flows;
 mod handshakes;
 mod limits;
 mod logs;
 mod memory;
+mod origin;
 mod own_uploads;
 mod pages;
 mod peers;
 mod placed_bodies;
 mod pongs;
+mod refusals;
 mod requests;
 mod response_order;
 mod rooms;
@@ -27,6 +33,7 @@ mod snapshot;
 mod sockets;
 mod streams;
 mod timeouts;
+mod trace;
 mod traces;
 mod uploads;
 

@@ -31,20 +31,6 @@ const KNOWN: &[&[&str]] = &[
     &["domain/process/arena", "domain/process/extents"],
     &["domain/process/file_body", "domain/process/wire"],
     &["domain/process/streaming", "domain/process/work"],
-    &[
-        "shard/admission",
-        "shard/conn",
-        "shard/error_responses",
-        "shard/feeds",
-        "shard/flows",
-        "shard/memory",
-        "shard/own_uploads",
-        "shard/requests",
-        "shard/sockets",
-        "shard/streams",
-        "shard/traces",
-        "shard/uploads",
-    ],
 ];
 
 /// A module: its path below the crate.
