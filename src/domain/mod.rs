@@ -14,7 +14,9 @@ pub mod in_process;
 pub mod inbox;
 pub mod inspect;
 pub mod lease;
+pub mod local_call;
 mod missing;
+pub mod module_message;
 mod output;
 pub mod placed;
 pub mod process;
@@ -217,7 +219,7 @@ pub trait Instance: Send + Sync + Any {
         Err(Fault { what: "it runs in the server's own process, which is not restarted".to_owned() })
     }
 
-    /// For the executors of the same host, to get at the concrete type.
+    /// The host's own data of the module: for the executors and the shards' calls of the same host.
     fn as_any(&self) -> &dyn Any;
 }
 

@@ -5,7 +5,7 @@ use super::conn::{Conn, Partial, Slot};
 use super::conn_upload::{BodySink, ConnUpload};
 use super::origin::Origin;
 use super::uploads::Gathering;
-use crate::domain::inbox::Message;
+use crate::domain::module_message::ModuleMessage;
 use crate::net::Connections;
 use crate::proto::http1::RequestView;
 use crate::server_response::{Reply, ServerAnswer};
@@ -48,7 +48,7 @@ impl Shard {
             sent: false,
         };
         let (inbox, id, seq) = reply.place();
-        let notify = move |wants_body| inbox.push(Message::StreamNotice { conn: id, seq, wants_body });
+        let notify = move |wants_body| inbox.push(ModuleMessage::StreamNotice { conn: id, seq, wants_body });
         self.own_in_flight += 1;
         let body = self.admin.store_body(&view, origin.client, length, Box::new(notify), reply);
         conn.decoder.stream_body(Some(self.admin.stored_bytes_max()));

@@ -14,7 +14,7 @@ use super::refusals::refused_handshake;
 use super::snapshot::{ShardGen, Snapshot};
 use crate::abi::websocket::Socket;
 use crate::domain::call::{self, GenerationRef, Handshake, SocketEvent, Task};
-use crate::domain::inbox::Message;
+use crate::domain::module_message::ModuleMessage;
 use crate::id_map::IdMap;
 use crate::module::table::Table;
 use crate::net::{ConnId, Connections, Lent, Outbox};
@@ -262,7 +262,7 @@ impl Shard {
             local.executor.socket(&*generation, &state.handle, index, events);
             // Behind what the callbacks have sent.
             self.in_flight += 1;
-            return self.inbox.push(Message::SocketIdle { socket: key });
+            return self.inbox.push(ModuleMessage::SocketIdle { socket: key });
         }
         let work = Task::Socket { socket: Arc::clone(&state.handle), index, events };
         let unit = generation.websocket_unit(index);

@@ -3,10 +3,12 @@
 use crate::abi::manifest::RouteDecl;
 use crate::abi::testing::{Handoff, TestAnswer};
 use crate::domain::Instance;
-use crate::domain::call::{AnswerMeta, Call, GenerationRef, OwnedRequest, Task};
+use crate::domain::call::{AnswerMeta, GenerationRef, OwnedRequest, Task};
 use crate::domain::executor::{Pool, Runner, RunnerFactory};
 use crate::domain::in_process::InProcess;
 use crate::domain::inbox::{Inbox, Message};
+use crate::domain::local_call::Call;
+use crate::domain::module_message::ModuleMessage;
 use crate::domain::stream::here::ShardStreams;
 use crate::domain::stream::{Answer, Full, Next, StreamSizes, StreamStart, Upload};
 use crate::module::table::{RouteMatch, Table};
@@ -235,10 +237,11 @@ impl Exchange {
         loop {
             let has_moved = self.hand_over() | self.take();
             while let Some(message) = self.inbox.pop() {
+                let Message::Module(message) = message else { continue };
                 match message {
-                    Message::Answer { bytes, lent, .. } => self.answer = Some(whole(&bytes, lent)),
-                    Message::Declined(declined) => return Err(declined.by),
-                    Message::StreamBegin(begin) => {
+                    ModuleMessage::Answer { bytes, lent, .. } => self.answer = Some(whole(&bytes, lent)),
+                    ModuleMessage::Declined(declined) => return Err(declined.by),
+                    ModuleMessage::StreamBegin(begin) => {
                         self.answer = Some(TestAnswer { body: Vec::new(), ..whole(&begin.head, None) });
                         self.flow = Some(begin.answer);
                     }
