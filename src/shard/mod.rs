@@ -279,7 +279,7 @@ impl Shard {
             }
             ModuleMessage::StreamBegin(begin) => self.flow_begins(connections, *begin),
             ModuleMessage::StreamNotice { conn, seq, wants_body } => {
-                self.stream_notice(connections, conn, seq, wants_body)
+                self.stream_notice(connections, conn, seq, wants_body);
             }
             ModuleMessage::StreamReturned { conn, seq } => self.flow_returned(connections, conn, seq),
             ModuleMessage::StreamBroken { conn, seq } => self.flow_broken(connections, conn, seq),

@@ -340,7 +340,7 @@ impl Hostile {
                 ModuleMessage::SocketRoom { .. } | ModuleMessage::RoomPublish { .. } => {}
                 // Of these the other target knows more.
                 ModuleMessage::StreamReturned { seq, .. } => {
-                    assert!(self.requests.remove(&seq), "two ends of one request")
+                    assert!(self.requests.remove(&seq), "two ends of one request");
                 }
                 ModuleMessage::StreamBegin(_)
                 | ModuleMessage::StreamNotice { .. }
