@@ -305,7 +305,7 @@ fn a_starter_project_is_checked_and_deployed_as_it_is() {
     assert!(server.get("/my-page").text().contains("<h1>my-page</h1>"));
     assert_eq!(server.post("/my-job", b"").text().trim().len(), 36);
     let again = cweb(&["new", "my-http", "--template", "http"], work.path(), &env);
-    assert!(!again.0 && again.1.contains("my-http is there already"), "it overwrites nothing: {}", again.1);
+    assert!(!again.0 && again.1.contains("my-http exists already"), "it overwrites nothing: {}", again.1);
     // The flags for the editor are no part of the module.
     let source = server.get("/mgnt/my-http/source").body;
     assert!(!String::from_utf8_lossy(&source).contains("compile_flags"));
