@@ -329,7 +329,11 @@ fn the_key_is_asked_for() {
     for args in [&["submit", "echo"][..], &["status", NOBODY], &["watch", NOBODY], &["cancel", NOBODY], &["list"]] {
         let (none, wrong) = (run("", args), run("wrong", args));
         assert!(code(&none) == 4 && err(&none).contains("set CWEB_ADMIN_KEY to the server's key"), "{}", err(&none));
-        assert!(code(&wrong) == 4 && err(&wrong).contains("CWEB_ADMIN_KEY holds no key"), "{}", err(&wrong));
+        assert!(
+            code(&wrong) == 4 && err(&wrong).contains("the server does not accept the key in CWEB_ADMIN_KEY"),
+            "{}",
+            err(&wrong)
+        );
     }
     assert_eq!(code(&run("secret-of-16-bytes", &["list"])), 0);
     assert!(err(&run("secret-of-16-bytes", &["watch", NOBODY])).contains("there is no such job"));

@@ -106,6 +106,7 @@ impl Serving {
         (Arc::new(Self { generation, _alive: alive }), released)
     }
 
+    /// The served generation.
     #[must_use]
     pub fn generation(&self) -> &Arc<Generation> {
         &self.generation

@@ -35,6 +35,7 @@ impl Published {
         Self { manifest, hash, domain, serving }
     }
 
+    /// The module's domain.
     #[must_use]
     pub fn domain(&self) -> &str {
         &self.domain

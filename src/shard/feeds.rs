@@ -1,5 +1,5 @@
-//! Parses requests for streams of job events, and begins those of many jobs (`/jobs/events`) and those by WebSocket. The rest is
-//! in `streams`.
+//! Parses requests for streams of job events, and begins the streams of many jobs (`/jobs/events`) and those over
+//! WebSockets. `streams` has the rest.
 
 use super::Shard;
 use super::conn::Upgrade;
@@ -18,12 +18,12 @@ use crate::proto::ws::{self, Session, WsLimits};
 use crate::server_response::{Meta, shutting_down};
 use std::sync::Arc;
 
-/// The path of the events of many jobs.
+/// The path of the stream of many jobs.
 pub(super) const FEED: &[u8] = b"/jobs/events";
-/// Largest message a watcher may send; none is expected.
+/// Limit, in bytes, on a watcher's message; none is expected.
 const WATCHER_MESSAGE_BYTES_MAX: usize = 4 * 1024;
 
-/// Whether this is the handshake of a WebSocket that gets events: of one job, `/jobs/ws?id=UUID` and `/jobs/UUID/events`, or of
+/// Whether this is the handshake of a WebSocket for events: of one job (`/jobs/ws?id=UUID` and `/jobs/UUID/events`) or of
 /// many.
 pub(super) fn is_events_socket(view: &RequestView<'_>) -> bool {
     let path = view.path();
@@ -36,7 +36,7 @@ pub(super) fn job_in(path: &[u8]) -> Option<String> {
     Some(String::from_utf8_lossy(uuid).into_owned())
 }
 
-/// Parses a client's request: the job, and the event that the client has seen last.
+/// Parses a client's request: the job, and the last event that the client has seen.
 pub(super) fn asked(view: &RequestView<'_>) -> (Option<String>, Result<i64, String>) {
     let (mut id, mut since) = (None, None);
     form::urlencoded(view.query().unwrap_or_default(), |name, value| match name {
@@ -44,7 +44,7 @@ pub(super) fn asked(view: &RequestView<'_>) -> (Option<String>, Result<i64, Stri
         b"since_event_id" if since.is_none() => since = Some(String::from_utf8_lossy(value).into_owned()),
         _ => {}
     });
-    // A browser that reconnects sends the last id it saw; the address it uses is still the first one.
+    // A browser that reconnects sends the last id that it saw, but still uses the first URL.
     let resumed = view.header("last-event-id").map(|text| String::from_utf8_lossy(text).into_owned());
     let since = resumed.or(since);
     let after = since.as_deref().unwrap_or("0").trim();
@@ -52,7 +52,7 @@ pub(super) fn asked(view: &RequestView<'_>) -> (Option<String>, Result<i64, Stri
     (id, after.ok_or_else(|| "since_event_id must be a whole number, 0 or more".to_owned()))
 }
 
-/// Parses a client's request: the filter of events, and the place to begin.
+/// Parses a client's request: the filter of events, and the first event.
 fn asked_feed(view: &RequestView<'_>) -> Result<(FeedFilter, Cursor), String> {
     check_parameters(view, &OF_FEED)?;
     let [mut module, mut state, mut cursor] = [None, None, None];
@@ -76,13 +76,13 @@ fn asked_feed(view: &RequestView<'_>) -> Result<(FeedFilter, Cursor), String> {
 }
 
 impl Shard {
-    /// Begins a stream of the events of many jobs by server-sent events.
+    /// Begins a stream of server-sent events about many jobs.
     pub(super) fn begin_feed(&mut self, origin: &Origin, view: &RequestView<'_>, meta: Meta) {
         let channel = Channel::ServerSent { seq: origin.seq, meta, begun: false };
         self.open_feed(origin.id, channel, view);
     }
 
-    /// Answers the handshake of a WebSocket that gets events. On success the stream exists.
+    /// Answers the handshake of a WebSocket for events. On success the stream exists.
     pub(super) fn begin_jobs_socket(
         &mut self,
         origin: &Origin,
@@ -131,7 +131,7 @@ impl Shard {
         key
     }
 
-    /// Makes a stream that says why there is none, and ends.
+    /// Makes a stream that reports an error and ends.
     fn refuse_stream(&mut self, conn: ConnId, channel: Channel, text: String) -> u64 {
         let key = self.new_stream(conn, channel, 0);
         self.inbox.push(Message::StreamFound { stream: key, job: Err((400, text)) });

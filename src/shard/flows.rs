@@ -1,7 +1,7 @@
-//! Answers that are sent piece by piece, as their handlers write them.
+//! Streamed answers: sent in pieces, as their handlers write them.
 //!
-//! A flow has its turn in the order of answers like any other. Then its pieces go to the connection while that owes its
-//! client little; the rest waits in the memory that the handler writes to, and so does the handler.
+//! A flow takes its turn in the order of answers. Then its pieces go to the connection while little is unsent there; other
+//! pieces stay in the memory that the handler writes to, and the handler waits for room.
 
 use super::Shard;
 use super::conn::{Conn, Slot};
@@ -13,7 +13,7 @@ use crate::proto::http1::checked_trailers;
 /// Unsent bytes of a connection above which its flow waits.
 const UNSENT_BYTES_MAX: usize = 256 * 1024;
 
-/// Most bytes of one piece.
+/// Limit, in bytes, on one piece.
 const PIECE_BYTES_MAX: usize = 128 * 1024;
 
 /// One streamed answer.
@@ -22,24 +22,24 @@ pub(super) struct Flow {
     framing: Framing,
     keep_alive: bool,
     answer: Answer,
-    /// It can't be completed.
+    /// Whether the answer can't be completed.
     broken: bool,
-    /// The handler has returned: if the answer goes on, others write it.
+    /// Whether the handler has returned: a detached answer may still go on.
     returned: bool,
     pub(super) safe: bool,
 }
 
-/// What became of a flow that had its turn.
+/// The state of a flow after its turn.
 pub(super) enum Pumped {
-    /// It goes on later.
+    /// The flow waits for more data or room.
     Waits,
-    /// All is sent, or queued.
+    /// All data is sent or queued.
     Done,
-    /// It can't be completed, and the client must be able to tell.
+    /// The answer can't be completed, and the client must notice that.
     Broken,
 }
 
-/// Bytes of an answer on their way to its connection.
+/// Bytes of an answer for its connection.
 enum Piece {
     Copied(Vec<u8>),
     Lent(Box<dyn Lent>),
@@ -61,8 +61,8 @@ impl Piece {
     }
 }
 
-/// Appends a piece of an answer with its framing: the one place where pieces become bytes of the connection. False: there
-/// is more than the answer has announced.
+/// Appends a piece of an answer with its framing. All pieces become bytes of the connection here. Returns false if the
+/// answer exceeds its announced length.
 fn encode_piece(outbox: &mut Outbox, framing: &mut Framing, piece: Piece) -> bool {
     match framing {
         Framing::None => {}
@@ -82,7 +82,7 @@ fn encode_piece(outbox: &mut Outbox, framing: &mut Framing, piece: Piece) -> boo
     true
 }
 
-/// Appends what follows the last piece. False: pieces are missing.
+/// Appends the end of the framing. Returns false if the answer is shorter than announced.
 fn encode_end(outbox: &mut Outbox, framing: Framing, trailers: &[u8]) -> bool {
     if framing == Framing::Chunked {
         outbox.push(b"0\r\n");
@@ -96,7 +96,7 @@ fn encode_end(outbox: &mut Outbox, framing: Framing, trailers: &[u8]) -> bool {
 }
 
 impl Flow {
-    /// Queues what the connection takes now.
+    /// Queues as many pieces as the connection takes now.
     fn pump(&mut self, connections: &mut Connections, id: ConnId, ends: bool) -> Pumped {
         loop {
             if self.broken {
@@ -114,7 +114,8 @@ impl Flow {
             let piece = match self.answer.next(PIECE_BYTES_MAX) {
                 Next::Copied(bytes) => Piece::Copied(bytes),
                 Next::Lent(bytes) => Piece::Lent(bytes),
-                // A stop does not wait for what may never end, nor is that written for a client that has left.
+                // A stop does not wait for a detached answer, which may never end. The same holds if the client has closed
+                // its side.
                 Next::Empty if ends && self.returned => return Pumped::Broken,
                 Next::Empty => return Pumped::Waits,
                 Next::Ended { trailers } if encode_end(outbox, self.framing, &trailers) => return Pumped::Done,
@@ -128,11 +129,11 @@ impl Flow {
 }
 
 impl Shard {
-    /// A handler begins to send its answer.
+    /// A handler begins a streamed answer.
     pub(super) fn flow_begins(&mut self, connections: &mut Connections, begin: StreamBegin) {
         let StreamBegin { conn: id, seq, head, framing, keep_alive, answer } = begin;
         self.continue_before_answer(connections, id, seq);
-        let Some(conn) = self.conn(id) else { return }; // Dropping the answer tells its writer.
+        let Some(conn) = self.conn(id) else { return }; // The writer notices that the answer is dropped.
         let Some(slot) = conn.slot_mut(seq) else { return };
         let Slot::Running { safe, .. } = *slot else { return };
         let told = head.get(..traces::STATUS_BYTES).map(<[u8]>::to_vec);
@@ -142,7 +143,7 @@ impl Shard {
         self.advance(connections, id);
     }
 
-    /// The side of the handler has something for request number `seq`: bytes, or room for the body.
+    /// The handler's side has bytes of an answer, or room for the body, for request number `seq`.
     pub(super) fn stream_notice(&mut self, connections: &mut Connections, id: ConnId, seq: u64, wants_body: bool) {
         if wants_body {
             self.upload_wanted(connections, id, seq);
@@ -170,7 +171,7 @@ impl Shard {
         }
     }
 
-    /// Ends the detached answers: the server stops.
+    /// Ends all detached answers when the server stops.
     pub(super) fn drain_flows(&mut self, connections: &mut Connections) {
         let is_flow = |conn: &Conn| matches!(conn.slots.front(), Some(Slot::Flow(_)));
         let conns = self.conns.iter().flatten().filter(|conn| is_flow(conn));
@@ -180,7 +181,7 @@ impl Shard {
         }
     }
 
-    /// A flow can't be completed.
+    /// Marks a flow as broken: it can't be completed.
     pub(super) fn flow_broken(&mut self, connections: &mut Connections, id: ConnId, seq: u64) {
         let Some(conn) = self.conn(id) else { return };
         if let Some(Slot::Flow(flow)) = conn.slot_mut(seq) {
@@ -189,8 +190,8 @@ impl Shard {
         }
     }
 
-    /// An answer came for a request whose handler had begun to send one itself: it did not get to the end. Gives the
-    /// answer back if nothing of the other is sent.
+    /// Handles an answer for a request whose handler had begun a streamed answer but did not complete it. Returns whether
+    /// the new answer must be sent, because nothing of the streamed one was.
     pub(super) fn flow_failed(&mut self, slot: &mut Slot, bytes: Vec<u8>) -> bool {
         let Slot::Flow(flow) = slot else { return false };
         if flow.head.is_some() {
@@ -201,7 +202,7 @@ impl Shard {
         true
     }
 
-    /// The flow at the front of `conn` has its turn. Gives the slot back if it is not over.
+    /// Sends data of the flow at the front of `conn`. Returns the slot if the flow is not finished.
     pub(super) fn pump_flow(
         &mut self,
         connections: &mut Connections,
@@ -221,7 +222,7 @@ impl Shard {
             Pumped::Broken => {
                 conn.last_request_seen = true;
                 if flow.framing == Framing::Close {
-                    // Only a reset tells a client of HTTP/1.0 that this is not the end.
+                    // Only a reset tells an HTTP/1.0 client that the answer is incomplete.
                     connections.reset(conn.id);
                 } else {
                     connections.close(conn.id);

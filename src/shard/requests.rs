@@ -1,4 +1,4 @@
-//! From bytes to requests, and each request to who answers it.
+//! Turns bytes into requests and passes each request to its receiver.
 
 use super::Shard;
 use super::admission::too_many;
@@ -18,69 +18,70 @@ use crate::proto::http1::{Decoded, Method, RequestError, RequestView};
 use crate::server_response::{Meta, Reply, ServerAnswer, meta_of};
 use std::sync::Arc;
 
-/// An input buffer that has grown beyond this is given back once it is empty.
+/// A larger input buffer is freed once it is empty.
 const INPUT_KEPT_MAX: usize = 4 * 1024;
 
-/// What became of a request that was begun.
+/// The outcome of beginning a request.
 pub(super) enum Begun {
     /// The answer has been appended.
     Answered,
-    /// The head of the answer has been appended, and this follows it.
+    /// The head of the answer has been appended; this attachment follows it.
     Attached(Attached),
-    /// An executor or the control plane answers later, with about this many bytes.
+    /// An executor or the control plane will answer, with about this many bytes.
     Running { expected: usize },
-    /// A module is asked whether a WebSocket is opened.
+    /// The module decides whether to open a WebSocket.
     Asking,
-    /// Its module is being swapped: it must wait.
+    /// The request waits for the end of its module's swap.
     Held,
-    /// The connection speaks HTTP no more.
+    /// Another protocol has taken over the connection.
     Taken(Upgrade),
 }
 
-/// Where a request came from, apart from the connection's own state (which its view borrows).
+/// The origin of a request. It is separate from the connection, which the request's view borrows.
 pub(super) struct Origin {
     pub(super) id: ConnId,
     pub(super) seq: u64,
     pub(super) client: Client,
     pub(super) serves: Serves,
-    /// The connection is beyond the limits and may ask for the server's own paths alone: why.
+    /// The reason why the connection is beyond the limits, so that it may ask only for the server's own paths.
     pub(super) beyond: Option<&'static str>,
-    /// The connection is closed after it, whatever the client wishes.
+    /// Whether the connection is closed after this request in any case.
     last: bool,
 }
 
 impl Origin {
-    /// Whether the server itself answers what is asked for on `path`.
+    /// Whether the server itself answers requests for `path`.
     pub(super) fn is_for_server(&self, path: &[u8]) -> bool {
         admin::owns(path) && (self.serves != Serves::Modules || path == b"/healthz")
     }
 
-    /// Whether a request was let in if its body is read: it is one on the server's own paths, and not one that all may make.
+    /// Whether reading the body proves that the request was admitted: it is for one of the server's own paths that need a
+    /// key.
     fn asks_access(&self, view: &RequestView<'_>) -> bool {
         self.is_for_server(view.path()) && view.path() != b"/healthz" && view.method() != Method::Options
     }
 
-    /// Whether a module may answer what is asked for on `path`.
+    /// Whether a module may answer requests for `path`.
     pub(super) fn serves_modules(&self, path: &[u8]) -> bool {
         self.serves != Serves::Admin && !self.is_for_server(path)
     }
 
-    /// Whether the connection is one too many.
+    /// Whether the connection is beyond the limits.
     pub(super) fn is_beyond(&self) -> bool {
         self.beyond.is_some()
     }
 
-    /// Whether the connection is closed after it, whatever the client wishes.
+    /// Whether the connection is closed after this request in any case.
     pub(super) fn is_last(&self) -> bool {
         self.last
     }
 }
 
 impl Shard {
-    /// Bytes of the HTTP protocol arrived. Requests that are whole within `bytes` are parsed in place.
+    /// Handles bytes of the HTTP protocol. Requests that lie completely within `bytes` are parsed in place.
     pub(super) fn received(&mut self, connections: &mut Connections, conn: &mut Conn, bytes: &[u8]) {
         if conn.last_request_seen && conn.upload.is_none() {
-            return; // RFC 9112 §9.6: nothing after a request with `Connection: close` is processed.
+            return; // RFC 9112 §9.6: bytes after a request with `Connection: close` are ignored.
         }
         if conn.input.is_empty() {
             let consumed = self.parse(connections, conn, bytes);
@@ -91,7 +92,7 @@ impl Shard {
         }
     }
 
-    /// Parses what is in the connection's own buffer.
+    /// Parses the connection's own buffer.
     pub(super) fn parse_input(&mut self, connections: &mut Connections, conn: &mut Conn) {
         let mut input = std::mem::take(&mut conn.input);
         let consumed = self.parse(connections, conn, &input);
@@ -102,7 +103,7 @@ impl Shard {
         conn.input = input;
     }
 
-    /// Parses and begins requests until one must wait or bytes run out. Returns how many bytes were consumed.
+    /// Parses and begins requests until a request must wait or the bytes are used up. Returns the number of consumed bytes.
     fn parse(&mut self, connections: &mut Connections, conn: &mut Conn, input: &[u8]) -> usize {
         let mut at = 0;
         while let Some(rest) = input.get(at..).filter(|rest| !rest.is_empty()) {
@@ -192,7 +193,7 @@ impl Shard {
         !view.keep_alive() || origin.last || is_own_stream || self.is_for_pages(view.path())
     }
 
-    /// A request is not complete: `consumed` bytes of it were taken just now, and `left` wait for what follows them.
+    /// Handles an incomplete request: `consumed` bytes of it were taken just now, and `left` bytes stay in the buffer.
     pub(super) fn incomplete(&mut self, connections: &mut Connections, conn: &mut Conn, consumed: usize, left: usize) {
         if conn.partial == Partial::Body {
             conn.body_paid_ms = credited(conn.body_paid_ms, consumed, self.now_ms);
@@ -203,15 +204,15 @@ impl Shard {
         }
     }
 
-    /// Where request number `seq` of `conn` comes from.
+    /// The origin of request number `seq` of `conn`.
     pub(super) fn origin(&self, conn: &Conn, seq: u64) -> Origin {
         let beyond = conn.is_beyond();
         let last = self.draining || beyond.is_some() || seq + 1 >= self.limits.requests_per_connection_max;
         Origin { id: conn.id, seq, client: Client::of(&conn.peer), serves: conn.serves, beyond, last }
     }
 
-    /// Whether the next request of `conn` may begin. It may not while the answers to those before it, unsent or still to
-    /// come, are many or large: what a client asks for in one go must not be made all at once.
+    /// Whether the next request of `conn` may begin. It must wait while earlier answers, unsent or expected, are many or
+    /// large, so that pipelined requests are not all answered at once.
     pub(super) fn has_room(&self, connections: &mut Connections, conn: &Conn) -> bool {
         if conn.is_blocked(self.limits.pipeline_max) {
             return false;
@@ -225,8 +226,7 @@ impl Shard {
         fits
     }
 
-    /// Begins a request straight from the bytes it was parsed in. Returns the slot it takes, or nothing when it
-    /// was answered in its turn.
+    /// Begins a request in the bytes that it was parsed in. Returns its slot, or nothing if it was answered in its turn.
     pub(super) fn begin_parsed(
         &mut self,
         connections: &mut Connections,
@@ -270,7 +270,7 @@ impl Shard {
         }
     }
 
-    /// The slot of a request that can't begin yet; of one that there is no room for, its answer.
+    /// The slot of a request that can't begin yet; if there is no room for it, the slot of a refusal.
     fn wait(&mut self, origin: &Origin, view: &RequestView<'_>, safe: bool) -> Slot {
         if !self.has_room_for(view) {
             let mut bytes = Vec::new();
@@ -280,8 +280,8 @@ impl Shard {
         Slot::Waiting { request: OwnedRequest::copy(view).charged(&self.bodies), meta: self.meta(origin, view), safe }
     }
 
-    /// Whether the body of a request fits beside those that wait here or are being worked on. What waits for a domain has the same
-    /// limit for itself: see [`Shard::is_full`].
+    /// Whether the body of a request fits beside the bodies that wait or are being used here. Bodies for a domain have the
+    /// same limit for themselves: see [`Shard::is_full`].
     fn has_room_for(&self, view: &RequestView<'_>) -> bool {
         let here = self.bodies.bytes().saturating_sub(self.remote.waiting_bytes(None));
         view.body.len().saturating_add(here) <= self.limits.bodies_bytes_max
@@ -291,7 +291,7 @@ impl Shard {
         meta_of(view, self.date, self.cors_origin.clone(), &self.preflight, origin.last)
     }
 
-    /// Routes one request. What is answered at once is appended to `out`.
+    /// Routes one request. An immediate answer is appended to `out`.
     pub(super) fn begin(&mut self, origin: &Origin, view: &RequestView<'_>, out: &mut Vec<u8>) -> Begun {
         let path = view.path();
         if origin.is_for_server(path) {
@@ -373,7 +373,7 @@ impl Shard {
         Begun::Running { expected }
     }
 
-    /// The handler of a fallback route has declined: the next one is asked, and if there is none the server answers.
+    /// Handles a fallback route's refusal: asks the next fallback route, or answers if there is none.
     pub(super) fn declined(&mut self, connections: &mut Connections, declined: Declined) {
         let Declined { by, conn, seq, request, meta } = declined;
         if self.conn(conn).is_none() {
@@ -392,7 +392,7 @@ impl Shard {
         self.answered(connections, conn, seq, bytes, None);
     }
 
-    /// Answers that there is too much to do already.
+    /// Answers 503 because too many requests are in flight.
     pub(super) fn overloaded(&mut self, origin: &Origin, view: &RequestView<'_>, out: &mut Vec<u8>) -> Begun {
         self.stats.overloaded();
         let answer = ServerAnswer::text(503, "too many requests in flight\n").with("Retry-After", "1");
@@ -400,7 +400,7 @@ impl Shard {
         Begun::Answered
     }
 
-    /// Hands work to the companion if its unit is known to be short, else to the pool.
+    /// Passes work to the companion if its unit is known to be short, else to the pool.
     pub(super) fn submit(&mut self, generation: &Arc<ShardGen>, unit: usize, work: Task) {
         self.in_flight += 1;
         let hold = Arc::clone(generation);
@@ -423,7 +423,7 @@ impl Shard {
         let logs = Self::asks_for_logs(view);
         if jobs_socket || logs || Self::asks_for_events(view) {
             let mut meta = self.meta(origin, view);
-            // A stream ends with its connection, and so does the refusal of one.
+            // A stream, and also the refusal of a stream, ends its connection.
             meta.keep_alive &= jobs_socket;
             let who = match self.admin.check(view, origin.client) {
                 Ok(who) => who,
@@ -442,7 +442,7 @@ impl Shard {
                 false => self.begin_events(origin, view, meta, who.reach(), out),
             };
         }
-        // What tells how the server is must answer when it is not well.
+        // Paths that report the server's health must answer under overload, too.
         let vital = matches!(view.path(), b"/healthz" | b"/metrics");
         if self.own_in_flight >= self.limits.own_in_flight_max && !vital {
             return self.overloaded(origin, view, out);
@@ -459,7 +459,7 @@ impl Shard {
         Begun::Running { expected: ANSWER_BYTES_UNKNOWN }
     }
 
-    /// Framing is lost: answer after what is owed, then close.
+    /// Handles lost framing: answers after the earlier answers, then closes.
     pub(super) fn reject(
         &mut self,
         connections: &mut Connections,
@@ -472,14 +472,14 @@ impl Shard {
             RequestError::BodyTooLarge => self.grown_too_large(&conn.decoder.head_view()),
             error => ServerAnswer::text(error.status(), format!("{error}\n")),
         };
-        // Without a whole head `trace_unread` has told what can be told.
+        // Without a complete head, `trace_unread` has logged the request already.
         if conn.partial == Partial::Body {
             self.trace_refused(connections, conn, answer.status);
         }
         self.answer_last(connections, conn, &answer, head_only);
     }
 
-    /// Answers after what is owed; then the connection is closed.
+    /// Answers after the earlier answers; then the connection is closed.
     pub(super) fn answer_last(
         &mut self,
         connections: &mut Connections,
@@ -502,7 +502,7 @@ impl Shard {
         }
     }
 
-    /// Framing of an answer after which the connection is closed.
+    /// The framing of an answer that ends its connection.
     pub(super) fn error_meta(&self) -> Meta {
         Meta {
             date: self.date,
@@ -515,7 +515,7 @@ impl Shard {
         }
     }
 
-    /// Answers a connection that can't be taken.
+    /// Answers a connection that can't be accepted.
     pub(super) fn refuse_connection(&mut self, connections: &mut Connections, id: ConnId, text: &str) {
         self.stats.overloaded();
         let meta = self.error_meta();
@@ -527,7 +527,7 @@ impl Shard {
         }
     }
 
-    /// Ends a connection that was too slow with `status`.
+    /// Ends a connection that was too slow, with `status`.
     pub(super) fn time_out(&mut self, connections: &mut Connections, id: ConnId, status: u16, text: &str) {
         let mut meta = self.error_meta();
         if let Some(mut conn) = self.take(id) {

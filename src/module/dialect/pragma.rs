@@ -109,9 +109,9 @@ mod tests {
     #[test]
     fn what_is_wrong_has_its_line() {
         for (source, place, words) in [
-            ("\n#pragma cweb link(\"../z\")", "module.c:2: error:", "no name of a library"),
-            ("#pragma cweb link(\"-lz\")", "module.c:1: error:", "no name of a library"),
-            ("#pragma cweb link(\"@z\")", "module.c:1: error:", "no name of a library"),
+            ("\n#pragma cweb link(\"../z\")", "module.c:2: error:", "t name a library"),
+            ("#pragma cweb link(\"-lz\")", "module.c:1: error:", "t name a library"),
+            ("#pragma cweb link(\"@z\")", "module.c:1: error:", "t name a library"),
             ("int x; \\\n\n#pragma cweb cflags(\"-fplugin=x\")", "module.c:3: error:", "not allowed"),
             ("#pragma cweb link(zstd)", "module.c:1: error:", "is written like"),
             ("#pragma cweb link(\"z\" \"y\")", "module.c:1: error:", "is written like"),
