@@ -1,7 +1,7 @@
-//! What other threads send to a shard.
+//! The messages of other threads to a shard.
 //!
-//! A shard owns its connections alone; an executor, a module's thread or the control plane that has something for one
-//! of them leaves a [`Message`] here. The push costs no syscall unless the shard sleeps (see [`Waker`]).
+//! A shard alone owns its connections. An executor, a module's thread or the control plane pushes a [`Message`] for one of
+//! them here. A push costs no system call unless the shard sleeps (see [`Waker`]).
 
 use super::DEFAULT_DOMAIN;
 use super::call::{AnswerMeta, OwnedRequest};
@@ -21,54 +21,54 @@ use std::sync::Arc;
 pub enum Message {
     /// The answer to request number `seq` of connection `conn`.
     Answer {
-        /// The connection it belongs to.
+        /// The connection of the request.
         conn: ConnId,
         /// The request's number on that connection.
         seq: u64,
         /// The encoded response, or its head if the body is attached.
         bytes: Vec<u8>,
-        /// The body, where it is not part of `bytes`.
+        /// The body, if it is not part of `bytes`.
         lent: Option<Attached>,
     },
-    /// The handler of a fallback route has declined: the next one is asked.
+    /// The handler of a fallback route has declined: the shard asks the next one.
     Declined(Box<Declined>),
     /// The answer to a request on one of the server's own paths, like [`Message::Answer`].
     OwnAnswer {
-        /// The connection it belongs to.
+        /// The connection of the request.
         conn: ConnId,
         /// The request's number on that connection.
         seq: u64,
         /// The encoded response, or its head if the body is attached.
         bytes: Vec<u8>,
-        /// The body, where it is not part of `bytes`.
+        /// The body, if it is not part of `bytes`.
         attached: Option<Attached>,
     },
-    /// An answer that is sent piece by piece begins.
+    /// A streamed answer begins.
     StreamBegin(Box<StreamBegin>),
-    /// There is something to do for the stream of request number `seq` of connection `conn`.
+    /// The stream of request number `seq` of connection `conn` has new data or room.
     StreamNotice {
-        /// The connection it belongs to.
+        /// The connection of the request.
         conn: ConnId,
         /// The request's number on that connection.
         seq: u64,
-        /// Its handler reads the body for the first time.
+        /// Whether its handler reads the body for the first time.
         wants_body: bool,
     },
-    /// The handler of such an answer has returned.
+    /// The handler of a streamed answer has returned.
     StreamReturned {
-        /// The connection it belongs to.
+        /// The connection of the request.
         conn: ConnId,
         /// The request's number on that connection.
         seq: u64,
     },
-    /// Such an answer can't be completed.
+    /// A streamed answer can't be completed.
     StreamBroken {
-        /// The connection it belongs to.
+        /// The connection of the request.
         conn: ConnId,
         /// The request's number on that connection.
         seq: u64,
     },
-    /// The callbacks handed out for this WebSocket have returned.
+    /// The callbacks of a batch for this WebSocket have returned.
     SocketIdle {
         /// The shard's key of the socket.
         socket: u64,
@@ -77,26 +77,26 @@ pub enum Message {
     SocketSend {
         /// The shard's key of the socket.
         socket: u64,
-        /// One whole frame; shared when it is a broadcast.
+        /// One whole frame, which a broadcast shares.
         frame: Arc<[u8]>,
     },
-    /// The same with a frame that lies in a domain's memory.
+    /// Send a frame that lies in a domain's memory to a WebSocket.
     SocketSendLent {
         /// The shard's key of the socket.
         socket: u64,
         /// One whole frame.
         frame: Box<dyn Lent>,
     },
-    /// Put a WebSocket into a room, or take it out.
+    /// Add a WebSocket to a room, or remove it.
     SocketRoom {
         /// The shard's key of the socket.
         socket: u64,
         /// The room's name.
         room: Box<[u8]>,
-        /// In, or out.
+        /// Whether the socket joins the room or leaves it.
         joins: bool,
     },
-    /// Send an encoded message to the WebSockets of a domain that are in a room.
+    /// Send an encoded message to the members of a domain's room.
     RoomPublish {
         /// The domain's name.
         domain: Arc<str>,
@@ -112,25 +112,25 @@ pub enum Message {
         /// RFC 6455 §7.4 close code.
         code: u16,
     },
-    /// The job of a stream has been looked up: its number, or a status and why not.
+    /// The job of a stream was looked up: its number, or a status and the reason.
     StreamFound {
         /// The shard's key of the stream.
         stream: u64,
-        /// What was found.
+        /// The result of the look-up.
         job: Result<i64, (u16, String)>,
     },
     /// A step of a stream's replay has been read.
     StreamReplay {
         /// The shard's key of the stream.
         stream: u64,
-        /// The events, or why they can't be read.
+        /// The events, or the reason why they can't be read.
         replay: Result<Replay, String>,
     },
-    /// Events of jobs that this shard's streams watch were committed.
+    /// Jobs that this shard's streams watch have new, committed events.
     JobEvents(Vec<Arc<JobFrame>>),
-    /// A stream of a module's lines takes its place: the answer to request number `seq` of connection `conn`.
+    /// A stream of log lines is ready: it is the answer to request number `seq` of connection `conn`.
     LogsReady {
-        /// The connection it belongs to.
+        /// The connection of the request.
         conn: ConnId,
         /// The request's number on that connection.
         seq: u64,
@@ -139,19 +139,19 @@ pub enum Message {
     },
     /// Modules that this shard's streams show have new lines.
     LogLines,
-    /// A domain is there: the rings to it.
+    /// A domain's process has started; its rings.
     DomainUp(Box<RingEndpoints>),
-    /// A domain is to end when it has done what it is at: send it nothing more.
+    /// A domain's process is to end after its present work: send it nothing more.
     DomainDrain {
-        /// Its number.
+        /// The domain's number.
         domain: usize,
     },
-    /// A domain has died.
+    /// A domain's process has died.
     DomainDown {
-        /// Its number.
+        /// The domain's number.
         domain: usize,
     },
-    /// The module table has changed: take a new snapshot and let go of the old one.
+    /// The module table has changed: take a new snapshot and release the old one.
     TableChanged,
     /// Stop accepting, finish what is in flight, close what is idle.
     Drain,
@@ -159,12 +159,12 @@ pub enum Message {
     Stop,
 }
 
-/// A request that the handler of a fallback route leaves to others.
+/// A request that the handler of a fallback route has declined.
 #[derive(Debug)]
 pub struct Declined {
     /// The name of the module that declined.
     pub by: String,
-    /// The connection it came on.
+    /// The connection of the request.
     pub conn: ConnId,
     /// The request's number on that connection.
     pub seq: u64,
@@ -174,12 +174,12 @@ pub struct Declined {
     pub meta: AnswerMeta,
 }
 
-/// A shard's queue of messages, with the wake that goes with it.
+/// A shard's queue of messages, together with the shard's waker.
 #[derive(Debug)]
 pub struct Inbox {
     queue: SegQueue<Message>,
     waker: Arc<Waker>,
-    /// Where modules run in this process.
+    /// Only where modules run in this process.
     streams: Option<Arc<ShardStreams>>,
 }
 
@@ -190,7 +190,7 @@ impl Inbox {
         Self::with_streams(waker, None)
     }
 
-    /// The same of a shard whose modules run in this process, with its streams.
+    /// An empty inbox of a shard whose modules run in this process, with its streams.
     #[must_use]
     pub fn with_streams(waker: Arc<Waker>, streams: Option<Arc<ShardStreams>>) -> Self {
         Self { queue: SegQueue::new(), waker, streams }
@@ -202,7 +202,7 @@ impl Inbox {
         self.streams.as_ref()
     }
 
-    /// Leaves a message and wakes the shard if it sleeps.
+    /// Pushes a message, and wakes the shard if it sleeps.
     pub fn push(&self, message: Message) {
         self.queue.push(message);
         self.waker.wake();

@@ -197,7 +197,7 @@ impl Libraries {
         }
         let stem = stem.strip_prefix("lib").unwrap_or(stem);
         check_name(stem)
-            .map_err(|_| format!("it needs the library {file:?} (DT_NEEDED), which can't name a library"))?;
+            .map_err(|_| format!("it needs the library {file:?} (DT_NEEDED), but no library can have this name"))?;
         if OF_EVERY_MODULE.contains(&stem) {
             return Ok(None);
         }
@@ -470,7 +470,7 @@ mod tests {
             ("libc.musl-x86_64.so.1", "--allow-lib c.musl-x86_64"),
             ("/opt/libz.so", "by a path"),
             ("$ORIGIN/libz.so", "by a path"),
-            ("", "t name a library"),
+            ("", "no library can have this name"),
         ] {
             assert!(said(file, &Allowed::Default).contains(words), "{file}: {}", said(file, &Allowed::Default));
         }
