@@ -1,4 +1,4 @@
-//! Streams where modules run in the server's own process: notices are messages to the shard.
+//! Streams in the server's own process: notices are messages to the shard.
 
 use super::answer::{Answer, Home, StreamBegin, begin_answer};
 use super::detached::{self, StreamAddress};
@@ -27,10 +27,10 @@ impl fmt::Debug for ShardStreams {
 }
 
 impl ShardStreams {
-    /// Those of shard number `shard`: none.
+    /// The empty streams of shard number `shard`.
     ///
     /// # Errors
-    /// There are no addresses for the memory.
+    /// The memory can't be reserved.
     pub fn new(shard: usize, sizes: StreamSizes) -> io::Result<Arc<Self>> {
         let region = Arc::new(Region::create(sizes.bytes().next_multiple_of(8))?);
         let part = Part::new(&region, 0, sizes);
@@ -38,7 +38,7 @@ impl ShardStreams {
         Ok(Arc::new(Self { shard, part, calls, answers }))
     }
 
-    /// A slot for a call. `None`: all are taken.
+    /// Takes a slot for a call. `None`: all are taken.
     #[must_use]
     pub fn take_call(&self) -> Option<Arc<CallSlot>> {
         CallSlot::take(&self.part, &self.calls)
@@ -48,7 +48,7 @@ impl ShardStreams {
         StreamAddress { shard: self.shard, slot }
     }
 
-    /// One of the sides of a slot for answers has no more to do with it.
+    /// Ends the use of an answer slot by one of its two sides.
     fn leave(&self, slot: u32) {
         if self.answers.give_half(slot) {
             if let Some(pipe) = self.part.down(slot) {
@@ -62,7 +62,7 @@ impl ShardStreams {
 impl Home for ShardStreams {
     fn over(&self, slot: u32) {
         if self.part.is_for_answers(slot) {
-            // Before the slot is another stream's.
+            // This must come before another stream can use the slot.
             detached::over(self.place(slot));
             self.leave(slot);
         }
@@ -73,13 +73,13 @@ impl Home for ShardStreams {
     }
 }
 
-/// How a call reaches the shard it came from, while it runs.
+/// The connection of a running call to its shard.
 pub(in crate::domain) struct InboxUplink<'a> {
     pub(in crate::domain) inbox: &'a Arc<Inbox>,
     pub(in crate::domain) conn: ConnId,
     pub(in crate::domain) seq: u64,
     pub(in crate::domain) meta: &'a AnswerMeta,
-    /// Of a route of `CWEB_STREAM`.
+    /// The slot of a call of a `CWEB_STREAM` route.
     pub(in crate::domain) call: Option<&'a Arc<CallSlot>>,
 }
 
@@ -139,7 +139,7 @@ fn place_of(inbox: &Inbox, slot: u32) -> StreamAddress {
     StreamAddress { shard: inbox.streams().map_or(0, |streams| streams.shard), slot }
 }
 
-/// The same for an answer that has begun.
+/// Like [`InboxUplink`], for an answer that has begun.
 struct Lasting {
     inbox: Arc<Inbox>,
     conn: ConnId,
