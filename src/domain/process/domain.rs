@@ -1,4 +1,4 @@
-//! A domain, as the server uses it.
+//! A domain in the server.
 
 use super::arena::Budgets;
 use super::cgroup::Cgroups;
@@ -27,87 +27,89 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Modules loaded into one process before it is replaced.
+/// The number of modules loaded into one process after which it is replaced.
 const LOADS_MAX: u64 = 1_000;
 
-/// What a domain needs to know.
+/// The configuration of a domain.
 #[derive(Debug, Clone)]
 pub struct DomainConfig {
-    /// Which domain it is.
+    /// The identity of the domain.
     pub identity: Arc<Identity>,
     /// Core of each shard; `None` where a shard is not pinned.
     pub cores: Vec<Option<usize>>,
     /// Cores of the executor pool; empty for all.
     pub free_cores: Vec<usize>,
-    /// Executors that are always there.
+    /// The number of executors that always exist.
     pub threads_min: usize,
-    /// Executors at most.
+    /// Limit on executors.
     pub threads_max: usize,
-    /// The modules' database; that of the default domain, if others have their own.
+    /// The modules' database; if each domain has its own, that of the default domain.
     pub database: PathBuf,
-    /// Where the other domains have theirs, each in a directory by its name; `None`: all share `database`.
+    /// The directory of the other domains' databases, each in a directory with the domain's name; `None`: all share
+    /// `database`.
     pub domain_data: Option<PathBuf>,
-    /// Where the shared objects to load lie, in a directory by the domain's name.
+    /// The directory of the shared objects to load, which lie in a directory with the domain's name.
     pub run_dir: PathBuf,
     /// The database of jobs, for modules to read.
     pub jobs_database: PathBuf,
-    /// Where each process has a record while it lives, for [`end_orphans`](super::end_orphans).
+    /// The directory in which each living process has a record, for [`end_orphans`](super::end_orphans).
     pub records: PathBuf,
-    /// How long handlers may run whose route says nothing, in milliseconds.
+    /// Time limit of handlers whose route sets none, in milliseconds.
     pub handler_timeout_ms: u64,
     /// Budgets of the memory for large bodies.
     pub bodies: Budgets,
-    /// What is compressed and expanded there.
+    /// The settings of compression.
     pub codings: CodingSettings,
-    /// What the process may do.
+    /// The rights of the process.
     pub policy: Policy,
-    /// Users of the domains but the default one, each of which runs as one of its own.
+    /// The users of the domains other than the default one; each of them runs as a user of its own.
     pub users: Option<RangeInclusive<u32>>,
-    /// Names the libraries of sanitizers, for domains of modules that are compiled with one.
+    /// Finds the libraries of sanitizers, for domains of modules with a sanitizer.
     pub sanitizers: sanitized::Libraries,
-    /// Libraries that its process has from its start: those of its sanitizers.
+    /// Libraries that the process preloads: those of its sanitizers.
     pub preload: Vec<PathBuf>,
-    /// Where modules may keep files of a moment; also in the environment as `TMPDIR`.
+    /// The directory for the modules' temporary files, also in the environment as `TMPDIR`.
     pub scratch: PathBuf,
-    /// Limit, in bytes a second, on what is printed; more is dropped.
+    /// Limit, in bytes a second, on the output; more is dropped.
     pub output_bytes_max: usize,
-    /// Whether modules read by SQL the jobs of other domains' modules too.
+    /// Whether modules can read the jobs of other domains' modules by SQL.
     pub reads_all_jobs: bool,
-    /// What it may connect to, where its policy has that the server connects.
+    /// The permitted destinations, if the policy makes the server connect.
     pub connects: Arc<Connects>,
-    /// What it may use beside memory.
+    /// Limits on resources beside memory.
     pub allowance: Allowance,
-    /// The filter of the log (`CWEB_LOG`), if it is not the environment's.
+    /// The filter of the log (`CWEB_LOG`), if it differs from the environment's.
     pub log: Option<String>,
     /// Limits and settings of requests.
     pub requests: RequestRules,
-    /// Longest message of the process over the control connection: see [`message_bytes_max`].
+    /// Limit, in bytes, on a message of the process over the control connection: see [`message_bytes_max`].
     pub message_bytes_max: usize,
-    /// Where core files go, if there are to be any.
+    /// The directory of core files, if they are wanted.
     pub core_files: Option<CoreFiles>,
-    /// When a module is left out.
+    /// The crashes that put a module into quarantine.
     pub crash_limit: CrashLimit,
-    /// Longest run of a constructor, `onload` or `unload`.
+    /// Limit on a run of a constructor, `onload` or `unload`.
     pub hook_timeout: Duration,
-    /// Resident bytes above those at its start with which a process is replaced; 0: none are too many.
+    /// Growth of the resident memory since the start of the process, in bytes, at which the process is replaced; 0: no
+    /// limit.
     pub rss_recycle_bytes: u64,
-    /// What limits the memory that each process uses, beside the policy's limit of its address space.
+    /// Limits the used memory of each process, beside the policy's limit on its address space.
     pub cgroups: Option<Arc<Cgroups>>,
 }
 
-/// The limit of a message of a process, where `text_bytes` is the most that a job may give or be given at once.
+/// The limit on a message of a process, in bytes; `text_bytes` is the limit on one text that a job sends or gets.
 #[must_use]
 pub fn message_bytes_max(text_bytes: usize) -> usize {
     control::message_bytes_max(text_bytes)
 }
 
-/// Modules in a process of their own. Dropping it leaves the process; [`Domain::stop`] ends it.
+/// Modules in a process of their own. Dropping this value does not end the process; [`Domain::stop`] does.
 pub struct Domain {
     shared: Arc<DomainShared>,
 }
 
 impl Domain {
-    /// Starts the process, and waits until it is ready. `wakers` are those of the shards.
+    /// Starts the process and waits until it is ready. `wakers` are those of the shards.
     ///
     /// # Errors
     /// The process could not be started.
@@ -127,12 +129,12 @@ impl Domain {
         &self.shared
     }
 
-    /// Names the shards' inboxes, in the order of their numbers, once.
+    /// Sets the shards' inboxes, in the order of their numbers. Called once.
     pub fn attach(&self, inboxes: Vec<Arc<Inbox>>) {
         self.shared.attach(inboxes);
     }
 
-    /// Names the modules whose symbols others can resolve from now on.
+    /// Sets the modules whose symbols others can resolve from now on.
     pub fn published<'a>(&self, instances: impl Iterator<Item = &'a Arc<dyn Instance>>) {
         self.shared.publish(instances.map(|instance| (instance.manifest().name.clone(), instance.id())).collect());
     }
@@ -142,7 +144,7 @@ impl Domain {
         self.shared.stop();
     }
 
-    /// Waits, until `until` at most, for what the process has printed to be in the log. After [`Domain::stop`].
+    /// After [`Domain::stop`]: waits until the process's output is in the log, at most until `until`.
     pub fn wait_printed(&self, until: Instant) {
         for process in self.shared.processes() {
             process.wait_printed(until.saturating_duration_since(Instant::now()));
@@ -151,13 +153,13 @@ impl Domain {
 }
 
 impl Domain {
-    /// Which domain it is.
+    /// The identity of the domain.
     #[must_use]
     pub fn identity(&self) -> &Identity {
         self.shared.identity()
     }
 
-    /// Modules that are loaded, or to be loaded again.
+    /// The number of modules that are loaded, or will be loaded again.
     #[must_use]
     pub fn modules(&self) -> usize {
         lock(&self.shared.modules).len()
@@ -178,7 +180,7 @@ impl Domain {
                 Some(Ok(Outcome::Exhausted(what, text))) if !exhausted => {
                     exhausted = true;
                     let old = Arc::clone(pass.process());
-                    // The replacement waits for whoever has a pass.
+                    // The replacement waits for all passes.
                     drop(pass);
                     shared.want_replacement(&old, &format!("its modules have used up {what} ({text})"));
                     shared.gate().wait_followed(&old);
@@ -193,7 +195,7 @@ impl Domain {
                 if manifest.name.chars().any(char::is_control) {
                     pass.process().add(id, base);
                     shared.close_in(pass.process(), id);
-                    return Err(LoadError::Manifest("its name is none in its domain".to_owned()));
+                    return Err(LoadError::Manifest("the module's name contains control characters".to_owned()));
                 }
                 let quarantine = Arc::<Quarantine>::default();
                 let loaded = Loaded {
@@ -208,10 +210,10 @@ impl Domain {
                     version: None,
                     settings: Settings::default(),
                 };
-                // With the pass: whoever makes another process after it knows the module.
+                // While the pass is held: a thread that starts another process afterwards finds the module.
                 lock(&shared.modules).insert(id, loaded);
                 if pass.process().add(id, base) == LOADS_MAX {
-                    let why = "many modules have been loaded into it, and unloading gives not everything back";
+                    let why = "many modules have been loaded into it, and unloading does not free all memory";
                     shared.want_replacement(pass.process(), why);
                 }
                 Ok(Arc::new(RemoteModule::new(Arc::clone(shared), id, manifest, quarantine)))
@@ -221,7 +223,7 @@ impl Domain {
             Ok(Outcome::Host(text) | Outcome::Fault(text)) => Err(LoadError::Host(text)),
             Err(late @ NoOutcome::Late(_)) => Err(LoadError::Constructor(Fault { what: late.to_string() })),
             Err(died) => Err(LoadError::Host(died.to_string())),
-            Ok(_) => Err(LoadError::Host("its domain gave a wrong answer".to_owned())),
+            Ok(_) => Err(LoadError::Host("the domain's process gave an answer of another kind".to_owned())),
         }
     }
 }

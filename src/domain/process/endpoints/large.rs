@@ -1,8 +1,8 @@
-//! Calls with large bodies: they wait for a place beside the rings, and are written there some bytes a batch, so that
-//! neither the other calls of the domain nor the shard's other connections wait for them.
+//! Calls with large bodies. They wait for a place beside the rings and are written there in parts, one in each batch, so
+//! that they delay neither the other calls of the domain nor the shard's other connections.
 //!
-//! A call of this kind gets its ticket when its record is sent, and only while no other call waits to be sent: tickets are
-//! sent in their order.
+//! Such a call gets its ticket when its record is sent, and only while no other call waits to be sent, because tickets are
+//! sent in order.
 
 use super::super::arena::{ExtentRange, SMALL_BYTES_MAX};
 use super::super::extents::NoRoom;
@@ -19,15 +19,17 @@ use crate::net::ConnId;
 use std::collections::VecDeque;
 use std::io;
 
-/// Bytes written in a batch: some hundred microseconds. The reactor looks at its events after 16 batches at the latest.
+/// Limit on the bytes written in a batch, which take some hundred microseconds. The reactor looks at its events after 16
+/// batches at the latest.
 pub(super) const COPIED_BYTES_MAX: usize = 512 * 1024;
-/// Messages of at least this many bytes are written from where they are; smaller ones are put together first.
+/// Messages of at least this many bytes are written from their place; smaller ones are joined first.
 const PIECE_BYTES_MIN: usize = 16 * 1024;
-/// Most bytes that an event takes beside the message, or the session and the request, in it: an `Open` with an address of IPv6.
+/// Limit, in bytes, on an event beside its message, or its session and request: an `Open` with an IPv6 address.
 const EVENT_BYTES: usize = 40;
 
 impl CallTable {
-    /// A place for a body of `bytes` bytes that arrives. `None`: there is none, or the body is not large; it gathers in the server.
+    /// Takes a place for an arriving body of `bytes` bytes. `None`: there is no room, or the body is not large; it gathers
+    /// in the server.
     pub(in crate::domain::process) fn place(&mut self, bytes: usize) -> Option<PlacedBody> {
         if self.draining || bytes <= SMALL_BYTES_MAX {
             return None;
@@ -36,13 +38,13 @@ impl CallTable {
         session.endpoints.requests.take_arriving(bytes)
     }
 
-    /// Whether the body of a call lies in the memory of a process that has been replaced. To copy it takes a batch of its own.
+    /// Whether the body of a call lies in the memory of a replaced process. Copying it takes a batch of its own.
     pub(super) fn is_left_behind(&self, session: &ProcessSession, queued: &Queued) -> bool {
         let Payload::Request { request, .. } = &queued.payload else { return false };
         request.placed().is_some_and(|body| session.endpoints.requests.place_of(body).is_none())
     }
 
-    /// The record of a call whose body lies in its place already; the place is that of `session`'s process.
+    /// The record of a call whose body already lies in its place, in the memory of `session`'s process.
     pub(super) fn placed_record(
         &mut self,
         session: &mut ProcessSession,
@@ -59,9 +61,9 @@ impl CallTable {
         Some((fixed, place))
     }
 
-    /// A call that has a large body waits for a place.
+    /// Queues a call with a large body for a place.
     pub(super) fn set_aside(&mut self, queued: Queued) {
-        // One that is over is over.
+        // A call that has ended meanwhile is dropped.
         if let Some(pending) = self.pending.remove(&queued.ticket) {
             self.large.push_back(Large { queued, pending });
         }
