@@ -153,8 +153,7 @@ impl CallState {
         value
     }
 
-    /// Within [`CallState::during`]: runs `wait`, which waits for a call in another process. `wait` gets a descriptor that
-    /// becomes readable when the call is canceled.
+    /// Within [`CallState::during`]: runs `wait` with a descriptor that becomes readable when the call is canceled.
     ///
     /// # Errors
     /// No descriptor is left.
@@ -252,8 +251,7 @@ impl CallState {
     }
 
     fn facts(&self) -> Option<&Facts<'static>> {
-        // SAFETY: `during` sets the pointer for the duration of the call, and a module may ask for its call only within
-        // that time.
+        // SAFETY: `during` sets the pointer for the duration of the call, and a module asks for its call only then.
         unsafe { self.facts.load(Ordering::Acquire).as_ref() }
     }
 
@@ -285,8 +283,7 @@ impl CallState {
         start.saturating_add(limit_ms).max(1)
     }
 
-    /// `ETIMEDOUT` after the time limit of the route or the client. The server's own limit is only for handlers without
-    /// progress.
+    /// `ETIMEDOUT` after the time limit of the route or the client. The server's own limit concerns stuck handlers only.
     fn in_time(&self) -> Result<(), i32> {
         let mut deadline = self.asked_deadline_ms.load(Ordering::Relaxed);
         if deadline == 0 {
