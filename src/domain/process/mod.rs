@@ -21,7 +21,7 @@
 //! | `hook`, `loader` | time limits of constructors and hooks; the dynamic loader of one process |
 //! | `start`, `instance`, `reader` | one process: its start, its control connection, its end |
 //! | `watch`, `memory_watch` | the resources that the process in service uses |
-//! | `memory_total`, `memory_use`, `memory_blame` | the memory of all domains together: the limit, the measurement, the choice of a domain to end |
+//! | `memory_total`, `memory_use`, `memory_blame` | memory of all domains: the limit, the measurement, the choice of a domain to end |
 //! | `control_writer`, `control_reader`, `asked` | messages to the process, messages from it, and its questions; each within limits |
 //! | `job_data`, `handed_files` | questions of a running job to the server, and the answers; descriptors of its files |
 //! | `cgroup` | memory limit of each process |

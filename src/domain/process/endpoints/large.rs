@@ -69,7 +69,7 @@ impl CallTable {
         }
     }
 
-    /// Most bytes that events take beside their messages.
+    /// An upper bound on the bytes that events take beside their messages.
     pub(super) fn events_bytes(&self, queued: &Queued) -> usize {
         match &queued.payload {
             Payload::Request { .. } => 0,
@@ -84,7 +84,8 @@ impl CallTable {
         }
     }
 
-    /// Writes on, and sends what is written. Returns whether all that is left waits for memory.
+    /// Continues to write bodies, and sends the records of complete ones. Returns whether all remaining calls wait for
+    /// memory.
     pub(super) fn send_large(&mut self, session: &mut ProcessSession) -> bool {
         while self.left > 0 && !session.broken {
             if self.copying.is_none() {
@@ -97,7 +98,7 @@ impl CallTable {
                     }
                     Err(NoRoom::Ever) => {
                         let most = session.endpoints.requests.budget();
-                        let why = format!("bodies of requests may have {most} bytes in all (--bodies-bytes-max)");
+                        let why = format!("bodies of requests may take {most} bytes in total (--bodies-bytes-max)");
                         refuse(pending.caller, &why, &mut self.refused);
                         continue;
                     }
@@ -152,7 +153,7 @@ impl CallTable {
         Copying { queued, pending, fixed, pieces, place, done: 0, within: 0, written: 0 }
     }
 
-    /// Writes all of a body that is not large enough to be written in parts. `None`: that could not be done.
+    /// Writes a whole body that is too small to be written in parts. `None`: writing failed.
     pub(super) fn copy_now(&mut self, session: &mut ProcessSession, mut copying: Copying) -> Option<Sending> {
         let mut unbounded = usize::MAX;
         let written = copying.write(session.endpoints.requests.memory(), &mut unbounded);
@@ -186,12 +187,12 @@ impl CallTable {
         session.endpoints.requests.give_back(copying.place.offset);
         let pending = copying.pending.or_else(|| self.pending.remove(&copying.queued.ticket));
         if let Some(pending) = pending {
-            let why = format!("there is no memory to hand the request over: {error}");
+            let why = format!("there is no memory for the request: {error}");
             refuse(pending.caller, &why, &mut self.refused);
         }
     }
 
-    /// What is being written is begun again later, in another process.
+    /// Stops writing the current body. Its call is started again later, in another process.
     pub(super) fn stop_copying(&mut self, session: Option<&mut ProcessSession>) {
         let Some(Copying { queued, pending: Some(pending), place, .. }) = self.copying.take() else { return };
         if let Some(session) = session {
@@ -200,12 +201,12 @@ impl CallTable {
         self.large.push_front(Large { queued, pending });
     }
 
-    /// Calls that wait for a place or are being written to it.
+    /// The number of calls that wait for a place or whose bodies are being written.
     pub(super) fn large_calls(&self) -> usize {
         self.large.len() + usize::from(self.copying.is_some())
     }
 
-    /// The connection is gone: what waits of its requests need not be handed over.
+    /// Drops the waiting requests of a closed connection.
     pub(in crate::domain::process) fn leave(&mut self, conn: ConnId) {
         self.drop_large(
             "its client has left",
@@ -213,7 +214,7 @@ impl CallTable {
         );
     }
 
-    /// Answers the requests that have waited for a place since before `since_ms`.
+    /// Answers the requests that have waited for a place since before `since_ms`, in milliseconds of the shard's clock.
     pub(super) fn expire_large(&mut self, since_ms: u64) {
         self.drop_large(
             "the requests before it take all the memory for bodies (--bodies-bytes-max), or its process is not there",
@@ -236,14 +237,14 @@ impl CallTable {
         self.large = kept;
         for Large { pending, .. } in dropped {
             let name = &pending.hold.instance().manifest().name;
-            let why = format!("a request to module {name} was not handed over: {why}");
+            let why = format!("a request to module {name} was not delivered: {why}");
             refuse(pending.caller, &why, &mut self.refused);
         }
     }
 }
 
 impl Copying {
-    /// Writes at most `left` bytes and takes them off. Returns whether all is written.
+    /// Writes at most `left` bytes, and subtracts their number from it. Returns whether the whole body is written.
     fn write(&mut self, memory: &Region, left: &mut usize) -> io::Result<bool> {
         let offset = usize::try_from(self.place.offset).unwrap_or(usize::MAX);
         while let Some(piece) = self.pieces.get(self.done) {
