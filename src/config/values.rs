@@ -61,9 +61,9 @@ pub enum ModuleJobs {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Durability {
-    /// When it is on the disk: it survives a power failure (SQLite's `synchronous = FULL`).
+    /// A change is on the disk: it survives a power failure (SQLite's `synchronous = FULL`).
     Full,
-    /// When the kernel has it: it survives the end of the server, but not of the machine (`synchronous = NORMAL`).
+    /// The kernel has the change: it survives the end of the server, but not of the machine (`synchronous = NORMAL`).
     Normal,
 }
 

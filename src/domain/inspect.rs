@@ -188,7 +188,7 @@ pub fn read_report(child: &mut Child, limit: Duration) -> Option<Vec<u8>> {
 /// Ends the child and its process group, and returns its status.
 ///
 /// # Errors
-/// Those of waitpid(2).
+/// The errors of waitpid(2).
 pub fn end(child: &mut Child, hung: bool) -> std::io::Result<ExitStatus> {
     let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     if let Some(group) = group {

@@ -1,4 +1,4 @@
-//! Which directories a module may serve without a handler: those that the operator lets modules read.
+//! The directories from which a module may serve files without a handler. The operator must permit modules to read them.
 
 use super::verify::Refusal;
 use crate::abi::manifest::{Manifest, Mount};

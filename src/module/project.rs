@@ -22,7 +22,7 @@ const FILES_MAX: usize = 10_000;
 /// Limit on the settings of a module.
 const SETTINGS_MAX: usize = 64;
 
-/// What a client sends as a module.
+/// A module as a client sends it.
 #[derive(Debug, Clone)]
 pub enum Posted {
     /// One source, or a tar file of a project, plain or compressed by gzip or zstd.

@@ -61,7 +61,7 @@ impl Slot {
     }
 }
 
-/// What a connection's listener serves.
+/// The paths that a connection's listener serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Serves {
     /// Modules and the server's own paths.

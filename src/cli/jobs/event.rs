@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::io::{IsTerminal, Write};
 
-/// What is shown of the events, and where.
+/// The form in which events are shown, and their destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Show {
     /// The server's JSON, one line per event.

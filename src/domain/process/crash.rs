@@ -1,4 +1,4 @@
-//! Crash reports: what died, where, and whose code it was.
+//! Crash reports: the process that died, the place of the crash, and the module at fault.
 
 use super::cgroup::OutOfMemory;
 use super::control::CaughtFault;

@@ -1,5 +1,5 @@
-//! A domain's process as fuzzers play it, on the thread of the shard that talks to it: one that answers when told to, and
-//! one that sends anything.
+//! Fake processes of a domain for the fuzzers, on the thread of the shard: an honest process that answers on request, and
+//! a hostile process that sends anything.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // A property that does not hold is a panic here.
 

@@ -121,7 +121,7 @@ impl Supervisor {
                     instance.add(module, base);
                     let _ = self.shared.recognize(instance, module, &manifest);
                     if !lock(&self.shared.modules).contains_key(&module) {
-                        // It was closed while it was being loaded, without an order to this process.
+                        // The module was closed while it was being loaded, without an order to this process.
                         self.shared.close_apart(instance, module);
                     }
                 }

@@ -12,9 +12,9 @@ pub(super) struct ProcessSession {
     pub(super) tickets: Range<u64>,
     /// The number of calls that the process has not answered.
     pub(super) open: usize,
-    /// Calls that nothing waits for any more. An answer to a call that is neither open nor one of these is a lie.
+    /// Calls whose answers are no longer needed. An answer to a call that is neither open nor late breaks the protocol.
     pub(super) late: IdSet,
-    /// Those of the late calls that have waited for a thread, with the times by which the domain must have answered them.
+    /// The late calls that have waited for a thread, with the times by which the domain must have answered them.
     pub(super) waited: VecDeque<(u64, u64)>,
     /// Sockets that this process knows. It can neither send to others nor close them, because they may belong to other
     /// domains.
