@@ -1,7 +1,6 @@
 //! A task of a module on its way from a shard to an executor.
 
 use super::Instance;
-use super::inbox::Inbox;
 use super::placed::PlacedBody;
 use super::stream::StreamStart;
 use crate::abi::visible::visible;
@@ -357,16 +356,6 @@ impl Task {
         };
         events.iter().map(compressed).sum::<usize>() > EXPANDING_BYTES
     }
-}
-
-/// A task with everything that running it needs.
-pub struct Call {
-    /// Keeps the module's generation loaded.
-    pub hold: Arc<dyn GenerationRef>,
-    /// The inbox for the outcome.
-    pub reply: Arc<Inbox>,
-    /// The task.
-    pub work: Task,
 }
 
 #[cfg(test)]

@@ -14,7 +14,9 @@ pub mod in_process;
 pub mod inbox;
 pub mod inspect;
 pub mod lease;
+pub mod local_call;
 mod missing;
+pub mod module_message;
 mod output;
 pub mod placed;
 pub mod process;
@@ -200,7 +202,7 @@ pub trait Instance: Send + Sync + Any {
     fn set_version(&self, _number: u64) {}
 
     /// The number of this load, which the module's code passes in calls
-    /// ([`ModuleToken::id`](crate::abi::host::ModuleToken)).
+    /// ([`ModuleToken::id`](crate::abi::module_token::ModuleToken)).
     fn id(&self) -> u64;
 
     /// The reason of the module's quarantine, for people, if the module is in quarantine: it crashed its process too often.
@@ -218,7 +220,7 @@ pub trait Instance: Send + Sync + Any {
         Err(Fault { what: "it runs in the server's own process, which is not restarted".to_owned() })
     }
 
-    /// Lets executors of the same host get the concrete type.
+    /// The host's own data of the module, for the executors and the shards' calls of the same host.
     fn as_any(&self) -> &dyn Any;
 }
 

@@ -5,14 +5,13 @@
 //! for one of the server's own paths; if they ask for anything else, or for nothing, they get 503.
 
 use super::Shard;
-use super::conn::{Conn, Serves};
-use super::memory::{no_memory, no_share};
-use super::requests::Origin;
+use super::conn::{Conn, Place, Serves};
+use super::origin::Origin;
+use super::refusals::{no_memory, no_share};
 use super::snapshot::ShardGen;
 use crate::domain::call::GenerationRef;
 use crate::net::{ConnId, Connections, Peer};
 use crate::proto::http1::RequestView;
-use crate::server_response::ServerAnswer;
 use std::collections::VecDeque;
 
 /// Connections reserved for addresses of the server's own paths (`--admin-listen`).
@@ -28,20 +27,6 @@ const _: () = assert!(ADMIN_MAX + RESERVED_MAX + REFUSED_MAX <= crate::net::RESE
 const RESERVED_WAIT_MS: u64 = 300;
 const RESERVED_TLS_WAIT_MS: u64 = 3_000;
 
-/// How a connection is counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
-    /// A connection that `--connections-max` limits.
-    Client,
-    /// A connection on an address of the server's own paths.
-    Admin,
-    /// A connection beyond the limits. It may ask for the server's own paths; the text is the reason why it gets nothing
-    /// else.
-    Reserved(&'static str),
-    /// A connection that is being answered with 503.
-    Refused,
-}
-
 /// A shard's connections by kind.
 #[derive(Debug, Default)]
 pub(super) struct Places {
@@ -54,21 +39,6 @@ pub(super) struct Places {
 
 const TOO_MANY: &str = "too many connections\n";
 const TOO_MANY_OF_PEER: &str = "too many connections of your address\n";
-
-/// The answer to a request for a module on a connection beyond the limits.
-pub(super) fn too_many(why: &'static str) -> ServerAnswer {
-    ServerAnswer::text(503, why).with("Retry-After", "1")
-}
-
-impl Conn {
-    /// The reason why this connection may not ask for modules; `None` if it may.
-    pub(super) fn is_beyond(&self) -> Option<&'static str> {
-        match self.place {
-            Place::Reserved(why) => Some(why),
-            _ => None,
-        }
-    }
-}
 
 impl Shard {
     /// Decides whether a call may begin: there must be memory for a body of `body_bytes` bytes and for the answer. Returns

@@ -1,10 +1,9 @@
 //! One connection: its parser and its unanswered requests.
 
-use super::admission::Place;
-use super::flows::Flow;
+use super::conn_upload::ConnUpload;
+use super::flow::Flow;
 use super::limits::ShardLimits;
-use super::traces::Trace;
-use super::uploads::ConnUpload;
+use super::trace::Trace;
 use crate::domain::call::{AnswerMeta, OwnedRequest};
 use crate::domain::placed::PlacedBody;
 use crate::net::{Attached, ConnId, Peer};
@@ -45,7 +44,7 @@ impl Slot {
         match self {
             Slot::Waiting { safe, .. } | Slot::Running { safe, .. } | Slot::Ready { safe, .. } => *safe,
             Slot::Stream { .. } | Slot::Asking { .. } | Slot::Opening { .. } => false,
-            Slot::Flow(flow) => flow.safe,
+            Slot::Flow(flow) => flow.is_safe(),
         }
     }
 
@@ -70,6 +69,20 @@ pub(super) enum Serves {
     Modules,
     /// Only the server's own paths.
     Admin,
+}
+
+/// How a connection is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// A connection that `--connections-max` limits.
+    Client,
+    /// A connection on an address of the server's own paths.
+    Admin,
+    /// A connection beyond the limits. It may ask for the server's own paths; the text is the reason why it gets nothing
+    /// else.
+    Reserved(&'static str),
+    /// A connection that is being answered with 503.
+    Refused,
 }
 
 /// One connection.
@@ -154,6 +167,14 @@ pub(super) enum Partial {
 }
 
 impl Conn {
+    /// The reason why this connection may not ask for modules; `None` if it may.
+    pub(super) fn is_beyond(&self) -> Option<&'static str> {
+        match self.place {
+            Place::Reserved(why) => Some(why),
+            _ => None,
+        }
+    }
+
     /// Whether the client's next bytes may belong to a WebSocket that is not open yet: its handshake waits, or a module
     /// decides about it.
     pub(super) fn is_asking(&self) -> bool {

@@ -4,7 +4,8 @@
 //! answer has its turn. Until then the shard does not read what the client sends.
 
 use super::Shard;
-use super::requests::{Begun, Origin};
+use super::begun::Begun;
+use super::origin::Origin;
 use crate::abi::manifest::RouteDecl;
 use crate::domain::call::{OwnedRequest, Task};
 use crate::proto::http1::{RequestView, Switching};

@@ -1,81 +1,27 @@
 //! Turns bytes into requests and passes each request to its receiver.
 
 use super::Shard;
-use super::admission::too_many;
+use super::begun::Begun;
 use super::conn::{Conn, Partial, Serves, Slot, Upgrade, credited};
-use super::error_responses::no_modules_here;
-use super::feeds::is_events_socket;
+use super::event_requests::is_events_socket;
+use super::origin::Origin;
+use super::refusals::{no_modules_here, too_many};
 use super::snapshot::{ANSWER_BYTES_UNKNOWN, ShardGen};
 use super::traces;
 use super::uploads::Gathering;
 use crate::abi::manifest::RouteDecl;
-use crate::admin::{self, Client, Who};
-use crate::domain::call::{Call, NewRequest, OwnedRequest, Task};
-use crate::domain::inbox::Declined;
+use crate::admin::Who;
+use crate::domain::call::{NewRequest, OwnedRequest, Task};
+use crate::domain::local_call::Call;
+use crate::domain::module_message::Declined;
 use crate::module::table::RouteMatch;
-use crate::net::{Attached, ConnId, Connections};
+use crate::net::{ConnId, Connections};
 use crate::proto::http1::{Decoded, Method, RequestError, RequestView};
 use crate::server_response::{Meta, Reply, ServerAnswer, meta_of};
 use std::sync::Arc;
 
 /// A larger input buffer is freed once it is empty.
 const INPUT_KEPT_MAX: usize = 4 * 1024;
-
-/// The outcome of beginning a request.
-pub(super) enum Begun {
-    /// The answer has been appended.
-    Answered,
-    /// The head of the answer has been appended; this attachment follows it.
-    Attached(Attached),
-    /// An executor or the control plane will answer, with about this many bytes.
-    Running { expected: usize },
-    /// The module decides whether to open a WebSocket.
-    Asking,
-    /// The request waits for the end of its module's swap.
-    Held,
-    /// Another protocol has taken over the connection.
-    Taken(Upgrade),
-}
-
-/// The origin of a request. It is separate from the connection, which the request's view borrows.
-pub(super) struct Origin {
-    pub(super) id: ConnId,
-    pub(super) seq: u64,
-    pub(super) client: Client,
-    pub(super) serves: Serves,
-    /// The reason why the connection is beyond the limits, so that it may ask only for the server's own paths.
-    pub(super) beyond: Option<&'static str>,
-    /// Whether the connection is closed after this request in any case.
-    last: bool,
-}
-
-impl Origin {
-    /// Whether the server itself answers requests for `path`.
-    pub(super) fn is_for_server(&self, path: &[u8]) -> bool {
-        admin::owns(path) && (self.serves != Serves::Modules || path == b"/healthz")
-    }
-
-    /// Whether reading the body proves that the request was admitted: it is for one of the server's own paths that need a
-    /// key.
-    fn asks_access(&self, view: &RequestView<'_>) -> bool {
-        self.is_for_server(view.path()) && view.path() != b"/healthz" && view.method() != Method::Options
-    }
-
-    /// Whether a module may answer requests for `path`.
-    pub(super) fn serves_modules(&self, path: &[u8]) -> bool {
-        self.serves != Serves::Admin && !self.is_for_server(path)
-    }
-
-    /// Whether the connection is beyond the limits.
-    pub(super) fn is_beyond(&self) -> bool {
-        self.beyond.is_some()
-    }
-
-    /// Whether the connection is closed after this request in any case.
-    pub(super) fn is_last(&self) -> bool {
-        self.last
-    }
-}
 
 impl Shard {
     /// Handles bytes of the HTTP protocol. Requests that lie completely within `bytes` are parsed in place.
@@ -190,7 +136,7 @@ impl Shard {
         // A stream of events ends with its connection.
         let is_own_stream =
             origin.serves != Serves::Modules && (Self::asks_for_events(view) || Self::asks_for_logs(view));
-        !view.keep_alive() || origin.last || is_own_stream || self.is_for_pages(view.path())
+        !view.keep_alive() || origin.is_last() || is_own_stream || self.is_for_pages(view.path())
     }
 
     /// Handles an incomplete request: `consumed` bytes of it were taken just now, and `left` bytes stay in the buffer.
@@ -206,9 +152,7 @@ impl Shard {
 
     /// The origin of request number `seq` of `conn`.
     pub(super) fn origin(&self, conn: &Conn, seq: u64) -> Origin {
-        let beyond = conn.is_beyond();
-        let last = self.draining || beyond.is_some() || seq + 1 >= self.limits.requests_per_connection_max;
-        Origin { id: conn.id, seq, client: Client::of(&conn.peer), serves: conn.serves, beyond, last }
+        Origin::of(conn, seq, self.draining || seq + 1 >= self.limits.requests_per_connection_max)
     }
 
     /// Whether the next request of `conn` may begin. It must wait while earlier answers, unsent or expected, are many or
@@ -288,7 +232,7 @@ impl Shard {
     }
 
     pub(super) fn meta(&self, origin: &Origin, view: &RequestView<'_>) -> Meta {
-        meta_of(view, self.date, self.cors_origin.clone(), &self.preflight, origin.last)
+        meta_of(view, self.date, self.cors_origin.clone(), &self.preflight, origin.is_last())
     }
 
     /// Routes one request. An immediate answer is appended to `out`.
@@ -351,7 +295,7 @@ impl Shard {
             && let Some(local) = &mut self.local
         {
             let generation = Arc::clone(generation);
-            let meta = meta_of(view, self.date, None, &self.preflight, origin.last);
+            let meta = meta_of(view, self.date, None, &self.preflight, origin.is_last());
             let cors = self.cors_origin.as_deref();
             let dropped = local.executor.request(&*generation, route, view, &meta, cors, out);
             self.stats.inline();

@@ -70,7 +70,7 @@ impl InProcessModule {
     /// Turns this process, which another has forked, into a worker for single calls of the module, and returns its
     /// executor. Takes each lock once that a call may need, and waits for ever if another thread held one at the fork.
     pub(in crate::domain) fn become_worker(&self) -> Executor {
-        worker::enter(&self.context);
+        self.context.enter_worker();
         let executor = InProcess::executor();
         self.calling(|| (), |()| false);
         executor

@@ -7,7 +7,7 @@
 //! The memory is sparse: address space is plentiful, and pages exist only while a body lies in them. Each part has a budget
 //! in bytes. A body waits while the budget has no room; a body larger than the whole budget never gets a place.
 
-use super::extents::{Extents, NoRoom};
+use super::extents::{Extents, NoRoom, PAGE};
 use crate::domain::placed::{Abandoned, PlacedBody};
 use crate::domain::ring::Region;
 use crate::domain::stream::StreamSizes;
@@ -22,12 +22,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Smaller bodies go through the ring, where copying is as cheap.
 pub(super) const LENT_BYTES_MIN: usize = 32 * 1024;
-/// Extents begin and end at pages, so that two bodies share no cache line, and so that pages can be returned to the kernel.
-pub(super) const PAGE: usize = 4096;
-/// Bytes beyond the budget for bodies of at most [`SMALL_BYTES_MAX`], so that they don't wait behind large ones.
+/// Bytes beyond the budget for bodies of at most [`SMALL_BYTES_MAX`](super::extents::SMALL_BYTES_MAX), so that they don't
+/// wait behind large ones.
 const RESERVE_BYTES: usize = 64 * 1024 * 1024;
-/// Largest body, in bytes, that may use the reserve.
-pub(super) const SMALL_BYTES_MAX: usize = 1024 * 1024;
 /// The smallest budget of which arriving bodies may use half: the other half then still holds the largest body of a server
 /// with default limits. Tests have small budgets.
 const ARRIVING_BUDGET_MIN: usize = if cfg!(any(test, fuzzing)) { PAGE } else { 128 * 1024 * 1024 };

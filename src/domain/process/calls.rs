@@ -1,10 +1,10 @@
 //! The calls of a shard in all domains.
 
+use super::call_target::CallTarget;
 use super::endpoints::{CallTable, RingEndpoints};
-use super::remote::RemoteModule;
 use crate::domain::Instance;
 use crate::domain::call::{BodyLedger, GenerationRef, NewRequest, Task};
-use crate::domain::inbox::Message;
+use crate::domain::module_message::ModuleMessage;
 use crate::domain::placed::PlacedBody;
 use crate::domain::stream::running::Reason;
 use crate::domain::stream::{CallSlot, NoSlot};
@@ -30,7 +30,7 @@ pub struct DomainCalls {
 
 /// The number of the domain that runs `instance`; `None` if this process does.
 fn number_of(instance: &dyn Instance) -> Option<usize> {
-    instance.as_any().downcast_ref::<RemoteModule>().map(|module| module.domain().number())
+    CallTarget::of(instance).map(|module| module.domain().number())
 }
 
 impl DomainCalls {
@@ -50,7 +50,7 @@ impl DomainCalls {
     }
 
     /// Handles the start of a domain's process: see [`CallTable::up`].
-    pub fn up(&mut self, endpoints: Box<RingEndpoints>) -> Vec<Message> {
+    pub fn up(&mut self, endpoints: Box<RingEndpoints>) -> Vec<ModuleMessage> {
         self.domain(endpoints.domain()).map(|calls| calls.up(endpoints)).unwrap_or_default()
     }
 
@@ -62,7 +62,7 @@ impl DomainCalls {
     }
 
     /// Handles the death of a domain's process. Returns the outcome of every call that it had.
-    pub fn down(&mut self, domain: usize) -> Vec<Message> {
+    pub fn down(&mut self, domain: usize) -> Vec<ModuleMessage> {
         let known = self.domains.get(domain).and_then(CallTable::identity).cloned();
         let outcomes = self.domains.get_mut(domain).map(CallTable::down).unwrap_or_default();
         if let Some((identity, calls)) = known.zip(self.domains.get(domain)) {
@@ -143,7 +143,7 @@ impl DomainCalls {
     /// and those of other shards at their last tick or large body. `None`: the module runs in this process.
     #[must_use]
     pub fn held_bytes(&self, instance: &dyn Instance) -> Option<usize> {
-        let module = instance.as_any().downcast_ref::<RemoteModule>()?;
+        let module = CallTarget::of(instance)?;
         let identity = module.domain();
         identity.set_held(self.shard, self.domains.get(identity.number()).map_or(0, CallTable::held_bytes));
         Some(identity.held_bytes())
@@ -164,7 +164,7 @@ impl DomainCalls {
     }
 
     /// Takes the records of all domains and returns them as messages.
-    pub fn poll(&mut self, out: &mut Vec<Message>) {
+    pub fn poll(&mut self, out: &mut Vec<ModuleMessage>) {
         let share = (RECORDS_PER_BATCH / self.domains.len().max(1)).max(RECORDS_PER_DOMAIN_MIN);
         for number in 0..self.domains.len() {
             if let Some(calls) = self.domains.get_mut(number) {
@@ -200,7 +200,7 @@ impl DomainCalls {
     }
 
     /// Answers the requests that have been in their domain for longer than `limit_ms`: see [`CallTable::expire`].
-    pub fn expire(&mut self, now_ms: u64, limit_ms: u64) -> Vec<Message> {
+    pub fn expire(&mut self, now_ms: u64, limit_ms: u64) -> Vec<ModuleMessage> {
         self.now_ms = now_ms;
         self.domains.iter_mut().flat_map(|calls| calls.expire(now_ms, limit_ms)).collect()
     }

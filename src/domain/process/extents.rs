@@ -4,10 +4,13 @@
 //! the pages of small extents, which are kept for the next ones, lie together. The pages of a large extent are returned to
 //! the kernel after use, in steps, and count in the budget until then.
 
-use super::arena::{PAGE, SMALL_BYTES_MAX};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Range;
 
+/// Extents begin and end at pages, so that two bodies share no cache line, and so that pages can be returned to the kernel.
+pub(super) const PAGE: usize = 4096;
+/// Largest body, in bytes, that may use the reserve.
+pub(super) const SMALL_BYTES_MAX: usize = 1024 * 1024;
 /// Small extents that have reached this far are returned to the kernel when the whole range is free.
 const KEPT_BYTES_MAX: usize = 16 * 1024 * 1024;
 

@@ -15,7 +15,7 @@
 //! | `down` | an answer, for both of these |
 //! | `form` | the parts of a form, which a handler reads while they arrive |
 //! | `running` | the call of each thread, and canceled calls |
-//! | `here` | the streams of modules in the server's process |
+//! | `here`, `inbox_uplink` | the streams of modules in the server's process |
 
 mod answer;
 pub(in crate::domain) mod call;
@@ -23,6 +23,7 @@ pub(in crate::domain) mod detached;
 mod down;
 mod form;
 pub mod here;
+pub(in crate::domain) mod inbox_uplink;
 mod pipe;
 pub mod running;
 pub(in crate::domain) mod slots;

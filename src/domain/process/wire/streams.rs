@@ -1,6 +1,6 @@
 //! Records about streamed bodies. The bytes themselves lie in the memory of streams, which both sides access.
 
-use super::{HEADERS_MAX, Headers, Reader, push_address, push_block};
+use super::super::record_parts::{HEADERS_MAX, Headers, Reader, push_address, push_block};
 use std::net::IpAddr;
 
 /// The kinds of these records; no other record has them.
