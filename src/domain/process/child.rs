@@ -74,7 +74,7 @@ impl Parent {
         match control::write(&mut *lock(&self.stream), message) {
             // The server has hung up because it ends; this process ends, too.
             Err(error) if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {}
-            Err(error) => tracing::error!("the server can't be told: {error}"),
+            Err(error) => tracing::error!("a message to the server can't be sent: {error}"),
             Ok(()) => {}
         }
     }
