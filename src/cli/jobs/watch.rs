@@ -147,7 +147,7 @@ impl Watch<'_> {
 
     fn shows(&mut self, sse: &mut SseReader, bytes: &[u8]) -> Result<(), Problem> {
         let events = sse.feed(bytes).map_err(|error| {
-            format!("an event of job {} is larger than {} bytesand can't be shown", self.job, error.bytes_max)
+            format!("an event of job {} is larger than {} bytes and can't be shown", self.job, error.bytes_max)
         })?;
         for sent in events {
             let event: JobEvent<'_> = serde_json::from_str(&sent.data).map_err(|error| {
