@@ -42,6 +42,7 @@ mod schedule_types;
 mod schedules;
 mod schema;
 mod statements;
+mod stats;
 mod tables;
 mod transition;
 mod types;
@@ -56,6 +57,7 @@ pub use feed::{FeedFilter, FeedPage};
 pub use handle::Writer;
 pub use readers::Reader;
 pub use schedule_types::{ScheduleChange, ScheduleOutcome, ScheduleRow, ScheduleSpec};
+pub use stats::StoreStats;
 pub use tables::{Key, Table, TableQuery, Tables};
 pub use types::{
     Change, Changed, Deleted, Done, Durability, JobEvent, JobFiles, JobFilter, JobKind, JobRow, JobState, NewJob,
@@ -69,7 +71,7 @@ use handle::StoreShared;
 use rusqlite::Connection;
 use std::fs::File;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -110,47 +112,6 @@ impl StoreConfig {
     }
 }
 
-/// Counts since the store was opened.
-pub struct StoreStats {
-    commits: AtomicU64,
-    commands: AtomicU64,
-    events: AtomicU64,
-    failures: AtomicU64,
-    queue: Sender<Command>,
-}
-
-impl StoreStats {
-    /// Number of committed transactions.
-    #[must_use]
-    pub fn commits(&self) -> u64 {
-        self.commits.load(Ordering::Relaxed)
-    }
-
-    /// Number of commands in committed transactions.
-    #[must_use]
-    pub fn commands(&self) -> u64 {
-        self.commands.load(Ordering::Relaxed)
-    }
-
-    /// Number of events written, by changes and by jobs.
-    #[must_use]
-    pub fn events(&self) -> u64 {
-        self.events.load(Ordering::Relaxed)
-    }
-
-    /// Number of failed transactions.
-    #[must_use]
-    pub fn failures(&self) -> u64 {
-        self.failures.load(Ordering::Relaxed)
-    }
-
-    /// Number of commands waiting for the writer.
-    #[must_use]
-    pub fn queue_length(&self) -> usize {
-        self.queue.len()
-    }
-}
-
 /// The open store; dropping it shuts it down.
 pub struct Store {
     path: PathBuf,
@@ -182,13 +143,7 @@ impl Store {
             thread: OnceLock::new(),
             settled: OnceLock::new(),
         });
-        let stats = Arc::new(StoreStats {
-            commits: AtomicU64::new(0),
-            commands: AtomicU64::new(0),
-            events: AtomicU64::new(0),
-            failures: AtomicU64::new(0),
-            queue: sender.clone(),
-        });
+        let stats = Arc::new(StoreStats::new(sender.clone()));
         let limits = Limits {
             batch_max: config.batch_max.max(1),
             batch_wait: Duration::from_millis(config.batch_wait_ms),

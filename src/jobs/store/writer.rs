@@ -67,7 +67,7 @@ impl Loop<'_> {
                 end_streak(&mut streak);
                 continue;
             };
-            self.stats.failures.fetch_add(1, Ordering::Relaxed);
+            self.stats.failed();
             streak = Some(next_streak(streak.as_ref(), &fault));
             batch = keep(batch, &fault);
             if self.is_closing() {
@@ -135,9 +135,7 @@ impl Loop<'_> {
             other => other?,
         };
         let events = self.applier.events();
-        self.stats.commits.fetch_add(1, Ordering::Relaxed);
-        self.stats.commands.fetch_add(batch.len() as u64, Ordering::Relaxed);
-        self.stats.events.fetch_add(events.len() as u64, Ordering::Relaxed);
+        self.stats.committed(batch.len(), events.len());
         if !events.is_empty() {
             guarded("the publication of job events", || (self.published)(events));
         }
