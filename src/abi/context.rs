@@ -3,7 +3,8 @@
 use super::guard::Trap;
 use super::native::{self, RawCall, RawModule, RawRows, Services, WorkFn};
 use super::types::Context;
-use super::{crypto, guard, host};
+use super::work_ticket::{work_admit, work_drop};
+use super::{crypto, guard, host, worker};
 use crate::jobs::store::{Key, Table, TableQuery};
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::io;
@@ -67,7 +68,6 @@ impl ModuleContext {
     ///
     /// # Errors
     /// Memory or threads ran out.
-    /// Memory or threads ran out.
     pub fn create(
         database: &Path,
         jobs: Option<JobTables<'_>>,
@@ -86,7 +86,7 @@ impl ModuleContext {
             Box::leak(Box::new(Callbacks { rows, resolve, run_work, context: OnceLock::new() }));
         let user = std::ptr::from_ref(callbacks).cast_mut().cast::<c_void>();
         let services = Box::leak(Box::new(Services {
-            host: host::table(),
+            host: host::table().cast(),
             user,
             resolve: resolve_symbol,
             work_admit,
@@ -133,6 +133,14 @@ impl ModuleContext {
         // SAFETY: as above, on the same thread.
         unsafe { native::cwebn_call_end(&raw mut call, c_int::from(faulted(&outcome))) };
         outcome
+    }
+
+    /// Marks this process as one that runs single calls. Takes each lock of the services once: a lock that another thread held at
+    /// the fork is held for ever, and this call must detect that now.
+    pub fn enter_worker(&self) {
+        // SAFETY: the context is alive.
+        unsafe { native::cwebn_worker_enter(self.as_ptr()) };
+        worker::set_on();
     }
 
     /// Closes connections that no pointer can lead to: no call of the module comes any more, although its code may stay.
@@ -257,20 +265,6 @@ unsafe extern "C" fn serve_rows(user: *mut c_void, wanted: *const RawRows, lengt
     }
 }
 
-/// The ticket of a work: one more reference to the shared object of its function. The code stays mapped until the work has run,
-/// even if the generation ends.
-pub(super) unsafe extern "C" fn work_admit(_user: *mut c_void, work: WorkFn, _data: *mut c_void) -> *mut c_void {
-    // SAFETY: zeroed is a valid Dl_info; dladdr fills it for any address; RTLD_NOLOAD only counts a reference of an
-    // object that is loaded already, found by the very name it was loaded by.
-    unsafe {
-        let mut info: libc::Dl_info = std::mem::zeroed();
-        if libc::dladdr(work as *const c_void, &raw mut info) == 0 || info.dli_fname.is_null() {
-            return std::ptr::null_mut();
-        }
-        libc::dlopen(info.dli_fname, libc::RTLD_NOW | libc::RTLD_NOLOAD)
-    }
-}
-
 unsafe extern "C" fn work_run(user: *mut c_void, work: WorkFn, data: *mut c_void, ticket: *mut c_void) {
     // SAFETY: the callbacks live for ever; `ticket` is NULL or the handle of an object that has a `config`, which the
     // loader checked to be a module_t with a terminated name.
@@ -320,14 +314,5 @@ unsafe fn module_name(ticket: *mut c_void) -> String {
         let name = config.cast::<[u8; MODULE_NAME_BYTES]>().as_ref();
         let name = name.and_then(|bytes| CStr::from_bytes_until_nul(bytes).ok());
         name.map_or_else(|| "?".to_owned(), |name| name.to_string_lossy().into_owned())
-    }
-}
-
-/// # Safety
-/// `ticket` is NULL or from [`work_admit`], and given back once.
-pub(super) unsafe extern "C" fn work_drop(_user: *mut c_void, ticket: *mut c_void) {
-    if !ticket.is_null() {
-        // SAFETY: a handle of dlopen that no other code closes.
-        unsafe { libc::dlclose(ticket) };
     }
 }

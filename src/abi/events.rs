@@ -2,12 +2,12 @@
 //!
 //! Each loaded module that adds an event gets an epoll instance and a thread. The thread calls the module's callbacks one at a
 //! time, each in a guarded call. A callback that faults or never returns therefore affects its own module only. The thread
-//! holds a reference to the module's shared object, and ends with `EventsOf`.
+//! holds a reference to the module's shared object, and ends with the module's `Callbacks`.
 
-use super::context::{work_admit, work_drop};
 use super::guard::{self, ThreadGuard, Trap};
-use super::host::ModuleToken;
+use super::module_token::ModuleToken;
 use super::native::WorkFn;
+use super::work_ticket::{work_admit, work_drop};
 use rustix::event::{EventfdFlags, epoll, eventfd};
 use rustix::io::Errno;
 use std::collections::HashMap;
@@ -18,8 +18,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 
-/// How long [`remove`] and [`EventsOf::end`] wait for a running callback. A callback that waits for its remover would block for
-/// ever.
+/// How long [`remove`] and [`end`] wait for a running callback. A callback that waits for its remover would block for ever.
 const CALLBACK_WAIT: Duration = Duration::from_secs(2);
 /// The number of the waking descriptor in epoll.
 const WAKE: u64 = 0;
@@ -171,34 +170,21 @@ fn forget(state: &mut EventsState, epoll: &OwnedFd, number: u64) {
     }
 }
 
-/// The events of the loaded module with this [`ModuleToken::id`]; dropping this ends them.
-#[derive(Debug)]
-pub(super) struct EventsOf(pub(super) u64);
-
-impl EventsOf {
-    /// Ends the events: no further callback begins. Waits for a limited time for a running callback. Until that callback has
-    /// returned, its thread keeps the module's code in memory.
-    pub(super) fn end(&self) {
-        super::stream::end_callbacks(self.0);
-        let found = unpoisoned(&LOOPS).as_mut().and_then(|loops| loops.remove(&self.0));
-        let Some(found) = found else { return };
-        let mut state = unpoisoned(&found.state);
-        state.ending = true;
-        state.events.clear();
-        state.numbers.clear();
-        let _ = rustix::io::write(&found.wake, &1_u64.to_ne_bytes());
-        if state.thread != Some(thread::current().id()) {
-            let waited = found.changed.wait_timeout_while(state, CALLBACK_WAIT, |state| !state.ended);
-            if waited.is_ok_and(|(_, timeout)| timeout.timed_out()) {
-                tracing::warn!("module {}: the callback of an event outlives its module", found.owner.name);
-            }
+/// Ends the events of the loaded module with this [`ModuleToken::id`]: no further callback begins. Waits for a limited time for a
+/// running callback. Until that callback has returned, its thread keeps the module's code in memory.
+pub(super) fn end(id: u64) {
+    let found = unpoisoned(&LOOPS).as_mut().and_then(|loops| loops.remove(&id));
+    let Some(found) = found else { return };
+    let mut state = unpoisoned(&found.state);
+    state.ending = true;
+    state.events.clear();
+    state.numbers.clear();
+    let _ = rustix::io::write(&found.wake, &1_u64.to_ne_bytes());
+    if state.thread != Some(thread::current().id()) {
+        let waited = found.changed.wait_timeout_while(state, CALLBACK_WAIT, |state| !state.ended);
+        if waited.is_ok_and(|(_, timeout)| timeout.timed_out()) {
+            tracing::warn!("module {}: the callback of an event outlives its module", found.owner.name);
         }
-    }
-}
-
-impl Drop for EventsOf {
-    fn drop(&mut self) {
-        self.end();
     }
 }
 

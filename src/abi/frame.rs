@@ -272,7 +272,7 @@ impl CallFrame {
         Some(())
     }
 
-    /// For [`guard::call_handler`]: the C side records the handler's results here.
+    /// For [`call_handler`](super::module_calls::call_handler): the C side records the handler's results here.
     pub(super) fn handed(&mut self) -> *mut RawHanded {
         self.handed.as_raw()
     }

@@ -2,16 +2,15 @@
 
 use super::crypto::Token;
 use super::files::FileWish;
+use super::module_token::ModuleToken;
 use super::native::WorkFn;
 use super::rooms::SocketServices;
-use super::settings::Kept;
 use super::stream::{STREAM_TABLE, StreamTable};
-use super::types::{HttpResponse, WebSocket};
+use super::types::{ABI_VERSION, HttpResponse, WebSocket};
 use super::{events, guard, native, worker};
 use crate::proto::ws::Kind;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
 use tracing::Level;
 
 /// Queues a job for module code.
@@ -22,26 +21,6 @@ pub fn create_job(module: &ModuleToken, job: &str, payload: &str) -> Result<Stri
     match CREATE_JOB.get() {
         Some(create) => create(module, job, payload),
         None => Err("the server runs no jobs yet".to_owned()),
-    }
-}
-
-/// Names a module in calls of the table.
-#[derive(Debug, Default)]
-pub struct ModuleToken {
-    /// The module's name.
-    pub name: String,
-    /// Distinguishes one load of a module from another.
-    pub id: u64,
-    /// The server's number for the module, if this process is a domain's; else 0.
-    pub number: u64,
-    /// The settings for `cweb_setting`.
-    pub settings: Kept,
-}
-
-impl ModuleToken {
-    pub(super) fn new(name: String) -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
-        Self { name, id: NEXT.fetch_add(1, Ordering::Relaxed), number: 0, settings: Kept::default() }
     }
 }
 
@@ -118,7 +97,7 @@ pub(super) fn host_layout() -> Vec<(&'static str, usize)> {
 }
 
 static TABLE: HostTable = HostTable {
-    abi_version: super::module::ABI_VERSION,
+    abi_version: ABI_VERSION,
     size: size_of::<HostTable>() as u32,
     jobs_create,
     module_exit,

@@ -1,33 +1,19 @@
 //! Running a job's C code, and the functions it calls while it runs.
 
 use super::context::ModuleContext;
-use super::guard::{self, Trap};
-use super::job_data::{self, JobData, RunData};
-use super::module::{JobCancelFn, JobRunFn};
+use super::guard::Trap;
+use super::job_ctx::{JobCtx, RunData, data_of};
+use super::job_data;
+use super::module_calls;
+use super::types::{JobCancelFn, JobRunFn};
 use crate::jobs::code::JobCalls;
-use std::ffi::{CStr, CString, c_char, c_int, c_longlong, c_void};
+use std::ffi::{CStr, CString, c_char, c_int, c_longlong};
 
 /// `job_payload_t`
 #[repr(C)]
 struct JobPayload {
     json: *const c_char,
     json_len: usize,
-}
-
-/// `job_ctx_t`
-#[repr(C)]
-pub(super) struct JobCtx {
-    job_uuid: *const c_char,
-    emit_event: unsafe extern "C" fn(*mut JobCtx, *const c_char, *const c_char) -> c_int,
-    set_result: unsafe extern "C" fn(*mut JobCtx, *const c_char) -> c_int,
-    set_error: unsafe extern "C" fn(*mut JobCtx, *const c_char) -> c_int,
-    is_canceled: unsafe extern "C" fn(*mut JobCtx) -> c_int,
-    /// A `*const RunData`.
-    server: *const c_void,
-    remaining_ms: unsafe extern "C" fn(*mut JobCtx) -> c_longlong,
-    checkpoint: unsafe extern "C" fn(*mut JobCtx, *const c_void, usize) -> c_int,
-    data: *const JobData,
-    reserved: [*mut c_void; 1],
 }
 
 /// Offsets of the structures above as Rust sees them.
@@ -80,7 +66,7 @@ pub unsafe fn run(
         reserved: [std::ptr::null_mut(); 1],
     };
     // SAFETY: the caller's contract; all structures outlive the call.
-    unsafe { guard::call_job_run(run, context, (&raw const payload).cast(), (&raw mut job).cast()) }
+    unsafe { module_calls::call_job_run(run, context, (&raw const payload).cast(), (&raw mut job).cast()) }
 }
 
 /// Calls a job's cancel callback.
@@ -93,21 +79,12 @@ pub unsafe fn run(
 pub unsafe fn cancel(cancel: JobCancelFn, context: &ModuleContext, uuid: &str) -> Result<(), Trap> {
     let uuid = c_text(uuid);
     // SAFETY: the caller's contract.
-    unsafe { guard::call_job_cancel(cancel, context, uuid.as_ptr()) }
+    unsafe { module_calls::call_job_cancel(cancel, context, uuid.as_ptr()) }
 }
 
 fn c_text(text: &str) -> CString {
     let bytes: Vec<u8> = text.bytes().take_while(|&byte| byte != 0).collect();
     CString::new(bytes).unwrap_or_default()
-}
-
-/// Returns the server's data of a run.
-///
-/// # Safety
-/// `job` is NULL or the structure of a run that has not returned.
-pub(super) unsafe fn data_of<'a>(job: *mut JobCtx) -> Option<&'a RunData<'a>> {
-    // SAFETY: the caller's contract: `server` points to the `RunData` of the run.
-    unsafe { job.as_ref().and_then(|job| job.server.cast::<RunData<'a>>().as_ref()) }
 }
 
 /// The server's calls for a job.

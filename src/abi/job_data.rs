@@ -1,22 +1,10 @@
 //! `struct cweb_job_data`: checkpoints and files of a running job.
 
-use super::job::{JobCtx, data_of};
+use super::job_ctx::{JobCtx, JobData, data_of};
 use super::websocket::touched;
 use crate::jobs::code::JobCalls;
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::os::fd::{IntoRawFd, OwnedFd};
-use std::sync::OnceLock;
-
-/// `struct cweb_job_data`
-#[repr(C)]
-pub(super) struct JobData {
-    size: usize,
-    checkpoint: unsafe extern "C" fn(*mut JobCtx, *const c_void, usize) -> c_int,
-    resume: unsafe extern "C" fn(*mut JobCtx, *mut *const c_void, *mut usize) -> c_int,
-    file: unsafe extern "C" fn(*mut JobCtx, *const c_char) -> c_int,
-    output: unsafe extern "C" fn(*mut JobCtx, *const c_char) -> c_int,
-    emit_bytes: unsafe extern "C" fn(*mut JobCtx, *const c_char, *const c_void, usize) -> c_int,
-}
 
 pub(super) static TABLE: JobData = JobData { size: size_of::<JobData>(), checkpoint, resume, file, output, emit_bytes };
 
@@ -32,31 +20,6 @@ pub(super) fn layout() -> Vec<(&'static str, usize)> {
         ("cweb_job_data.output", offset_of!(JobData, output)),
         ("cweb_job_data.emit_bytes", offset_of!(JobData, emit_bytes)),
     ]
-}
-
-/// The server's data of one run; lives as long as the run.
-pub(super) struct RunData<'a> {
-    calls: &'a dyn JobCalls,
-    /// The checkpoint at the start of the run, once the module has asked for it. The module has the address of these bytes.
-    resumed: OnceLock<Option<Vec<u8>>>,
-}
-
-impl<'a> RunData<'a> {
-    pub(super) fn new(calls: &'a dyn JobCalls) -> Self {
-        Self { calls, resumed: OnceLock::new() }
-    }
-
-    pub(super) fn calls(&self) -> &'a dyn JobCalls {
-        self.calls
-    }
-
-    fn resumed(&self) -> Result<Option<&[u8]>, c_int> {
-        if self.resumed.get().is_none() {
-            // Two threads may both ask the server; the bytes of the first one are kept.
-            let _ = self.resumed.set(self.calls.resume()?);
-        }
-        Ok(self.resumed.get().and_then(Option::as_deref))
-    }
 }
 
 /// Sets `errno` and returns -1.
@@ -83,7 +46,7 @@ pub(super) unsafe extern "C" fn checkpoint(job: *mut JobCtx, bytes: *const c_voi
     // SAFETY: the caller's contract.
     let (data, bytes) = unsafe { (data_of(job), touched(bytes.cast(), length)) };
     let Some(data) = data else { return fail(libc::ENOSYS) };
-    match data.calls.checkpoint(bytes) {
+    match data.calls().checkpoint(bytes) {
         Ok(()) => 0,
         Err(errno) => fail(errno),
     }
@@ -103,7 +66,7 @@ unsafe extern "C" fn emit_bytes(job: *mut JobCtx, kind: *const c_char, bytes: *c
     let (data, kind, bytes) = unsafe { (data_of(job), CStr::from_ptr(kind), touched(bytes.cast(), length)) };
     let Some(data) = data else { return fail(libc::ENOSYS) };
     let Ok(kind) = kind.to_str() else { return fail(libc::EINVAL) };
-    match data.calls.emit_bytes(kind, bytes) {
+    match data.calls().emit_bytes(kind, bytes) {
         Ok(()) => 0,
         Err(errno) => fail(errno),
     }
@@ -150,7 +113,7 @@ unsafe fn opened(
     let (data, name) = unsafe { (data_of(job), CStr::from_ptr(name)) };
     let Some(data) = data else { return fail(libc::ENOSYS) };
     let Ok(name) = name.to_str() else { return fail(libc::EINVAL) };
-    match open(data.calls, name) {
+    match open(data.calls(), name) {
         Ok(file) => file.into_raw_fd(),
         Err(errno) => fail(errno),
     }

@@ -4,6 +4,7 @@
 //! through it. The C part of the server itself is in `native/`.
 
 pub mod allocator;
+mod callbacks;
 pub mod connect;
 pub mod context;
 pub mod crypto;
@@ -16,10 +17,13 @@ pub mod guard;
 pub mod handed;
 pub mod host;
 pub mod job;
+mod job_ctx;
 mod job_data;
 pub mod kept;
 pub mod manifest;
 pub mod module;
+pub mod module_calls;
+pub mod module_token;
 mod native;
 pub mod request;
 pub mod rooms;
@@ -31,6 +35,7 @@ pub mod testing;
 pub mod types;
 pub mod visible;
 pub mod websocket;
+mod work_ticket;
 pub mod worker;
 
 #[cfg(test)]

@@ -8,11 +8,13 @@ mod mounts;
 pub use declared::Declared;
 pub use limits::source as limits_source;
 
+use super::callbacks::Callbacks;
 use super::kept::{self, Kept};
 use super::manifest::{APP_FLAGS, Api, JobDecl, Limits, Manifest, RouteDecl, WebSocketDecl};
+use super::module_token::ModuleToken;
 use super::settings::Settings;
-use super::types::{Callee, Context, HandlerFn, HookFn, MessageFn, SocketFn};
-use super::{events, host, native};
+use super::types::{ABI_VERSION, Callee, Context, HandlerFn, HookFn, JobCancelFn, JobRunFn, MessageFn, SocketFn};
+use super::{host, native};
 use std::any::Any;
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::path::Path;
@@ -28,9 +30,6 @@ pub const MAX_WEBSOCKETS: usize = 64;
 pub const MAX_JOBS: usize = 64;
 /// `MAX_MOUNTS`
 pub const MAX_MOUNTS: usize = 16;
-/// `CWEB_ABI_VERSION`
-pub const ABI_VERSION: u32 = 2;
-
 /// Limit, in bytes, on a path, method or job name read from a module.
 const TEXT_BYTES_MAX: usize = 1024;
 
@@ -55,11 +54,6 @@ pub(super) struct WebSocketInfo {
     on_close: Option<SocketFn>,
     flags: c_int,
 }
-
-/// `job_run_t`; its payload and job structures belong to the jobs room.
-pub type JobRunFn = unsafe extern "C" fn(*mut Context, *const c_void, *mut c_void) -> c_int;
-/// `job_info_t.cancel`
-pub type JobCancelFn = unsafe extern "C" fn(*mut Context, *const c_char);
 
 /// `module_t.on_setting`
 pub type SettingFn = unsafe extern "C" fn(*mut Context, *const c_char);
@@ -179,9 +173,9 @@ pub struct OpenModule {
     /// The module's functions: valid while this value lives.
     pub symbols: ModuleSymbols,
     /// Names the module in calls of the host table; its address must not change while the module is open.
-    token: Arc<host::ModuleToken>,
+    token: Arc<ModuleToken>,
     /// Must end before the library is closed: callbacks must not run in unmapped memory.
-    events: events::EventsOf,
+    callbacks: Callbacks,
     /// Values that the module's code uses; they must be dropped before the code is unmapped.
     used: OnceLock<Arc<dyn Any + Send + Sync>>,
     /// Taken when this value is dropped.
@@ -195,7 +189,7 @@ pub struct OpenModule {
 impl Drop for OpenModule {
     fn drop(&mut self) {
         let Some(library) = self.library.take() else { return };
-        self.events.end();
+        self.callbacks.end();
         let used = self.used.take();
         // A module without `used` was only inspected.
         let Some(function) = self.leaves_pointers().filter(|_| used.is_some()) else {
@@ -276,11 +270,11 @@ pub fn open(path: &Path) -> Result<OpenModule, OpenError> {
     };
     limits::apply(&library, &mut manifest);
     let address = config as usize;
-    let token = Arc::new(host::ModuleToken::new(manifest.name.clone()));
-    let events = events::EventsOf(token.id);
+    let token = Arc::new(ModuleToken::new(manifest.name.clone()));
+    let callbacks = Callbacks(token.id);
     let bytes = std::fs::metadata(path).map_or(0, |file| file.len());
     let (used, library) = (OnceLock::new(), Some(library));
-    Ok(OpenModule { manifest, symbols, token, events, used, library, bytes, config: address })
+    Ok(OpenModule { manifest, symbols, token, callbacks, used, library, bytes, config: address })
 }
 
 /// The loader's message without the leading path of the server's own copy.
@@ -329,9 +323,9 @@ impl OpenModule {
         declared::functions(&self.symbols, self.manifest.api)
     }
 
-    /// Ends the events of this load of the module: no further callback begins; see `events::EventsOf::end`.
+    /// Ends the events of this load of the module: no further callback begins; see [`super::events`].
     pub fn end_events(&self) {
-        self.events.end();
+        self.callbacks.end();
     }
 
     /// The token of this load of the module, for its calls of the server.

@@ -1,9 +1,8 @@
 //! Declarations of `native/native.h`, where each function is documented.
 
-use super::host::HostTable;
-use super::module::{JobCancelFn, JobRunFn};
 use super::types::{
-    Context, HandlerFn, HookFn, HttpRequest, HttpResponse, KvPair, KvStore, MessageFn, SocketFn, WebSocket,
+    Context, HandlerFn, HookFn, HttpRequest, HttpResponse, JobCancelFn, JobRunFn, KvPair, KvStore, MessageFn, SocketFn,
+    WebSocket,
 };
 use std::ffi::{c_char, c_int, c_void};
 
@@ -179,7 +178,8 @@ pub(super) type RowsFn = unsafe extern "C" fn(*mut c_void, *const RawRows, *mut 
 /// `struct cwebn_services`
 #[repr(C)]
 pub(super) struct Services {
-    pub(super) host: *const HostTable,
+    /// A `struct cweb_host`.
+    pub(super) host: *const c_void,
     pub(super) user: *mut c_void,
     pub(super) resolve: unsafe extern "C" fn(*mut c_void, *const c_char, *const c_char) -> *mut c_void,
     pub(super) work_admit: unsafe extern "C" fn(*mut c_void, WorkFn, *mut c_void) -> *mut c_void,

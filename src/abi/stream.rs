@@ -3,13 +3,13 @@
 //! The room above implements a call or a detached stream, behind [`StreamCall`] and [`Streams`]. A detached stream is a number,
 //! never an address: the number of an ended stream is invalid, and using it is harmless.
 
-use super::context::{work_admit, work_drop};
 use super::events::{self, Owner};
 use super::guard;
-use super::host::ModuleToken;
+use super::module_token::ModuleToken;
 use super::native::{RawPart, WorkFn};
 use super::types::{HttpRequest, HttpResponse, KvStore, status_code};
 use super::websocket::touched;
+use super::work_ticket::{work_admit, work_drop};
 use std::collections::HashMap;
 use std::ffi::{CStr, c_char, c_int, c_longlong, c_void};
 use std::mem::MaybeUninit;

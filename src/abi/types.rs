@@ -7,6 +7,9 @@
 use super::manifest::Api;
 use std::ffi::{c_char, c_int, c_void};
 
+/// `CWEB_ABI_VERSION`
+pub const ABI_VERSION: u32 = 2;
+
 /// `http_kv_pair_t`
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
@@ -92,6 +95,11 @@ pub type SocketFn = unsafe extern "C" fn(*mut Context, *mut WebSocket);
 pub type MessageFn = unsafe extern "C" fn(*mut Context, *mut WebSocket, *const c_char, usize);
 /// `onload`, `unload`
 pub type HookFn = unsafe extern "C" fn(*mut Context);
+
+/// `job_run_t`; its payload and job structures belong to the jobs room.
+pub type JobRunFn = unsafe extern "C" fn(*mut Context, *const c_void, *mut c_void) -> c_int;
+/// `job_info_t.cancel`
+pub type JobCancelFn = unsafe extern "C" fn(*mut Context, *const c_char);
 
 /// A function of a module and the arguments that it takes, so that it can't be called with others.
 #[derive(Debug, Clone, Copy)]

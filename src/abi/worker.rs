@@ -5,18 +5,14 @@
 //! both processes share, would wait for ever or harm the domain. It therefore fails with `ENOTSUP`, and the module's log
 //! reports that.
 
-use super::context::ModuleContext;
 use super::native;
 use std::ffi::CStr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 static IS_ON: AtomicBool = AtomicBool::new(false);
 
-/// Marks this process as one that runs single calls. Takes each lock of the services once: a lock that another thread held at
-/// the fork is held for ever, and this call must detect that now.
-pub fn enter(context: &ModuleContext) {
-    // SAFETY: the context is alive.
-    unsafe { native::cwebn_worker_enter(context.as_ptr()) };
+/// Makes this process refuse services from now on.
+pub(super) fn set_on() {
     IS_ON.store(true, Ordering::Relaxed);
 }
 

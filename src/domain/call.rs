@@ -1,7 +1,6 @@
 //! A piece of module work on its way from a shard to an executor.
 
 use super::Instance;
-use super::inbox::Inbox;
 use super::placed::PlacedBody;
 use super::stream::StreamStart;
 use crate::abi::visible::visible;
@@ -357,16 +356,6 @@ impl Task {
         };
         events.iter().map(compressed).sum::<usize>() > EXPANDING_BYTES
     }
-}
-
-/// A piece of work with all it needs.
-pub struct Call {
-    /// Keeps the module's generation loaded.
-    pub hold: Arc<dyn GenerationRef>,
-    /// Where the outcome goes.
-    pub reply: Arc<Inbox>,
-    /// What to run.
-    pub work: Task,
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 //! else goes to the [`Pool`]: threads on the cores that no shard is pinned to (on all cores when shards take
 //! every one), more of them while handlers block, so that slow handlers overlap.
 
-use super::call::Call;
+use super::local_call::Call;
 use crate::threads::module_thread;
 use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
 use crossbeam::queue::SegQueue;

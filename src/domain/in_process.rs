@@ -30,6 +30,7 @@ use crate::abi::host;
 use crate::abi::job;
 use crate::abi::manifest::{Manifest, Mount, RouteDecl};
 use crate::abi::module::{self, OpenError, OpenModule};
+use crate::abi::module_calls;
 use crate::abi::request::RoutePath;
 use crate::abi::stream::{self, StreamCall};
 use crate::abi::types::{Callee, HookFn};
@@ -214,7 +215,7 @@ impl InProcessModule {
     fn hook(&self, hook: Option<Callee<HookFn>>, place: &str) -> Result<(), Fault> {
         let Some(hook) = hook else { return Ok(()) };
         let _guard = ThreadGuard::new();
-        let call = || self.context.call(true, || guard::call_hook(hook, &self.context), Result::is_err);
+        let call = || self.context.call(true, || module_calls::call_hook(hook, &self.context), Result::is_err);
         let outcome = self.attributed(call);
         outcome.map_err(|trap| self.fault(trap, place))
     }
@@ -503,7 +504,7 @@ impl Executor {
         };
         let (frame, context) = (&mut *self.frame, &module.context);
         // SAFETY: the caller keeps the module open, and the pointers come from `prepare` just above.
-        let call = || unsafe { guard::call_handler(handler, context, pointers, (frame, view)) };
+        let call = || unsafe { module_calls::call_handler(handler, context, pointers, (frame, view)) };
         let called = match facts {
             Some(facts) => self.state.during(facts, || module.calling(call, Result::is_err)),
             None => module.calling(call, Result::is_err),

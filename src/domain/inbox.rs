@@ -4,14 +4,13 @@
 //! of them leaves a [`Message`] here. The push costs no syscall unless the shard sleeps (see [`Waker`]).
 
 use super::DEFAULT_DOMAIN;
-use super::call::{AnswerMeta, OwnedRequest};
+use super::module_message::ModuleMessage;
 use super::process::RingEndpoints;
-use super::stream::StreamBegin;
 use super::stream::here::ShardStreams;
 use crate::abi::websocket::Outlet;
 use crate::jobs::hub::EventSink;
 use crate::jobs::{JobFrame, Replay};
-use crate::net::{Attached, ConnId, Lent, Waker};
+use crate::net::{Attached, ConnId, Waker};
 use crate::proto::ws::Encoded;
 use crossbeam::queue::SegQueue;
 use std::sync::Arc;
@@ -19,20 +18,9 @@ use std::sync::Arc;
 /// One message to a shard.
 #[derive(Debug)]
 pub enum Message {
-    /// The answer to request number `seq` of connection `conn`.
-    Answer {
-        /// The connection it belongs to.
-        conn: ConnId,
-        /// The request's number on that connection.
-        seq: u64,
-        /// The encoded response, or its head if the body is attached.
-        bytes: Vec<u8>,
-        /// The body, where it is not part of `bytes`.
-        lent: Option<Attached>,
-    },
-    /// The handler of a fallback route has declined: the next one is asked.
-    Declined(Box<Declined>),
-    /// The answer to a request on one of the server's own paths, like [`Message::Answer`].
+    /// What module code, or the domain that it runs in, gives to its clients.
+    Module(ModuleMessage),
+    /// The answer to a request on one of the server's own paths, like [`ModuleMessage::Answer`].
     OwnAnswer {
         /// The connection it belongs to.
         conn: ConnId,
@@ -42,75 +30,6 @@ pub enum Message {
         bytes: Vec<u8>,
         /// The body, where it is not part of `bytes`.
         attached: Option<Attached>,
-    },
-    /// An answer that is sent piece by piece begins.
-    StreamBegin(Box<StreamBegin>),
-    /// There is something to do for the stream of request number `seq` of connection `conn`.
-    StreamNotice {
-        /// The connection it belongs to.
-        conn: ConnId,
-        /// The request's number on that connection.
-        seq: u64,
-        /// Its handler reads the body for the first time.
-        wants_body: bool,
-    },
-    /// The handler of such an answer has returned.
-    StreamReturned {
-        /// The connection it belongs to.
-        conn: ConnId,
-        /// The request's number on that connection.
-        seq: u64,
-    },
-    /// Such an answer can't be completed.
-    StreamBroken {
-        /// The connection it belongs to.
-        conn: ConnId,
-        /// The request's number on that connection.
-        seq: u64,
-    },
-    /// The callbacks handed out for this WebSocket have returned.
-    SocketIdle {
-        /// The shard's key of the socket.
-        socket: u64,
-    },
-    /// Send an encoded frame to a WebSocket.
-    SocketSend {
-        /// The shard's key of the socket.
-        socket: u64,
-        /// One whole frame; shared when it is a broadcast.
-        frame: Arc<[u8]>,
-    },
-    /// The same with a frame that lies in a domain's memory.
-    SocketSendLent {
-        /// The shard's key of the socket.
-        socket: u64,
-        /// One whole frame.
-        frame: Box<dyn Lent>,
-    },
-    /// Put a WebSocket into a room, or take it out.
-    SocketRoom {
-        /// The shard's key of the socket.
-        socket: u64,
-        /// The room's name.
-        room: Box<[u8]>,
-        /// In, or out.
-        joins: bool,
-    },
-    /// Send an encoded message to the WebSockets of a domain that are in a room.
-    RoomPublish {
-        /// The domain's name.
-        domain: Arc<str>,
-        /// The room's name.
-        room: Box<[u8]>,
-        /// The message.
-        message: Encoded,
-    },
-    /// Close a WebSocket.
-    SocketClose {
-        /// The shard's key of the socket.
-        socket: u64,
-        /// RFC 6455 §7.4 close code.
-        code: u16,
     },
     /// The job of a stream has been looked up: its number, or a status and why not.
     StreamFound {
@@ -159,19 +78,10 @@ pub enum Message {
     Stop,
 }
 
-/// A request that the handler of a fallback route leaves to others.
-#[derive(Debug)]
-pub struct Declined {
-    /// The name of the module that declined.
-    pub by: String,
-    /// The connection it came on.
-    pub conn: ConnId,
-    /// The request's number on that connection.
-    pub seq: u64,
-    /// The request.
-    pub request: OwnedRequest,
-    /// Framing of the answer.
-    pub meta: AnswerMeta,
+impl From<ModuleMessage> for Message {
+    fn from(message: ModuleMessage) -> Self {
+        Self::Module(message)
+    }
 }
 
 /// A shard's queue of messages, with the wake that goes with it.
@@ -203,8 +113,8 @@ impl Inbox {
     }
 
     /// Leaves a message and wakes the shard if it sleeps.
-    pub fn push(&self, message: Message) {
-        self.queue.push(message);
+    pub fn push(&self, message: impl Into<Message>) {
+        self.queue.push(message.into());
         self.waker.wake();
     }
 
@@ -222,20 +132,20 @@ impl Inbox {
 
 impl Outlet for Inbox {
     fn send(&self, socket: u64, frame: Arc<[u8]>) {
-        self.push(Message::SocketSend { socket, frame });
+        self.push(ModuleMessage::SocketSend { socket, frame });
     }
 
     fn close(&self, socket: u64, code: u16) {
-        self.push(Message::SocketClose { socket, code });
+        self.push(ModuleMessage::SocketClose { socket, code });
     }
 
     fn room(&self, socket: u64, room: &[u8], joins: bool) {
-        self.push(Message::SocketRoom { socket, room: room.into(), joins });
+        self.push(ModuleMessage::SocketRoom { socket, room: room.into(), joins });
     }
 
     fn publish(&self, room: &[u8], message: &Encoded) {
         let domain = DEFAULT_DOMAIN.into();
-        self.push(Message::RoomPublish { domain, room: room.into(), message: message.clone() });
+        self.push(ModuleMessage::RoomPublish { domain, room: room.into(), message: message.clone() });
     }
 }
 

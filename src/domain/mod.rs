@@ -14,7 +14,9 @@ pub mod in_process;
 pub mod inbox;
 pub mod inspect;
 pub mod lease;
+pub mod local_call;
 mod missing;
+pub mod module_message;
 mod output;
 pub mod placed;
 pub mod process;
@@ -199,7 +201,7 @@ pub trait Instance: Send + Sync + Any {
     /// Says which version of its module this is, for reports.
     fn set_version(&self, _number: u64) {}
 
-    /// Names this very load in the calls its code makes ([`ModuleToken::id`](crate::abi::host::ModuleToken)).
+    /// Names this very load in the calls its code makes ([`ModuleToken::id`](crate::abi::module_token::ModuleToken)).
     fn id(&self) -> u64;
 
     /// Why the module is not run any more, for people, if it is in quarantine: it crashed its process too often. What is
@@ -217,7 +219,7 @@ pub trait Instance: Send + Sync + Any {
         Err(Fault { what: "it runs in the server's own process, which is not restarted".to_owned() })
     }
 
-    /// For the executors of the same host, to get at the concrete type.
+    /// The host's own data of the module: for the executors and the shards' calls of the same host.
     fn as_any(&self) -> &dyn Any;
 }
 

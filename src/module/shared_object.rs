@@ -3,7 +3,8 @@
 
 use super::deploy::{DeployError, SourceFields};
 use super::libraries::{Libraries, Library};
-use crate::abi::module::{ABI_VERSION, MODULE_BYTES};
+use crate::abi::module::MODULE_BYTES;
+use crate::abi::types::ABI_VERSION;
 use crate::domain::elf::{Elf, MAGIC, Symbol};
 
 /// The language of a module without a source, in answers and records.

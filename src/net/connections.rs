@@ -4,6 +4,7 @@ mod held;
 mod sending;
 
 use super::CloseReason;
+use super::conn_id::ConnId;
 use super::outbox::{Outbox, SEND_BYTES_MAX};
 use super::sys;
 use super::tls::{Acceptor, Session, Tls};
@@ -15,27 +16,6 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::task::Waker as TaskWaker;
 use std::time::{Duration, Instant};
-
-/// Names a connection of one shard. An id is never used again: its index is reused, its generation is not.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-pub struct ConnId {
-    index: u32,
-    generation: u32,
-}
-
-impl ConnId {
-    /// The connection's index, small and dense: for tables beside [`Connections`].
-    #[must_use]
-    pub fn index(self) -> usize {
-        self.index as usize
-    }
-
-    /// A number that no other connection of the shard has.
-    #[must_use]
-    pub fn number(self) -> u64 {
-        u64::from(self.index) << 32 | u64::from(self.generation)
-    }
-}
 
 /// How long a closed connection is kept so that the peer can read the bytes that were sent. RFC 9112 §9.6: if the server closes
 /// while the peer still sends, the kernel answers with a reset, which destroys unread bytes.
@@ -307,7 +287,7 @@ impl Connections {
             u32::try_from(self.places.len() - 1).unwrap_or(u32::MAX)
         });
         let generation = self.generations.get(index as usize).copied().unwrap_or_default();
-        let id = ConnId { index, generation };
+        let id = ConnId::new(index, generation);
         let entry = ConnIo {
             id,
             fd,
@@ -411,7 +391,7 @@ impl Connections {
         if let Some(generation) = self.generations.get_mut(conn.index()) {
             *generation = generation.wrapping_add(1);
         }
-        self.free.push(conn.index);
+        self.free.push(conn.place());
         self.open -= 1;
     }
 

@@ -15,7 +15,8 @@ mod monoio;
 #[cfg(feature = "glommio")]
 mod poller;
 
-use super::connections::{ConnId, Connections, Flushed, Incoming};
+use super::conn_id::ConnId;
+use super::connections::{Connections, Flushed, Incoming};
 use super::listener::Listener;
 use super::listener::Peer;
 use super::tls::{HEADROOM, Refused, Session};

@@ -1,7 +1,7 @@
 //! Bodies that are parts of files. They are sent from the kernel's page cache and never mapped. A file that is truncated while
 //! it is sent therefore ends its connection and nothing else.
 
-use super::outbox::Lent;
+use super::lent::Lent;
 use super::sys;
 use std::io;
 use std::ops::Range;

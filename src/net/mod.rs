@@ -14,9 +14,11 @@ pub mod listener;
 pub mod outbox;
 pub mod waker;
 
+mod conn_id;
 mod driver;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
+mod lent;
 mod sys;
 mod tls;
 mod turn_scheduler;
@@ -24,11 +26,13 @@ mod warm;
 
 pub use activation::{PassedError, passed_sockets, share};
 pub use certificate::{Certificate, TlsError};
-pub use connections::{ConnId, Connections};
+pub use conn_id::ConnId;
+pub use connections::Connections;
 pub use destinations::{DestinationError, Reach};
 pub use file::{Attached, BodyPiece, FileRange};
+pub use lent::Lent;
 pub use listener::{AddrError, BindError, ListenAddr, Listener, Peer, UnixAccess, bind_all};
-pub use outbox::{Lent, Outbox};
+pub use outbox::Outbox;
 pub use sys::{keep_descriptors_from, raise_open_files_limit};
 pub use tls::Acceptor;
 pub use waker::{Doorbell, Waker};

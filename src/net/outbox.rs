@@ -1,10 +1,10 @@
 //! The outbox: the queue of bytes to send on one connection.
 
 use super::file::{Attached, BodyPiece, ColdRange, FileRange};
+use super::lent::Lent;
 use super::sys::{self, IOVECS_MAX};
 use std::collections::VecDeque;
 use std::io;
-use std::ops::Range;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 
@@ -26,22 +26,6 @@ const KEPT_BYTES_MAX: usize = 16 * 1024;
 
 /// Capacity, in segments, that is kept after all are sent; an answer has one or two segments.
 const KEPT_SEGMENTS_MAX: usize = 4;
-
-/// Bytes in memory that another process can write: they are sent from where they lie and never become a slice.
-///
-/// # Safety
-/// From [`Lent::pointer`] on, [`Lent::len`] bytes must be readable for as long as the value lives.
-#[expect(clippy::len_without_is_empty)] // The bytes are never empty.
-pub unsafe trait Lent: Send + std::fmt::Debug {
-    /// Points to the first byte.
-    fn pointer(&self) -> *const u8;
-
-    /// How many bytes there are.
-    fn len(&self) -> usize;
-
-    /// A copy of the present bytes at `range`; the part of `range` beyond the end is left out.
-    fn copy(&self, range: Range<usize>) -> Vec<u8>;
-}
 
 #[derive(Debug)]
 enum Segment {
@@ -415,6 +399,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::io::Write;
+    use std::ops::Range;
     use std::os::fd::AsRawFd;
 
     #[derive(Debug, Clone)]

@@ -1,6 +1,6 @@
 //! The system calls of this room that no safe wrapper in the dependency tree offers, one function each.
 
-use super::outbox::Lent;
+use super::lent::Lent;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};

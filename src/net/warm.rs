@@ -3,7 +3,7 @@
 //! A shard sends a part of a file only if the kernel has it in memory. A thread of this pool reads a part that is not there;
 //! then the shard resumes that connection.
 
-use super::connections::ConnId;
+use super::conn_id::ConnId;
 use super::file::ColdRange;
 use super::waker::Waker;
 use crossbeam::channel::{Receiver, Sender, bounded};

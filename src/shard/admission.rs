@@ -5,14 +5,13 @@
 //! the server's own paths. Those that ask for something else, or for nothing, are told that there are too many.
 
 use super::Shard;
-use super::conn::{Conn, Serves};
-use super::memory::{no_memory, no_share};
-use super::requests::Origin;
+use super::conn::{Conn, Place, Serves};
+use super::origin::Origin;
+use super::refusals::{no_memory, no_share};
 use super::snapshot::ShardGen;
 use crate::domain::call::GenerationRef;
 use crate::net::{ConnId, Connections, Peer};
 use crate::proto::http1::RequestView;
-use crate::server_response::ServerAnswer;
 use std::collections::VecDeque;
 
 /// Connections that only addresses of the server's own paths (`--admin-listen`) get.
@@ -27,19 +26,6 @@ const _: () = assert!(ADMIN_MAX + RESERVED_MAX + REFUSED_MAX <= crate::net::RESE
 const RESERVED_WAIT_MS: u64 = 300;
 const RESERVED_TLS_WAIT_MS: u64 = 3_000;
 
-/// What a connection is counted as.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
-    /// One of those that `--connections-max` limits.
-    Client,
-    /// Of an address of the server's own paths.
-    Admin,
-    /// Beyond the limits: it may ask for one of the server's own paths. Why it may ask for nothing else.
-    Reserved(&'static str),
-    /// It is told that there are too many.
-    Refused,
-}
-
 /// How many connections of each kind a shard has.
 #[derive(Debug, Default)]
 pub(super) struct Places {
@@ -52,21 +38,6 @@ pub(super) struct Places {
 
 const TOO_MANY: &str = "too many connections\n";
 const TOO_MANY_OF_PEER: &str = "too many connections of your address\n";
-
-/// The answer to a request for a module on a connection beyond the limits.
-pub(super) fn too_many(why: &'static str) -> ServerAnswer {
-    ServerAnswer::text(503, why).with("Retry-After", "1")
-}
-
-impl Conn {
-    /// Why this connection is none that may ask for modules.
-    pub(super) fn is_beyond(&self) -> Option<&'static str> {
-        match self.place {
-            Place::Reserved(why) => Some(why),
-            _ => None,
-        }
-    }
-}
 
 impl Shard {
     /// The bytes that the answer to a call is expected to have, if the call may begin: there is room for a body of `body_bytes` bytes and

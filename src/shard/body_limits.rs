@@ -2,7 +2,7 @@
 
 use super::Shard;
 use super::conn::Conn;
-use super::requests::Origin;
+use super::origin::Origin;
 use crate::abi::manifest::{BodyLimitOf, RouteDecl};
 use crate::admin;
 use crate::module::table::RouteMatch;

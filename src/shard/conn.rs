@@ -1,10 +1,9 @@
 //! One connection: its parser and the requests it is owed answers for.
 
-use super::admission::Place;
-use super::flows::Flow;
+use super::conn_upload::ConnUpload;
+use super::flow::Flow;
 use super::limits::ShardLimits;
-use super::traces::Trace;
-use super::uploads::ConnUpload;
+use super::trace::Trace;
 use crate::domain::call::{AnswerMeta, OwnedRequest};
 use crate::domain::placed::PlacedBody;
 use crate::net::{Attached, ConnId, Peer};
@@ -45,7 +44,7 @@ impl Slot {
         match self {
             Slot::Waiting { safe, .. } | Slot::Running { safe, .. } | Slot::Ready { safe, .. } => *safe,
             Slot::Stream { .. } | Slot::Asking { .. } | Slot::Opening { .. } => false,
-            Slot::Flow(flow) => flow.safe,
+            Slot::Flow(flow) => flow.is_safe(),
         }
     }
 
@@ -70,6 +69,19 @@ pub(super) enum Serves {
     Modules,
     /// The server's own paths.
     Admin,
+}
+
+/// What a connection is counted as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// One of those that `--connections-max` limits.
+    Client,
+    /// Of an address of the server's own paths.
+    Admin,
+    /// Beyond the limits: it may ask for one of the server's own paths. Why it may ask for nothing else.
+    Reserved(&'static str),
+    /// It is told that there are too many.
+    Refused,
 }
 
 /// One connection.
@@ -152,6 +164,14 @@ pub(super) enum Partial {
 }
 
 impl Conn {
+    /// Why this connection is none that may ask for modules.
+    pub(super) fn is_beyond(&self) -> Option<&'static str> {
+        match self.place {
+            Place::Reserved(why) => Some(why),
+            _ => None,
+        }
+    }
+
     /// Whether what the client sends next may be of a WebSocket that is not open yet: its handshake waits, or a module is asked.
     pub(super) fn is_asking(&self) -> bool {
         match self.slots.back() {

@@ -2,19 +2,12 @@
 
 use super::Shard;
 use super::conn::{Conn, Serves};
-use super::requests::Origin;
+use super::origin::Origin;
+use super::refusals::no_modules_here;
 use crate::module::table::RouteMatch;
 use crate::net::Connections;
 use crate::proto::http1::{CONTINUE, Method, RequestView};
 use crate::server_response::ServerAnswer;
-
-/// The answer to a request for a module on an address that is the server's own.
-pub(super) fn no_modules_here() -> ServerAnswer {
-    ServerAnswer::text(
-        404,
-        "no modules are served here: this address is for /mgnt, /jobs and /metrics (--admin-listen)\n",
-    )
-}
 
 impl Shard {
     /// The answer to a request that no module's route matches; `found` is why.

@@ -5,139 +5,22 @@
 
 use super::Shard;
 use super::conn::{Conn, Slot};
+use super::flow::{Flow, Pumped};
+use super::trace::STATUS_BYTES;
 use super::traces;
-use crate::domain::stream::{Answer, Framing, Next, StreamBegin};
-use crate::net::{ConnId, Connections, Lent, Outbox};
-use crate::proto::http1::checked_trailers;
-
-/// Unsent bytes of a connection above which its flow waits.
-const UNSENT_BYTES_MAX: usize = 256 * 1024;
-
-/// Most bytes of one piece.
-const PIECE_BYTES_MAX: usize = 128 * 1024;
-
-/// One streamed answer.
-pub(super) struct Flow {
-    head: Option<Vec<u8>>,
-    framing: Framing,
-    keep_alive: bool,
-    answer: Answer,
-    /// It can't be completed.
-    broken: bool,
-    /// The handler has returned: if the answer goes on, others write it.
-    returned: bool,
-    pub(super) safe: bool,
-}
-
-/// What became of a flow that had its turn.
-pub(super) enum Pumped {
-    /// It goes on later.
-    Waits,
-    /// All is sent, or queued.
-    Done,
-    /// It can't be completed, and the client must be able to tell.
-    Broken,
-}
-
-/// Bytes of an answer on their way to its connection.
-enum Piece {
-    Copied(Vec<u8>),
-    Lent(Box<dyn Lent>),
-}
-
-impl Piece {
-    fn len(&self) -> usize {
-        match self {
-            Self::Copied(bytes) => bytes.len(),
-            Self::Lent(bytes) => bytes.len(),
-        }
-    }
-
-    fn push(self, outbox: &mut Outbox) {
-        match self {
-            Self::Copied(bytes) => outbox.push_owned(bytes),
-            Self::Lent(bytes) => outbox.push_lent(bytes),
-        }
-    }
-}
-
-/// Appends a piece of an answer with its framing: the one place where pieces become bytes of the connection. False: there
-/// is more than the answer has announced.
-fn encode_piece(outbox: &mut Outbox, framing: &mut Framing, piece: Piece) -> bool {
-    match framing {
-        Framing::None => {}
-        Framing::Close => piece.push(outbox),
-        Framing::Length(left) => {
-            let Some(rest) = left.checked_sub(piece.len() as u64) else { return false };
-            *left = rest;
-            piece.push(outbox);
-        }
-        Framing::Chunked => {
-            // RFC 9112 §7.1
-            outbox.push(format!("{:x}\r\n", piece.len()).as_bytes());
-            piece.push(outbox);
-            outbox.push(b"\r\n");
-        }
-    }
-    true
-}
-
-/// Appends what follows the last piece. False: pieces are missing.
-fn encode_end(outbox: &mut Outbox, framing: Framing, trailers: &[u8]) -> bool {
-    if framing == Framing::Chunked {
-        outbox.push(b"0\r\n");
-        if !trailers.is_empty() {
-            // RFC 9112 §7.1.2
-            outbox.push_owned(checked_trailers(trailers));
-        }
-        outbox.push(b"\r\n");
-    }
-    !matches!(framing, Framing::Length(1..))
-}
-
-impl Flow {
-    /// Queues what the connection takes now.
-    fn pump(&mut self, connections: &mut Connections, id: ConnId, ends: bool) -> Pumped {
-        loop {
-            if self.broken {
-                return Pumped::Broken;
-            }
-            let unsent = connections.unsent(id);
-            let Some(outbox) = connections.outbox(id) else { return Pumped::Broken };
-            if let Some(head) = self.head.take() {
-                outbox.push_owned(head);
-            }
-            if unsent >= UNSENT_BYTES_MAX {
-                connections.await_sent(id);
-                return Pumped::Waits;
-            }
-            let piece = match self.answer.next(PIECE_BYTES_MAX) {
-                Next::Copied(bytes) => Piece::Copied(bytes),
-                Next::Lent(bytes) => Piece::Lent(bytes),
-                // A stop does not wait for what may never end, nor is that written for a client that has left.
-                Next::Empty if ends && self.returned => return Pumped::Broken,
-                Next::Empty => return Pumped::Waits,
-                Next::Ended { trailers } if encode_end(outbox, self.framing, &trailers) => return Pumped::Done,
-                Next::Ended { .. } | Next::Failed => return Pumped::Broken,
-            };
-            if !encode_piece(outbox, &mut self.framing, piece) {
-                return Pumped::Broken;
-            }
-        }
-    }
-}
+use crate::domain::stream::StreamBegin;
+use crate::net::{ConnId, Connections};
 
 impl Shard {
     /// A handler begins to send its answer.
     pub(super) fn flow_begins(&mut self, connections: &mut Connections, begin: StreamBegin) {
-        let StreamBegin { conn: id, seq, head, framing, keep_alive, answer } = begin;
+        let (id, seq) = (begin.conn, begin.seq);
         self.continue_before_answer(connections, id, seq);
         let Some(conn) = self.conn(id) else { return }; // Dropping the answer tells its writer.
         let Some(slot) = conn.slot_mut(seq) else { return };
         let Slot::Running { safe, .. } = *slot else { return };
-        let told = head.get(..traces::STATUS_BYTES).map(<[u8]>::to_vec);
-        let head = Some(head);
-        *slot = Slot::Flow(Box::new(Flow { head, framing, keep_alive, answer, broken: false, returned: false, safe }));
+        let told = begin.head.get(..STATUS_BYTES).map(<[u8]>::to_vec);
+        *slot = Slot::Flow(Box::new(Flow::new(begin, safe)));
         traces::streams(conn, seq, &told.unwrap_or_default());
         self.advance(connections, id);
     }
@@ -163,7 +46,7 @@ impl Shard {
         let Some(conn) = self.conn(id) else { return };
         let ends = draining || conn.eof;
         if let Some(Slot::Flow(flow)) = conn.slot_mut(seq) {
-            flow.returned = true;
+            flow.set_returned();
             if ends {
                 self.advance(connections, id);
             }
@@ -184,7 +67,7 @@ impl Shard {
     pub(super) fn flow_broken(&mut self, connections: &mut Connections, id: ConnId, seq: u64) {
         let Some(conn) = self.conn(id) else { return };
         if let Some(Slot::Flow(flow)) = conn.slot_mut(seq) {
-            flow.broken = true;
+            flow.set_broken();
             self.advance(connections, id);
         }
     }
@@ -193,10 +76,10 @@ impl Shard {
     /// answer back if nothing of the other is sent.
     pub(super) fn flow_failed(&mut self, slot: &mut Slot, bytes: Vec<u8>) -> bool {
         let Slot::Flow(flow) = slot else { return false };
-        if flow.head.is_some() {
-            *slot = Slot::Ready { bytes, lent: None, safe: flow.safe };
+        if !flow.has_begun() {
+            *slot = Slot::Ready { bytes, lent: None, safe: flow.is_safe() };
         } else {
-            flow.broken = true;
+            flow.set_broken();
         }
         true
     }
@@ -214,19 +97,19 @@ impl Shard {
                 let seq = conn.first_seq;
                 conn.first_seq += 1;
                 conn.last_active_ms = self.now_ms;
-                conn.last_request_seen |= !flow.keep_alive || self.draining && conn.slots.is_empty();
+                conn.last_request_seen |= !flow.keeps_alive() || self.draining && conn.slots.is_empty();
                 self.leave_upload(conn, seq, None);
                 None
             }
             Pumped::Broken => {
                 conn.last_request_seen = true;
-                if flow.framing == Framing::Close {
+                if flow.ends_by_closing() {
                     // Only a reset tells a client of HTTP/1.0 that this is not the end.
                     connections.reset(conn.id);
                 } else {
                     connections.close(conn.id);
                 }
-                flow.broken = true;
+                flow.set_broken();
                 Some(Slot::Flow(flow))
             }
         }

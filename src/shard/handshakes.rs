@@ -4,7 +4,8 @@
 //! socket when that has its turn. Until then nothing that the client sends is read.
 
 use super::Shard;
-use super::requests::{Begun, Origin};
+use super::begun::Begun;
+use super::origin::Origin;
 use crate::abi::manifest::RouteDecl;
 use crate::domain::call::{OwnedRequest, Task};
 use crate::proto::http1::{RequestView, Switching};

@@ -5,8 +5,9 @@
 //! is slower than the module loses lines and is told how many.
 
 use super::Shard;
+use super::begun::Begun;
 use super::conn::{Slot, Upgrade};
-use super::requests::{Begun, Origin};
+use super::origin::Origin;
 use super::streams::{is_event_stream_of, push_chunk, push_events_head};
 use crate::admin::{LogsQuery, log_line, logs_query};
 use crate::domain::inbox::{Inbox, Message};

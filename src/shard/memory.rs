@@ -13,13 +13,13 @@
 
 use super::Shard;
 use super::conn::{Conn, Partial, Serves, Slot, Upgrade, credited};
+use super::refusals::no_memory;
 use super::snapshot::ANSWER_BYTES_UNKNOWN;
 use crate::abi::allocator;
 use crate::domain::Instance;
 use crate::domain::call::BodyLedger;
 use crate::domain::process::DomainCalls;
 use crate::net::{ConnId, Connections};
-use crate::server_response::ServerAnswer;
 use crate::shard_stats::ShardStats;
 use std::sync::Arc;
 
@@ -343,17 +343,6 @@ impl Shard {
         }
         connections.close(id);
     }
-}
-
-/// The answer to what there is no memory for.
-pub(super) fn no_memory() -> ServerAnswer {
-    ServerAnswer::text(503, "the server has no memory for this now (--memory-bytes-max)\n").with("Retry-After", "1")
-}
-
-/// The answer to a body for which there is memory, but not for one more of its domain.
-pub(super) fn no_share() -> ServerAnswer {
-    let why = "the requests that this module's domain has not answered hold as much memory as one domain may (--memory-bytes-max)\n";
-    ServerAnswer::text(503, why).with("Retry-After", "1")
 }
 
 #[cfg(test)]

@@ -5,21 +5,27 @@
 //! nothing with each other; other threads reach a shard only through its [`Inbox`]. Nothing here blocks.
 
 mod admission;
+mod begun;
 mod body_limits;
 mod buffered;
 mod conn;
+mod conn_upload;
 mod error_responses;
+mod event_requests;
 mod feeds;
+mod flow;
 mod flows;
 mod handshakes;
 mod limits;
 mod logs;
 mod memory;
+mod origin;
 mod own_uploads;
 mod pages;
 mod peers;
 mod placed_bodies;
 mod pongs;
+mod refusals;
 mod requests;
 mod response_order;
 mod rooms;
@@ -27,6 +33,7 @@ mod snapshot;
 mod sockets;
 mod streams;
 mod timeouts;
+mod trace;
 mod traces;
 mod uploads;
 
@@ -40,6 +47,7 @@ use crate::domain::call::BodyLedger;
 use crate::domain::executor::{Companion, Pool};
 use crate::domain::in_process::Executor;
 use crate::domain::inbox::{Inbox, Message};
+use crate::domain::module_message::ModuleMessage;
 use crate::domain::process::DomainCalls;
 use crate::domain::stream::running::{self, Key, Reason};
 use crate::module::table::Table;
@@ -110,7 +118,7 @@ pub struct Shard {
     local: Option<Local>,
     remote: DomainCalls,
     /// What the domains have sent, while it is handled.
-    arrived: Vec<Message>,
+    arrived: Vec<ModuleMessage>,
     admin: Arc<Admin>,
     admin_listeners_from: Option<usize>,
     stats: Arc<ShardStats>,
@@ -230,31 +238,11 @@ impl Shard {
 
     fn handle(&mut self, connections: &mut Connections, message: Message) {
         match message {
-            Message::Answer { conn, seq, bytes, lent } => {
-                self.in_flight = self.in_flight.saturating_sub(1);
-                self.answered(connections, conn, seq, bytes, lent);
-            }
-            Message::StreamBegin(begin) => self.flow_begins(connections, *begin),
-            Message::StreamNotice { conn, seq, wants_body } => self.stream_notice(connections, conn, seq, wants_body),
-            Message::StreamReturned { conn, seq } => self.flow_returned(connections, conn, seq),
-            Message::StreamBroken { conn, seq } => self.flow_broken(connections, conn, seq),
-            Message::Declined(declined) => {
-                self.in_flight = self.in_flight.saturating_sub(1);
-                self.declined(connections, *declined);
-            }
+            Message::Module(message) => self.handle_module(connections, message),
             Message::OwnAnswer { conn, seq, bytes, attached } => {
                 self.own_in_flight = self.own_in_flight.saturating_sub(1);
                 self.answered(connections, conn, seq, bytes, attached);
             }
-            Message::SocketIdle { socket } => {
-                self.in_flight = self.in_flight.saturating_sub(1);
-                self.socket_idle(connections, socket);
-            }
-            Message::RoomPublish { domain, room, message } => self.publish(connections, domain, room, message),
-            Message::SocketSend { .. }
-            | Message::SocketSendLent { .. }
-            | Message::SocketRoom { .. }
-            | Message::SocketClose { .. } => self.handle_socket(connections, message),
             Message::StreamFound { stream, job } => self.stream_found(connections, stream, job),
             Message::StreamReplay { stream, replay } => self.stream_replayed(connections, stream, replay),
             Message::JobEvents(frames) => self.job_events(connections, &frames),
@@ -262,14 +250,14 @@ impl Shard {
             Message::LogLines => self.log_lines(connections),
             Message::DomainUp(link) => {
                 for message in self.remote.up(link) {
-                    self.handle(connections, message);
+                    self.handle_module(connections, message);
                 }
                 self.retry_held(connections);
             }
             Message::DomainDrain { domain } => self.remote.drain(domain),
             Message::DomainDown { domain } => {
                 for message in self.remote.down(domain) {
-                    self.handle(connections, message);
+                    self.handle_module(connections, message);
                 }
             }
             Message::TableChanged => self.refresh(connections),
@@ -282,14 +270,43 @@ impl Shard {
         }
     }
 
+    /// Handles what a module, or the domain that it runs in, gives to its clients.
+    fn handle_module(&mut self, connections: &mut Connections, message: ModuleMessage) {
+        match message {
+            ModuleMessage::Answer { conn, seq, bytes, lent } => {
+                self.in_flight = self.in_flight.saturating_sub(1);
+                self.answered(connections, conn, seq, bytes, lent);
+            }
+            ModuleMessage::StreamBegin(begin) => self.flow_begins(connections, *begin),
+            ModuleMessage::StreamNotice { conn, seq, wants_body } => {
+                self.stream_notice(connections, conn, seq, wants_body);
+            }
+            ModuleMessage::StreamReturned { conn, seq } => self.flow_returned(connections, conn, seq),
+            ModuleMessage::StreamBroken { conn, seq } => self.flow_broken(connections, conn, seq),
+            ModuleMessage::Declined(declined) => {
+                self.in_flight = self.in_flight.saturating_sub(1);
+                self.declined(connections, *declined);
+            }
+            ModuleMessage::SocketIdle { socket } => {
+                self.in_flight = self.in_flight.saturating_sub(1);
+                self.socket_idle(connections, socket);
+            }
+            ModuleMessage::RoomPublish { domain, room, message } => self.publish(connections, domain, room, message),
+            ModuleMessage::SocketSend { .. }
+            | ModuleMessage::SocketSendLent { .. }
+            | ModuleMessage::SocketRoom { .. }
+            | ModuleMessage::SocketClose { .. } => self.handle_socket(connections, message),
+        }
+    }
+
     /// Does what a module wants with one of its sockets, after what it has published.
-    fn handle_socket(&mut self, connections: &mut Connections, message: Message) {
+    fn handle_socket(&mut self, connections: &mut Connections, message: ModuleMessage) {
         self.send_published(connections);
         match message {
-            Message::SocketSend { socket, frame } => self.socket_send(connections, socket, frame),
-            Message::SocketSendLent { socket, frame } => self.socket_send_lent(connections, socket, frame),
-            Message::SocketRoom { socket, room, joins } => self.socket_room(socket, &room, joins),
-            Message::SocketClose { socket, code } => self.socket_close(connections, socket, code),
+            ModuleMessage::SocketSend { socket, frame } => self.socket_send(connections, socket, frame),
+            ModuleMessage::SocketSendLent { socket, frame } => self.socket_send_lent(connections, socket, frame),
+            ModuleMessage::SocketRoom { socket, room, joins } => self.socket_room(socket, &room, joins),
+            ModuleMessage::SocketClose { socket, code } => self.socket_close(connections, socket, code),
             _ => {}
         }
     }
@@ -349,7 +366,7 @@ impl Shard {
         let mut arrived = std::mem::take(&mut self.arrived);
         self.remote.poll(&mut arrived);
         for message in arrived.drain(..) {
-            self.handle(connections, message);
+            self.handle_module(connections, message);
         }
         for _ in 0..GATHERINGS_MAX {
             if !self.publishes_to_many() {
@@ -363,7 +380,7 @@ impl Shard {
                 break;
             }
             for message in arrived.drain(..) {
-                self.handle(connections, message);
+                self.handle_module(connections, message);
             }
         }
         self.send_published(connections);
@@ -507,7 +524,7 @@ impl Application for Shard {
         self.rescue();
         if self.local.is_none() {
             for message in self.remote.expire(self.now_ms, self.limits.handler_timeout_ms) {
-                self.handle(connections, message);
+                self.handle_module(connections, message);
             }
         }
         if self.id == 0 {

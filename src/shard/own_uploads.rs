@@ -2,64 +2,14 @@
 
 use super::Shard;
 use super::conn::{Conn, Partial, Slot};
-use super::requests::Origin;
-use super::uploads::{ConnUpload, Gathering};
-use crate::domain::inbox::Message;
-use crate::domain::stream::{Full, Upload};
-use crate::jobs::blobs::{self, BodyWriter};
+use super::conn_upload::{BodySink, ConnUpload};
+use super::origin::Origin;
+use super::uploads::Gathering;
+use crate::domain::module_message::ModuleMessage;
 use crate::net::Connections;
 use crate::proto::http1::RequestView;
 use crate::server_response::{Reply, ServerAnswer};
 use std::sync::Arc;
-
-/// Receiver of a body that is handed on piece by piece.
-pub(super) enum BodySink {
-    /// The handler of a module.
-    Module(Upload),
-    /// A thread of the server that stores the body.
-    Own(BodyWriter),
-}
-
-fn full(full: blobs::Full) -> Full {
-    match full {
-        blobs::Full::Now => Full::Now,
-        blobs::Full::Ever => Full::Ever,
-    }
-}
-
-impl BodySink {
-    /// See [`Upload::room`].
-    pub(super) fn room(&mut self) -> Result<usize, Full> {
-        match self {
-            Self::Module(upload) => upload.room(),
-            Self::Own(body) => body.room().map_err(full),
-        }
-    }
-
-    /// See [`Upload::put`].
-    pub(super) fn put(&mut self, bytes: &[u8]) -> Result<(), Full> {
-        match self {
-            Self::Module(upload) => upload.put(bytes),
-            Self::Own(body) => body.put(bytes).map_err(full),
-        }
-    }
-
-    /// Bytes of memory that bytes on their way take up, at most. Those of modules lie in memory of their domain.
-    pub(super) fn held(&self) -> usize {
-        match self {
-            Self::Module(_) => 0,
-            Self::Own(_) => blobs::BUFFERS_BYTES,
-        }
-    }
-
-    /// See [`Upload::end`].
-    pub(super) fn end(&mut self, errno: Option<i32>) {
-        match self {
-            Self::Module(upload) => upload.end(errno),
-            Self::Own(body) => body.end(errno),
-        }
-    }
-}
 
 impl Shard {
     /// How the shard treats the body of `view` if the server stores it while it comes; `None`: the server does not.
@@ -98,7 +48,7 @@ impl Shard {
             sent: false,
         };
         let (inbox, id, seq) = reply.place();
-        let notify = move |wants_body| inbox.push(Message::StreamNotice { conn: id, seq, wants_body });
+        let notify = move |wants_body| inbox.push(ModuleMessage::StreamNotice { conn: id, seq, wants_body });
         self.own_in_flight += 1;
         let body = self.admin.store_body(&view, origin.client, length, Box::new(notify), reply);
         conn.decoder.stream_body(Some(self.admin.stored_bytes_max()));

@@ -5,7 +5,8 @@
 //! asked for: a page has none.
 
 use super::Shard;
-use super::requests::{Begun, Origin};
+use super::begun::Begun;
+use super::origin::Origin;
 use super::streams::is_event_stream_of;
 use crate::logbook::{self, From};
 use crate::proto::form;

@@ -5,9 +5,10 @@
 //! be for another process than the place, the body gathers in the server as a small one does.
 
 use super::Shard;
+use super::begun::Begun;
 use super::conn::{Conn, Partial, Slot, credited};
-use super::memory::no_memory;
-use super::requests::{Begun, Origin};
+use super::origin::Origin;
+use super::refusals::no_memory;
 use super::traces;
 use crate::abi::manifest::RouteDecl;
 use crate::domain::call::{GenerationRef, OwnedRequest, Task};

@@ -1,80 +1,27 @@
 //! From bytes to requests, and each request to who answers it.
 
 use super::Shard;
-use super::admission::too_many;
+use super::begun::Begun;
 use super::conn::{Conn, Partial, Serves, Slot, Upgrade, credited};
-use super::error_responses::no_modules_here;
-use super::feeds::is_events_socket;
+use super::event_requests::is_events_socket;
+use super::origin::Origin;
+use super::refusals::{no_modules_here, too_many};
 use super::snapshot::{ANSWER_BYTES_UNKNOWN, ShardGen};
 use super::traces;
 use super::uploads::Gathering;
 use crate::abi::manifest::RouteDecl;
-use crate::admin::{self, Client, Who};
-use crate::domain::call::{Call, NewRequest, OwnedRequest, Task};
-use crate::domain::inbox::Declined;
+use crate::admin::Who;
+use crate::domain::call::{NewRequest, OwnedRequest, Task};
+use crate::domain::local_call::Call;
+use crate::domain::module_message::Declined;
 use crate::module::table::RouteMatch;
-use crate::net::{Attached, ConnId, Connections};
+use crate::net::{ConnId, Connections};
 use crate::proto::http1::{Decoded, Method, RequestError, RequestView};
 use crate::server_response::{Meta, Reply, ServerAnswer, meta_of};
 use std::sync::Arc;
 
 /// An input buffer that has grown beyond this is given back once it is empty.
 const INPUT_KEPT_MAX: usize = 4 * 1024;
-
-/// What became of a request that was begun.
-pub(super) enum Begun {
-    /// The answer has been appended.
-    Answered,
-    /// The head of the answer has been appended, and this follows it.
-    Attached(Attached),
-    /// An executor or the control plane answers later, with about this many bytes.
-    Running { expected: usize },
-    /// A module is asked whether a WebSocket is opened.
-    Asking,
-    /// Its module is being swapped: it must wait.
-    Held,
-    /// The connection speaks HTTP no more.
-    Taken(Upgrade),
-}
-
-/// Where a request came from, apart from the connection's own state (which its view borrows).
-pub(super) struct Origin {
-    pub(super) id: ConnId,
-    pub(super) seq: u64,
-    pub(super) client: Client,
-    pub(super) serves: Serves,
-    /// The connection is beyond the limits and may ask for the server's own paths alone: why.
-    pub(super) beyond: Option<&'static str>,
-    /// The connection is closed after it, whatever the client wishes.
-    last: bool,
-}
-
-impl Origin {
-    /// Whether the server itself answers what is asked for on `path`.
-    pub(super) fn is_for_server(&self, path: &[u8]) -> bool {
-        admin::owns(path) && (self.serves != Serves::Modules || path == b"/healthz")
-    }
-
-    /// Whether a request was let in if its body is read: it is one on the server's own paths, and not one that all may make.
-    fn asks_access(&self, view: &RequestView<'_>) -> bool {
-        self.is_for_server(view.path()) && view.path() != b"/healthz" && view.method() != Method::Options
-    }
-
-    /// Whether a module may answer what is asked for on `path`.
-    pub(super) fn serves_modules(&self, path: &[u8]) -> bool {
-        self.serves != Serves::Admin && !self.is_for_server(path)
-    }
-
-    /// Whether the connection is one too many.
-    pub(super) fn is_beyond(&self) -> bool {
-        self.beyond.is_some()
-    }
-
-    /// Whether the connection is closed after it, whatever the client wishes.
-    pub(super) fn is_last(&self) -> bool {
-        self.last
-    }
-}
 
 impl Shard {
     /// Bytes of the HTTP protocol arrived. Requests that are whole within `bytes` are parsed in place.
@@ -189,7 +136,7 @@ impl Shard {
         // A stream of events ends with its connection.
         let is_own_stream =
             origin.serves != Serves::Modules && (Self::asks_for_events(view) || Self::asks_for_logs(view));
-        !view.keep_alive() || origin.last || is_own_stream || self.is_for_pages(view.path())
+        !view.keep_alive() || origin.is_last() || is_own_stream || self.is_for_pages(view.path())
     }
 
     /// A request is not complete: `consumed` bytes of it were taken just now, and `left` wait for what follows them.
@@ -205,9 +152,7 @@ impl Shard {
 
     /// Where request number `seq` of `conn` comes from.
     pub(super) fn origin(&self, conn: &Conn, seq: u64) -> Origin {
-        let beyond = conn.is_beyond();
-        let last = self.draining || beyond.is_some() || seq + 1 >= self.limits.requests_per_connection_max;
-        Origin { id: conn.id, seq, client: Client::of(&conn.peer), serves: conn.serves, beyond, last }
+        Origin::of(conn, seq, self.draining || seq + 1 >= self.limits.requests_per_connection_max)
     }
 
     /// Whether the next request of `conn` may begin. It may not while the answers to those before it, unsent or still to
@@ -288,7 +233,7 @@ impl Shard {
     }
 
     pub(super) fn meta(&self, origin: &Origin, view: &RequestView<'_>) -> Meta {
-        meta_of(view, self.date, self.cors_origin.clone(), &self.preflight, origin.last)
+        meta_of(view, self.date, self.cors_origin.clone(), &self.preflight, origin.is_last())
     }
 
     /// Routes one request. What is answered at once is appended to `out`.
@@ -351,7 +296,7 @@ impl Shard {
             && let Some(local) = &mut self.local
         {
             let generation = Arc::clone(generation);
-            let meta = meta_of(view, self.date, None, &self.preflight, origin.last);
+            let meta = meta_of(view, self.date, None, &self.preflight, origin.is_last());
             let cors = self.cors_origin.as_deref();
             let dropped = local.executor.request(&*generation, route, view, &meta, cors, out);
             self.stats.inline();

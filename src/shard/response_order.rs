@@ -1,9 +1,9 @@
 //! Answers leave in the order of the requests (RFC 9112 §9.3.2), and what waited for its turn begins.
 
 use super::Shard;
+use super::begun::Begun;
 use super::conn::{Conn, Slot, Upgrade};
 use super::handshakes::is_accepted;
-use super::requests::Begun;
 use super::traces;
 use crate::domain::call::OwnedRequest;
 use crate::net::{Attached, ConnId, Connections};

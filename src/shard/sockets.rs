@@ -5,14 +5,16 @@
 //! meanwhile waits here, and beyond a limit the connection is not read.
 
 use super::Shard;
+use super::begun::Begun;
 use super::buffered::Buffered;
 use super::conn::Upgrade;
+use super::origin::Origin;
 use super::pongs::Pongs;
-use super::requests::{Begun, Origin};
+use super::refusals::refused_handshake;
 use super::snapshot::{ShardGen, Snapshot};
 use crate::abi::websocket::Socket;
 use crate::domain::call::{self, GenerationRef, Handshake, SocketEvent, Task};
-use crate::domain::inbox::Message;
+use crate::domain::module_message::ModuleMessage;
 use crate::id_map::IdMap;
 use crate::module::table::Table;
 use crate::net::{ConnId, Connections, Lent, Outbox};
@@ -96,17 +98,6 @@ impl Sockets {
 
     fn keys(&self) -> Vec<u64> {
         self.states.keys().copied().collect()
-    }
-}
-
-/// The answer to a handshake that is wrong.
-pub(super) fn refused_handshake(error: &ws::HandshakeError) -> ServerAnswer {
-    let answer = ServerAnswer::text(error.status(), format!("{error}\n"));
-    if error.status() == 426 {
-        // RFC 6455 §4.4
-        answer.with("Sec-WebSocket-Version", "13").with("Upgrade", "websocket")
-    } else {
-        answer
     }
 }
 
@@ -271,7 +262,7 @@ impl Shard {
             local.executor.socket(&*generation, &state.handle, index, events);
             // Behind what the callbacks have sent.
             self.in_flight += 1;
-            return self.inbox.push(Message::SocketIdle { socket: key });
+            return self.inbox.push(ModuleMessage::SocketIdle { socket: key });
         }
         let work = Task::Socket { socket: Arc::clone(&state.handle), index, events };
         let unit = generation.websocket_unit(index);

@@ -6,10 +6,11 @@
 //! goes back to replay, which waits for it.
 
 use super::Shard;
+use super::begun::Begun;
 use super::conn::{Slot, Upgrade};
-use super::feeds::{FEED, asked, job_in};
+use super::event_requests::{FEED, asked, job_in};
+use super::origin::Origin;
 use super::pongs::Pongs;
-use super::requests::{Begun, Origin};
 use crate::domain::inbox::{Inbox, Message};
 use crate::jobs::store::FeedFilter;
 use crate::jobs::store::StoreError;

@@ -4,42 +4,17 @@
 
 use super::Shard;
 use super::conn::{Conn, Partial};
-use super::requests::Origin;
+use super::origin::Origin;
+use super::trace::Trace;
 use crate::abi::manifest::Manifest;
 use crate::abi::visible::visible;
 use crate::logbook;
 use crate::module::table::{Published, RouteMatch, Table};
 use crate::net::Connections;
 use crate::proto::http1::RequestView;
-use std::time::Instant;
 
-/// Bytes of the beginning of an answer that have its status.
-pub(super) const STATUS_BYTES: usize = 12;
 /// Most bytes of a target that are shown.
 const TARGET_BYTES_MAX: usize = 200;
-
-/// A request that is to be told when it is answered.
-pub(super) struct Trace {
-    seq: u64,
-    module: String,
-    /// Method and target.
-    what: String,
-    begun: Instant,
-    /// Bytes of the connection that were unsent before it.
-    at: usize,
-}
-
-impl Trace {
-    fn tell(&self, answer: &[u8], more: &str) {
-        let status = answer.get(STATUS_BYTES - 3..STATUS_BYTES).and_then(|digits| std::str::from_utf8(digits).ok());
-        self.tell_status(status.unwrap_or("-"), more);
-    }
-
-    fn tell_status(&self, status: &str, more: &str) {
-        let ms = self.begun.elapsed().as_secs_f64() * 1_000.0;
-        logbook::request(&self.module, &format!("{} {status} {ms:.1} ms{more}", self.what));
-    }
-}
 
 impl Shard {
     /// The trace of a request that is about to begin, if a reader wants one.
@@ -56,7 +31,7 @@ impl Shard {
         let query = view.query().map(|query| [b"?", query].concat()).unwrap_or_default();
         let what = what(view.method().as_str().as_bytes(), &[view.path(), &query].concat());
         let at = connections.outbox(origin.id).map_or(0, |outbox| outbox.buffer().len());
-        Some(Trace { seq: origin.seq, module, what, begun: Instant::now(), at })
+        Some(Trace::new(origin.seq, module, what, at))
     }
 
     /// The name of the module that a request is for: its route or WebSocket matches, or its route would with another method; or
@@ -132,17 +107,17 @@ fn near<'a>(table: &'a Table, path: &[u8]) -> Option<&'a Manifest> {
 /// A request has begun, and may be answered already.
 pub(super) fn begun(connections: &mut Connections, conn: &mut Conn, trace: Option<Trace>) {
     let Some(trace) = trace else { return };
-    if conn.slot_mut(trace.seq).is_some() {
+    if conn.slot_mut(trace.seq()).is_some() {
         return conn.traces.push(trace);
     }
     if let Some(outbox) = connections.outbox(conn.id) {
-        trace.tell(outbox.buffer().get(trace.at..).unwrap_or_default(), "");
+        trace.tell(trace.answer_in(outbox.buffer()), "");
     }
 }
 
 fn tell(conn: &mut Conn, seq: u64, answer: &[u8], more: &str) {
     // Most connections have none.
-    if let Some(at) = conn.traces.iter().position(|trace| trace.seq == seq) {
+    if let Some(at) = conn.traces.iter().position(|trace| trace.seq() == seq) {
         conn.traces.swap_remove(at).tell(answer, more);
     }
 }

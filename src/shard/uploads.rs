@@ -4,59 +4,22 @@
 //! read; the handler's side sends a notice when it has room again.
 
 use super::Shard;
-use super::admission::too_many;
+use super::begun::Begun;
 use super::conn::{Conn, Partial, Slot, credited};
-use super::memory::no_memory;
-use super::own_uploads::BodySink;
-use super::requests::{Begun, Origin};
+use super::conn_upload::{BodySink, ConnUpload, DRAINED_BYTES_MAX};
+use super::origin::Origin;
+use super::refusals::{no_memory, too_many};
 use super::snapshot::ShardGen;
 use super::traces;
 use crate::abi::manifest::RouteDecl;
-use crate::domain::call::{Call, GenerationRef, OwnedRequest, Task};
-use crate::domain::stream::{CallSlot, Full, NoSlot, StreamStart, Upload};
+use crate::domain::call::{GenerationRef, OwnedRequest, Task};
+use crate::domain::local_call::Call;
+use crate::domain::stream::{CallSlot, NoSlot, StreamStart, Upload};
 use crate::module::table::RouteMatch;
 use crate::net::{ConnId, Connections};
 use crate::proto::http1::{CONTINUE, Method, RequestError, RequestView, close_after};
 use crate::server_response::{Meta, ServerAnswer};
 use std::sync::Arc;
-
-/// What is left of a body that its handler has not read is thrown away up to this many bytes; if there may be more, the
-/// connection is closed.
-const DRAINED_BYTES_MAX: usize = 256 * 1024;
-
-/// The body that a connection is sending to a handler.
-pub(super) struct ConnUpload {
-    /// The number of its request.
-    seq: u64,
-    /// `None`: the handler takes no more of it.
-    upload: Option<BodySink>,
-    /// The client waits for `100 Continue` until the handler reads.
-    continue_owed: bool,
-    /// Bytes thrown away.
-    drained: usize,
-}
-
-impl ConnUpload {
-    /// The body of request number `seq`, which goes to `sink`.
-    pub(super) fn new(seq: u64, sink: BodySink, expects_continue: bool) -> Self {
-        Self { seq, upload: Some(sink), continue_owed: expects_continue, drained: 0 }
-    }
-
-    /// Bytes of memory of it that wait for the receiver.
-    pub(super) fn held(&self) -> usize {
-        self.upload.as_ref().map_or(0, BodySink::held)
-    }
-
-    /// Whether the client rightly sends nothing, because it waits for `100 Continue`.
-    pub(super) fn owes_continue(&self) -> bool {
-        self.continue_owed && self.is_taken()
-    }
-
-    /// Whether the handler still takes it.
-    pub(super) fn is_taken(&self) -> bool {
-        self.upload.is_some()
-    }
-}
 
 /// What is to be done with a body whose head is complete.
 pub(super) enum Gathering {
@@ -297,18 +260,10 @@ impl Shard {
         let mut at = 0;
         while let Some(rest) = input.get(at..).filter(|rest| !rest.is_empty()) {
             let Some(state) = conn.upload.as_mut() else { return at };
-            let room = match state.upload.as_mut().map(BodySink::room) {
-                None => usize::MAX,
-                Some(Ok(room)) => room,
-                Some(Err(Full::Now)) => {
-                    conn.paused = true;
-                    connections.set_reading(conn.id, false);
-                    return at;
-                }
-                Some(Err(Full::Ever)) => {
-                    state.upload = None;
-                    usize::MAX
-                }
+            let Some(room) = state.room() else {
+                conn.paused = true;
+                connections.set_reading(conn.id, false);
+                return at;
             };
             let piece = match conn.decoder.body_piece(rest, room) {
                 Ok(piece) => piece,
@@ -319,15 +274,10 @@ impl Shard {
             };
             at += piece.consumed;
             conn.body_paid_ms = credited(conn.body_paid_ms, piece.consumed, self.now_ms);
-            if state.upload.as_mut().is_none_or(|upload| upload.put(piece.bytes).is_err()) {
-                state.upload = None;
-                state.drained += piece.bytes.len();
-            }
-            let drained_too_much = state.drained > DRAINED_BYTES_MAX;
+            state.put(piece.bytes);
+            let drained_too_much = state.has_drained_much();
             if piece.done {
-                if let Some(upload) = &mut state.upload {
-                    upload.end(None);
-                }
+                state.end(None);
                 self.upload_over(conn);
                 return at;
             }
@@ -349,7 +299,7 @@ impl Shard {
 
     /// Whether the request whose body still comes has been answered.
     fn is_answered(&self, conn: &Conn) -> bool {
-        conn.upload.as_ref().is_some_and(|upload| upload.seq < conn.first_seq)
+        conn.upload.as_ref().is_some_and(|upload| upload.seq() < conn.first_seq)
     }
 
     fn upload_over(&mut self, conn: &mut Conn) {
@@ -361,9 +311,7 @@ impl Shard {
     /// The body of `conn` will never be complete: its handler is told `errno`, and the connection ends with the answer.
     pub(super) fn fail_upload(&mut self, conn: &mut Conn, errno: i32) {
         if let Some(mut state) = conn.upload.take() {
-            if let Some(upload) = &mut state.upload {
-                upload.end(Some(errno));
-            }
+            state.end(Some(errno));
             conn.last_request_seen = true;
             conn.partial = Partial::None;
         }
@@ -383,10 +331,10 @@ impl Shard {
     /// Request number `seq` is answered: what its handler has not read of the body is thrown away, or the connection ends
     /// with the answer, which says so if it is still in `answer`.
     pub(super) fn leave_upload(&mut self, conn: &mut Conn, seq: u64, answer: Option<&mut Vec<u8>>) {
-        let Some(state) = conn.upload.as_mut().filter(|state| state.seq == seq) else { return };
-        state.upload = None;
+        let Some(state) = conn.upload.as_mut().filter(|state| state.seq() == seq) else { return };
+        state.leave();
         let much = conn.decoder.body_left().is_some_and(|left| left > DRAINED_BYTES_MAX);
-        if state.continue_owed || much {
+        if state.awaits_continue() || much {
             conn.upload = None;
             conn.partial = Partial::None;
             conn.last_request_seen = true;
@@ -402,9 +350,9 @@ impl Shard {
     pub(super) fn upload_wanted(&mut self, connections: &mut Connections, id: ConnId, seq: u64) {
         let now_ms = self.now_ms;
         let Some(conn) = self.conn(id) else { return };
-        let Some(state) = conn.upload.as_mut().filter(|state| state.seq == seq) else { return };
+        let Some(state) = conn.upload.as_mut().filter(|state| state.seq() == seq) else { return };
         conn.body_paid_ms = conn.last_read_ms.max(conn.body_paid_ms);
-        if std::mem::take(&mut state.continue_owed)
+        if state.take_continue()
             && let Some(outbox) = connections.outbox(id)
         {
             outbox.push(CONTINUE);
@@ -417,8 +365,8 @@ impl Shard {
     pub(super) fn continue_before_answer(&mut self, connections: &mut Connections, id: ConnId, seq: u64) {
         let now_ms = self.now_ms;
         let Some(conn) = self.conn(id) else { return };
-        let Some(state) = conn.upload.as_mut().filter(|state| state.seq == seq) else { return };
-        if std::mem::take(&mut state.continue_owed)
+        let Some(state) = conn.upload.as_mut().filter(|state| state.seq() == seq) else { return };
+        if state.take_continue()
             && let Some(outbox) = connections.outbox(id)
         {
             outbox.push(CONTINUE);

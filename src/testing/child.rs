@@ -1,7 +1,8 @@
 //! The process of a test: `cweb testrun`.
 
-use super::exchange::Exchanges;
+use super::exchange::{Alone, Exchanges};
 use super::jobs::Jobs;
+use super::lock::lock;
 use super::sockets::Sockets;
 use super::{Failed, Listed, Order, Ran, Told};
 use crate::abi::host;
@@ -10,7 +11,6 @@ use crate::abi::sanitizer;
 use crate::abi::settings::Settings;
 use crate::abi::testing::{TestAnswer, TestCase, TestHost, TestJob, set_test_host};
 use crate::abi::websocket::Outlet;
-use crate::domain::call::GenerationRef;
 use crate::domain::in_process::{InProcess, InProcessModule};
 use crate::domain::{self, DEFAULT_DOMAIN, Host, Instance, inspect, sandbox};
 use crate::module::local;
@@ -18,7 +18,7 @@ use crate::proto::ws::Kind;
 use crate::threads::module_thread;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// Limit, in bytes, on an order.
@@ -29,21 +29,6 @@ const LOOK: Duration = Duration::from_millis(1);
 const SETTLE: Duration = Duration::from_secs(2);
 /// Limit on the reported failures of a test.
 const FAILURES_MAX: usize = 100;
-
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Keeps the module loaded while its handlers run.
-pub(super) struct Alone(Arc<dyn Instance>);
-
-impl GenerationRef for Alone {
-    fn instance(&self) -> &dyn Instance {
-        &*self.0
-    }
-
-    fn ran(&self, _unit: usize, _elapsed: Duration, _answer_bytes: usize) {}
-}
 
 /// The main function of the process. It reads its order from standard input and writes the outcome to standard output.
 pub fn main() -> ! {

@@ -1,12 +1,14 @@
 //! Requests of tests: parsed, routed and run as on a server, without a connection.
 
-use super::child::Alone;
 use crate::abi::manifest::RouteDecl;
 use crate::abi::testing::{Handoff, TestAnswer};
-use crate::domain::call::{AnswerMeta, Call, GenerationRef, OwnedRequest, Task};
+use crate::domain::Instance;
+use crate::domain::call::{AnswerMeta, GenerationRef, OwnedRequest, Task};
 use crate::domain::executor::{Pool, Runner, RunnerFactory};
 use crate::domain::in_process::InProcess;
 use crate::domain::inbox::{Inbox, Message};
+use crate::domain::local_call::Call;
+use crate::domain::module_message::ModuleMessage;
 use crate::domain::stream::here::ShardStreams;
 use crate::domain::stream::{Answer, Full, Next, StreamSizes, StreamStart, Upload};
 use crate::module::table::{RouteMatch, Table};
@@ -68,6 +70,17 @@ impl Runner<TestCall> for TestRunner {
         progress.handoff.pass();
         progress.has_returned.store(true, Ordering::Release);
     }
+}
+
+/// Keeps the module loaded while its handlers run.
+pub(super) struct Alone(pub(super) Arc<dyn Instance>);
+
+impl GenerationRef for Alone {
+    fn instance(&self) -> &dyn Instance {
+        &*self.0
+    }
+
+    fn ran(&self, _unit: usize, _elapsed: Duration, _answer_bytes: usize) {}
 }
 
 /// The state of one call.
@@ -224,10 +237,11 @@ impl Exchange {
         loop {
             let has_moved = self.hand_over() | self.take();
             while let Some(message) = self.inbox.pop() {
+                let Message::Module(message) = message else { continue };
                 match message {
-                    Message::Answer { bytes, lent, .. } => self.answer = Some(whole(&bytes, lent)),
-                    Message::Declined(declined) => return Err(declined.by),
-                    Message::StreamBegin(begin) => {
+                    ModuleMessage::Answer { bytes, lent, .. } => self.answer = Some(whole(&bytes, lent)),
+                    ModuleMessage::Declined(declined) => return Err(declined.by),
+                    ModuleMessage::StreamBegin(begin) => {
                         self.answer = Some(TestAnswer { body: Vec::new(), ..whole(&begin.head, None) });
                         self.flow = Some(begin.answer);
                     }

@@ -1,6 +1,6 @@
 //! The jobs of a test: they wait until the test runs them.
 
-use super::child::lock;
+use super::lock::lock;
 use crate::abi::testing::TestJob;
 use crate::domain::Instance;
 use crate::jobs::blobs::{BlobId, event_reference};

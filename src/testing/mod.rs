@@ -18,6 +18,7 @@ pub mod coverage;
 mod exchange;
 mod jobs;
 pub mod junit;
+mod lock;
 pub mod run;
 mod sockets;
 pub mod tools;

@@ -1,7 +1,7 @@
 //! The client's end of a test's WebSockets: stores the frames that the module sends.
 
-use super::child::lock;
 use super::exchange::{Exchanges, plain, request_bytes, with_request};
+use super::lock::lock;
 use crate::abi::manifest::RouteDecl;
 use crate::abi::testing::TestAnswer;
 use crate::abi::websocket::{Outlet, Socket};

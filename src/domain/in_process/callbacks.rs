@@ -1,7 +1,8 @@
 //! Callbacks of WebSockets.
 
 use super::{Executor, InProcessModule};
-use crate::abi::guard::{self, SocketCall, SocketOutcome};
+use crate::abi::guard;
+use crate::abi::module_calls::{self, SocketCall, SocketOutcome};
 use crate::abi::websocket::{self, Socket};
 use crate::domain::call::{GenerationRef, Handshake, SocketEvent};
 use crate::proto::http1::{Head, RequestView};
@@ -41,8 +42,8 @@ impl Executor {
                 SocketEvent::Close => ("on_close", SocketCall::Close(callbacks.on_close)),
             };
             // SAFETY: the caller keeps the module open, and `socket` alive.
-            let outcome =
-                module.calling(|| unsafe { guard::call_socket(call, context, ws) }, |outcome| outcome.result.is_err());
+            let outcome = module
+                .calling(|| unsafe { module_calls::call_socket(call, context, ws) }, |outcome| outcome.result.is_err());
             drop(handling);
             module.called_back(callback, &outcome);
         }
@@ -74,8 +75,8 @@ impl Executor {
         let (context, ws) = (&module.context, socket.as_ptr());
         let call = SocketCall::Open(on_open, is_known.then_some(&mut *self.frame));
         // SAFETY: the caller keeps the module open, and `socket` alive.
-        let outcome =
-            module.calling(|| unsafe { guard::call_socket(call, context, ws) }, |outcome| outcome.result.is_err());
+        let outcome = module
+            .calling(|| unsafe { module_calls::call_socket(call, context, ws) }, |outcome| outcome.result.is_err());
         module.called_back("on_open", &outcome);
         if is_known {
             self.end_opening(module, outcome.result.is_err());

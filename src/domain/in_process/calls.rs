@@ -2,13 +2,14 @@
 
 use super::{BUSY, Executor, InProcessModule};
 use crate::abi::manifest::RouteDecl;
-use crate::domain::call::{Call, Task};
+use crate::domain::call::Task;
 use crate::domain::executor::Runner;
-use crate::domain::inbox::{Declined, Message};
+use crate::domain::local_call::Call;
+use crate::domain::module_message::{Declined, ModuleMessage};
 use crate::domain::serial::{Turn, Turns};
 use crate::domain::stream::StreamStart;
 use crate::domain::stream::call::{Facts, Pipes, Used};
-use crate::domain::stream::here::InboxUplink;
+use crate::domain::stream::inbox_uplink::InboxUplink;
 use crate::domain::stream::running::Key;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -37,7 +38,7 @@ fn refuse(call: Call) {
     let text = format!("module {} is busy: {BUSY}\n", hold.instance().manifest().name);
     let bytes = meta.plain(503, &text);
     drop(hold);
-    reply.push(Message::Answer { conn, seq, bytes, lent: None });
+    reply.push(ModuleMessage::Answer { conn, seq, bytes, lent: None });
 }
 
 impl Runner for Executor {
@@ -85,16 +86,16 @@ impl Executor {
                 hold.ran(route, elapsed, bytes.len());
                 if used != Used::Whole && bytes.is_empty() {
                     drop(hold);
-                    return reply.push(Message::StreamReturned { conn, seq });
+                    return reply.push(ModuleMessage::StreamReturned { conn, seq });
                 }
                 if bytes.is_empty() {
                     let by = hold.instance().manifest().name.clone();
                     drop(hold);
-                    return reply.push(Message::Declined(Box::new(Declined { by, conn, seq, request, meta })));
+                    return reply.push(ModuleMessage::Declined(Box::new(Declined { by, conn, seq, request, meta })));
                 }
                 // Let go of the generation before the client can see the answer: who swaps after it finds it free.
                 drop(hold);
-                reply.push(Message::Answer { conn, seq, bytes, lent: self.take_attached() });
+                reply.push(ModuleMessage::Answer { conn, seq, bytes, lent: self.take_attached() });
             }
             Task::Socket { socket, index, events } => {
                 let unit = hold.instance().manifest().routes.len() + index;
@@ -102,7 +103,7 @@ impl Executor {
                 self.socket(&*hold, &socket, index, events);
                 hold.ran(unit, start.elapsed() / count, 0);
                 drop(hold);
-                reply.push(Message::SocketIdle { socket: socket.key() });
+                reply.push(ModuleMessage::SocketIdle { socket: socket.key() });
             }
         }
     }

@@ -69,7 +69,7 @@ impl InProcessModule {
     /// This process, which another has forked, runs single calls of the module from here on: gives their executor. Takes each lock
     /// once that a call may need, and waits for ever if another thread had one when the process was made.
     pub(in crate::domain) fn become_worker(&self) -> Executor {
-        worker::enter(&self.context);
+        self.context.enter_worker();
         let executor = InProcess::executor();
         self.calling(|| (), |()| false);
         executor

@@ -1,7 +1,8 @@
 //! Tests of a module, run where its code runs.
 
 use super::{Caught, InProcessModule, fault_of, observe_faults};
-use crate::abi::guard::{self, ThreadGuard, Trap};
+use crate::abi::guard::{ThreadGuard, Trap};
+use crate::abi::module_calls;
 use crate::abi::testing::TestCase;
 use crate::domain::Fault;
 
@@ -46,7 +47,7 @@ impl InProcessModule {
     pub fn run_test(&self, test: &TestCase) -> Result<(), Fault> {
         let _guard = ThreadGuard::new();
         let hook = self.open.test_hook(test.run);
-        let call = || self.context.call(false, || guard::call_hook(hook, &self.context), Result::is_err);
+        let call = || self.context.call(false, || module_calls::call_hook(hook, &self.context), Result::is_err);
         let outcome = self.attributed(call);
         outcome.map_err(|trap| self.fault(trap, "the test"))
     }

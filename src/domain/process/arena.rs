@@ -8,7 +8,7 @@
 //! The memory is sparse: addresses are plenty, and pages are there while a body lies in them. Each part has a budget in
 //! bytes. A body for which the budget has no room waits; one beyond the whole budget never gets a place.
 
-use super::extents::{Extents, NoRoom};
+use super::extents::{Extents, NoRoom, PAGE};
 use crate::domain::placed::{Abandoned, PlacedBody};
 use crate::domain::ring::Region;
 use crate::domain::stream::StreamSizes;
@@ -23,12 +23,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Bodies of at least this many bytes go by reference: below, copying through the ring is as cheap.
 pub(super) const LENT_BYTES_MIN: usize = 32 * 1024;
-/// Extents begin and end at pages, so that those of two bodies share no cache line and can be given back to the kernel.
-pub(super) const PAGE: usize = 4096;
-/// Bytes beyond the budget that are for bodies of at most [`SMALL_BYTES_MAX`]: they do not wait behind large ones.
+/// Bytes beyond the budget that are for bodies of at most [`SMALL_BYTES_MAX`](super::extents::SMALL_BYTES_MAX): they do not wait behind large ones.
 const RESERVE_BYTES: usize = 64 * 1024 * 1024;
-/// Largest body that the reserve is for.
-pub(super) const SMALL_BYTES_MAX: usize = 1024 * 1024;
 /// Least budget of which bodies that arrive may have half: the other half has room for the largest body of a default server. Tests
 /// have small budgets.
 const ARRIVING_BUDGET_MIN: usize = if cfg!(any(test, fuzzing)) { PAGE } else { 128 * 1024 * 1024 };

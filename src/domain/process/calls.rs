@@ -1,10 +1,10 @@
 //! The calls a shard has in all domains.
 
+use super::call_target::CallTarget;
 use super::endpoints::{CallTable, RingEndpoints};
-use super::remote::RemoteModule;
 use crate::domain::Instance;
 use crate::domain::call::{BodyLedger, GenerationRef, NewRequest, Task};
-use crate::domain::inbox::Message;
+use crate::domain::module_message::ModuleMessage;
 use crate::domain::placed::PlacedBody;
 use crate::domain::stream::running::Reason;
 use crate::domain::stream::{CallSlot, NoSlot};
@@ -30,7 +30,7 @@ pub struct DomainCalls {
 
 /// The number of the domain in which `instance` processes; `None` if that is this process.
 fn number_of(instance: &dyn Instance) -> Option<usize> {
-    instance.as_any().downcast_ref::<RemoteModule>().map(|module| module.domain().number())
+    CallTarget::of(instance).map(|module| module.domain().number())
 }
 
 impl DomainCalls {
@@ -50,7 +50,7 @@ impl DomainCalls {
     }
 
     /// A process of a domain is there: see [`CallTable::up`].
-    pub fn up(&mut self, endpoints: Box<RingEndpoints>) -> Vec<Message> {
+    pub fn up(&mut self, endpoints: Box<RingEndpoints>) -> Vec<ModuleMessage> {
         self.domain(endpoints.domain()).map(|calls| calls.up(endpoints)).unwrap_or_default()
     }
 
@@ -62,7 +62,7 @@ impl DomainCalls {
     }
 
     /// A domain has died. Gives the outcome of every call that was with it.
-    pub fn down(&mut self, domain: usize) -> Vec<Message> {
+    pub fn down(&mut self, domain: usize) -> Vec<ModuleMessage> {
         let known = self.domains.get(domain).and_then(CallTable::identity).cloned();
         let outcomes = self.domains.get_mut(domain).map(CallTable::down).unwrap_or_default();
         if let Some((identity, calls)) = known.zip(self.domains.get(domain)) {
@@ -142,7 +142,7 @@ impl DomainCalls {
     /// were at their last tick or large body. `None`: it is this process.
     #[must_use]
     pub fn held_bytes(&self, instance: &dyn Instance) -> Option<usize> {
-        let module = instance.as_any().downcast_ref::<RemoteModule>()?;
+        let module = CallTarget::of(instance)?;
         let identity = module.domain();
         identity.set_held(self.shard, self.domains.get(identity.number()).map_or(0, CallTable::held_bytes));
         Some(identity.held_bytes())
@@ -163,7 +163,7 @@ impl DomainCalls {
     }
 
     /// Takes what the domains have sent and gives what it means.
-    pub fn poll(&mut self, out: &mut Vec<Message>) {
+    pub fn poll(&mut self, out: &mut Vec<ModuleMessage>) {
         let share = (RECORDS_PER_BATCH / self.domains.len().max(1)).max(RECORDS_PER_DOMAIN_MIN);
         for number in 0..self.domains.len() {
             if let Some(calls) = self.domains.get_mut(number) {
@@ -197,7 +197,7 @@ impl DomainCalls {
     }
 
     /// Answers the requests that have been with their domain for longer than `limit_ms`: see [`CallTable::expire`].
-    pub fn expire(&mut self, now_ms: u64, limit_ms: u64) -> Vec<Message> {
+    pub fn expire(&mut self, now_ms: u64, limit_ms: u64) -> Vec<ModuleMessage> {
         self.now_ms = now_ms;
         self.domains.iter_mut().flat_map(|calls| calls.expire(now_ms, limit_ms)).collect()
     }

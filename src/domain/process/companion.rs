@@ -4,6 +4,7 @@
 //! thread, the rescuer, empties the ring to the pool meanwhile.
 
 use super::response_ring::ResponseRing;
+use super::streaming;
 use super::wire::{StreamToDomain, ToDomain};
 use super::work::{ChildDomain, RingRecord};
 use crate::domain::executor::{Pool, Runner, RunnerFactory};
@@ -144,7 +145,7 @@ impl RequestRing {
                 Ok(ToDomain::Stream(StreamToDomain::Call { .. })) => {
                     return Ok(Some((RingRecord::new(self.shard, record), Lane::Stream)));
                 }
-                Ok(ToDomain::Stream(record)) => self.domain.take_stream(self.shard, &record),
+                Ok(ToDomain::Stream(record)) => streaming::take_record(&self.domain.streams, self.shard, &record),
                 Err(_) => return Err(Corrupt),
             }
         }

@@ -1,99 +1,26 @@
 //! A domain, as the server uses it.
 
-use super::arena::Budgets;
-use super::cgroup::Cgroups;
-use super::connects::Connects;
 use super::control::{self, Order, Outcome};
-use super::core_files::CoreFiles;
+use super::domain_config::DomainConfig;
 use super::hook::NoOutcome;
 use super::identity::Identity;
 use super::lock;
-use super::quarantine::{CrashLimit, Quarantine};
+use super::quarantine::Quarantine;
 use super::remote::RemoteModule;
 use super::shared::{DomainShared, Loaded};
 use super::supervisor;
-use super::watch::Allowance;
-use crate::abi::request::RequestRules;
 use crate::abi::settings::Settings;
 use crate::domain::inbox::Inbox;
-use crate::domain::sandbox::Policy;
-use crate::domain::sanitized;
-use crate::domain::{CodingSettings, Fault, Instance, LoadError};
+use crate::domain::{Fault, Instance, LoadError};
 use crate::net::Waker;
 use crossbeam::channel::unbounded;
 use std::io;
-use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Modules loaded into one process before it is replaced.
 const LOADS_MAX: u64 = 1_000;
-
-/// What a domain needs to know.
-#[derive(Debug, Clone)]
-pub struct DomainConfig {
-    /// Which domain it is.
-    pub identity: Arc<Identity>,
-    /// Core of each shard; `None` where a shard is not pinned.
-    pub cores: Vec<Option<usize>>,
-    /// Cores of the executor pool; empty for all.
-    pub free_cores: Vec<usize>,
-    /// Executors that are always there.
-    pub threads_min: usize,
-    /// Executors at most.
-    pub threads_max: usize,
-    /// The modules' database; that of the default domain, if others have their own.
-    pub database: PathBuf,
-    /// Where the other domains have theirs, each in a directory by its name; `None`: all share `database`.
-    pub domain_data: Option<PathBuf>,
-    /// Where the shared objects to load lie, in a directory by the domain's name.
-    pub run_dir: PathBuf,
-    /// The database of jobs, for modules to read.
-    pub jobs_database: PathBuf,
-    /// Where each process has a record while it lives, for [`end_orphans`](super::end_orphans).
-    pub records: PathBuf,
-    /// How long handlers may run whose route says nothing, in milliseconds.
-    pub handler_timeout_ms: u64,
-    /// Budgets of the memory for large bodies.
-    pub bodies: Budgets,
-    /// What is compressed and expanded there.
-    pub codings: CodingSettings,
-    /// What the process may do.
-    pub policy: Policy,
-    /// Users of the domains but the default one, each of which runs as one of its own.
-    pub users: Option<RangeInclusive<u32>>,
-    /// Names the libraries of sanitizers, for domains of modules that are compiled with one.
-    pub sanitizers: sanitized::Libraries,
-    /// Libraries that its process has from its start: those of its sanitizers.
-    pub preload: Vec<PathBuf>,
-    /// Where modules may keep files of a moment; also in the environment as `TMPDIR`.
-    pub scratch: PathBuf,
-    /// Limit, in bytes a second, on what is printed; more is dropped.
-    pub output_bytes_max: usize,
-    /// Whether modules read by SQL the jobs of other domains' modules too.
-    pub reads_all_jobs: bool,
-    /// What it may connect to, where its policy has that the server connects.
-    pub connects: Arc<Connects>,
-    /// What it may use beside memory.
-    pub allowance: Allowance,
-    /// The filter of the log (`CWEB_LOG`), if it is not the environment's.
-    pub log: Option<String>,
-    /// Limits and settings of requests.
-    pub requests: RequestRules,
-    /// Longest message of the process over the control connection: see [`message_bytes_max`].
-    pub message_bytes_max: usize,
-    /// Where core files go, if there are to be any.
-    pub core_files: Option<CoreFiles>,
-    /// When a module is left out.
-    pub crash_limit: CrashLimit,
-    /// Longest run of a constructor, `onload` or `unload`.
-    pub hook_timeout: Duration,
-    /// Resident bytes above those at its start with which a process is replaced; 0: none are too many.
-    pub rss_recycle_bytes: u64,
-    /// What limits the memory that each process uses, beside the policy's limit of its address space.
-    pub cgroups: Option<Arc<Cgroups>>,
-}
 
 /// The limit of a message of a process, where `text_bytes` is the most that a job may give or be given at once.
 #[must_use]

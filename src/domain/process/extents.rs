@@ -4,10 +4,13 @@
 //! the pages of small ones, which are kept for the next, lie together. The pages of a large extent are given back to the
 //! kernel after use, in steps, and count in the budget until then.
 
-use super::arena::{PAGE, SMALL_BYTES_MAX};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Range;
 
+/// Extents begin and end at pages, so that those of two bodies share no cache line and can be given back to the kernel.
+pub(super) const PAGE: usize = 4096;
+/// Largest body that the reserve is for.
+pub(super) const SMALL_BYTES_MAX: usize = 1024 * 1024;
 /// Small extents that have reached this far are given back to the kernel when nothing lies in the range any more.
 const KEPT_BYTES_MAX: usize = 16 * 1024 * 1024;
 

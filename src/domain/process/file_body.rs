@@ -1,6 +1,6 @@
 //! The part of a record that tells the server what of a file to send. Sans-IO; hostile when it comes from a domain.
 
-use super::wire::{HEADERS_MAX, Headers, Reader, kind, push_block};
+use super::record_parts::{Headers, Reader, kind, push_block};
 use crate::abi::files::Piece;
 
 /// Most pieces of a body.
@@ -83,22 +83,6 @@ pub(super) fn attach_file(fixed: &mut Vec<u8>, file: &FileBody) {
         *kind = kind::ANSWER_FILE;
     }
     file.push(fixed);
-}
-
-impl<'a> Reader<'a> {
-    /// What an answer begins with, behind its ticket.
-    pub(super) fn answer_head(&mut self) -> Option<(u32, u16, Headers<'a>)> {
-        let (ran_us, status) = (self.u32()?, self.u16()?);
-        let count = usize::from(self.u16()?);
-        let all = self.bytes;
-        for _ in 0..count {
-            self.block()?;
-            self.block()?;
-        }
-        let bytes = all.get(..all.len() - self.bytes.len())?;
-        let valid = (200..=599).contains(&status) && count <= HEADERS_MAX;
-        valid.then_some((ran_us, status, Headers { bytes, count }))
-    }
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ mod streams;
 
 pub(crate) use streams::HostileStreams;
 
-use super::domain::DomainConfig;
+use super::domain_config::{Allowance, DomainConfig};
 use super::endpoints::{CallTable, Ends, Owner, RingEndpoints};
 use super::identity::Identity;
 use super::quarantine::CrashLimit;
@@ -19,7 +19,7 @@ use crate::abi::request::RequestRules;
 use crate::abi::websocket::{Outlet, Socket};
 use crate::domain::Instance;
 use crate::domain::call::{AnswerMeta, GenerationRef, OwnedRequest, SocketEvent, Task};
-use crate::domain::inbox::Message;
+use crate::domain::module_message::ModuleMessage;
 use crate::domain::ring::{Consumer, Producer, PushError, Region, RingSpec};
 use crate::domain::sandbox::Policy;
 use crate::fuzzing::Random;
@@ -55,7 +55,7 @@ pub(super) fn remote(manifest: Manifest) -> (Arc<dyn Instance>, u64) {
             reads_all_jobs: false,
             connects: Arc::default(),
             users: None,
-            allowance: super::watch::Allowance {
+            allowance: Allowance {
                 module_threads_max: 10_000,
                 threads_max: 20_000,
                 killable_calls_max: 1,
@@ -327,20 +327,24 @@ impl Hostile {
         assert!(self.sockets.is_empty(), "sockets whose callbacks never return: {:?}", self.sockets);
     }
 
-    fn check(&mut self, messages: Vec<Message>) {
+    fn check(&mut self, messages: Vec<ModuleMessage>) {
         for message in messages {
             match message {
-                Message::Answer { seq, bytes, .. } => {
+                ModuleMessage::Answer { seq, bytes, .. } => {
                     assert!(self.requests.remove(&seq), "two answers to one request");
                     check_answer(&bytes);
                 }
-                Message::SocketIdle { socket } => assert!(self.sockets.remove(&socket), "idle twice"),
-                Message::SocketClose { code, .. } => assert!((1000..=4999).contains(&code)),
-                Message::SocketSend { .. } | Message::SocketSendLent { .. } => {}
-                Message::SocketRoom { .. } | Message::RoomPublish { .. } => {}
+                ModuleMessage::SocketIdle { socket } => assert!(self.sockets.remove(&socket), "idle twice"),
+                ModuleMessage::SocketClose { code, .. } => assert!((1000..=4999).contains(&code)),
+                ModuleMessage::SocketSend { .. } | ModuleMessage::SocketSendLent { .. } => {}
+                ModuleMessage::SocketRoom { .. } | ModuleMessage::RoomPublish { .. } => {}
                 // Of these the other target knows more.
-                Message::StreamReturned { seq, .. } => assert!(self.requests.remove(&seq), "two ends of one request"),
-                Message::StreamBegin(_) | Message::StreamNotice { .. } | Message::StreamBroken { .. } => {}
+                ModuleMessage::StreamReturned { seq, .. } => {
+                    assert!(self.requests.remove(&seq), "two ends of one request");
+                }
+                ModuleMessage::StreamBegin(_)
+                | ModuleMessage::StreamNotice { .. }
+                | ModuleMessage::StreamBroken { .. } => {}
                 other => panic!("{other:?}"),
             }
         }

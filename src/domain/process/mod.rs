@@ -12,8 +12,9 @@
 //!
 //! | file | responsibility |
 //! | --- | --- |
-//! | `domains`, `identity`, `parent` | all domains by name; a domain's identity; a domain as the server uses it |
-//! | `remote`, `calls`, `endpoints` | a module in a domain; a shard's calls in all domains; its calls in one domain |
+//! | `registry`, `identity`, `domain`, `domain_config` | all domains by name; a domain's identity; a domain as the server uses it; its settings |
+//! | `remote`, `call_target` | a module in a domain; what shards have to know of it |
+//! | `calls`, `endpoints` | a shard's calls in all domains; its calls in one domain |
 //! | `shared` | state that all of these share: modules, runs of jobs, what the shards are handed |
 //! | `lifecycle` | the lifecycle of a domain as one state machine, without IO: which process serves, and what follows |
 //! | `supervisor`, `helper`, `events` | the driver of that machine; the thread for what blocks; what both are told |
@@ -26,16 +27,17 @@
 //! | `job_data`, `handed_files` | questions of a running job to the server, and the answers; descriptors of its files |
 //! | `cgroup` | memory limit of each process |
 //! | `core_files` | core files of processes, and where they are kept |
-//! | `crash`, `symbol`, `quarantine` | crashes: the place, the module at fault, and the consequence |
+//! | `crash`, `crash_report`, `symbol`, `quarantine` | crashes: the place, the module at fault, and the consequence |
 //! | `stdout_relay`, `relay` | output and log records of a process, and their way into the server's log |
 //! | `child`, `work`, `companion`, `response_ring`, `answers`, `streaming` | the domain's side |
-//! | `control`, `wire`, `layout`, `arena`, `extents` | messages and memory between the two sides |
+//! | `control`, `wire`, `record_parts`, `layout`, `arena`, `extents` | messages and memory between the two sides |
 //! | `workers` | processes for single calls, below the domain's |
 //! | `file_body`, `passing` | answers with files: the pieces of a file, and passing of its descriptor |
 
 mod answers;
 mod arena;
 mod asked;
+mod call_target;
 mod calls;
 mod cgroup;
 pub mod child;
@@ -48,7 +50,9 @@ mod core_files;
 #[cfg(test)]
 pub(crate) mod counted;
 mod crash;
+mod crash_report;
 mod domain;
+mod domain_config;
 mod endpoints;
 mod events;
 mod extents;
@@ -74,6 +78,7 @@ mod orphans;
 mod passing;
 mod quarantine;
 mod reader;
+mod record_parts;
 mod registry;
 pub mod relay;
 mod remote;
@@ -96,16 +101,15 @@ pub use calls::DomainCalls;
 pub use cgroup::Cgroups;
 pub use connects::Connects;
 pub use core_files::{CoreFile, CoreFiles};
-pub use crash::CrashReport;
-pub use domain::{Domain, DomainConfig, message_bytes_max};
+pub use crash_report::CrashReport;
+pub use domain::{Domain, message_bytes_max};
+pub use domain_config::{Allowance, DomainConfig};
 pub use endpoints::{CallTable, RingEndpoints};
 pub use identity::Identity;
 pub use orphans::end_orphans;
 pub use quarantine::CrashLimit;
 pub use registry::DomainRegistry;
-pub use remote::RemoteModule;
 pub use status::DomainStatus;
-pub use watch::Allowance;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

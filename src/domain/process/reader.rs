@@ -6,6 +6,7 @@ use super::events::Event;
 use super::instance::ProcessInstance;
 use super::lifecycle::Input;
 use super::shared::{DomainShared, RunQuestion};
+use crate::abi::module_token::ModuleToken;
 use crate::abi::{crypto, host};
 use crate::domain::sanitized;
 use crate::jobs::store::Tables;
@@ -134,8 +135,7 @@ fn answer(shared: &DomainShared, process: &Arc<ProcessInstance>, tables: &mut Ta
             let permit = process.asked().creating.enter(job.len() + payload.len());
             let process = Arc::clone(process);
             let create = move || {
-                let name =
-                    host::ModuleToken { name: String::new(), id: instance, number: instance, ..Default::default() };
+                let name = ModuleToken { name: String::new(), id: instance, number: instance, ..Default::default() };
                 let result = host::create_job(&name, &job, &payload);
                 let _ = process.send(&ToChild::Reply { call, result });
                 drop(permit);

@@ -1,10 +1,11 @@
 //! The domains by name: a process for each, there as long as a module is in it.
 
+use super::call_target::CallTarget;
 use super::core_files;
-use super::crash::CrashReport;
-use super::domain::{Domain, DomainConfig};
+use super::crash_report::CrashReport;
+use super::domain::Domain;
+use super::domain_config::DomainConfig;
 use super::memory_total::TotalWatch;
-use super::remote::RemoteModule;
 use super::watch::{self, Seen};
 use crate::abi::manifest::Manifest;
 use crate::domain::inbox::Inbox;
@@ -120,7 +121,7 @@ impl DomainRegistry {
     pub fn published<'a>(&self, instances: impl Iterator<Item = &'a Arc<dyn Instance>>) {
         let mut by_domain: BTreeMap<&str, Vec<&Arc<dyn Instance>>> = BTreeMap::new();
         for instance in instances {
-            if let Some(module) = instance.as_any().downcast_ref::<RemoteModule>() {
+            if let Some(module) = CallTarget::of(&**instance) {
                 by_domain.entry(module.domain().name()).or_default().push(instance);
             }
         }
@@ -342,7 +343,7 @@ impl RegistryShared {
             total.look(&processes.iter().map(of).collect::<Vec<_>>());
             seen.retain(|name, _| processes.iter().any(|(there, _)| there == name));
             for (name, process) in processes {
-                process.look(seen.entry(name).or_default());
+                process.shared().look(seen.entry(name).or_default());
             }
             state = lock(&self.state);
             if !state.stopping {

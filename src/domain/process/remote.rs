@@ -1,8 +1,8 @@
 //! A module that lives in a domain.
 
+use super::call_target::CallTarget;
 use super::control::{Order, Outcome, ToChild};
 use super::hook::{Hook, NoOutcome};
-use super::identity::Identity;
 use super::instance::ProcessInstance;
 use super::job_data;
 use super::lifecycle::Input;
@@ -22,33 +22,27 @@ use std::time::Duration;
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// See the module's documentation. Dropping it closes the module's shared object in its domain.
-pub struct RemoteModule {
+pub(super) struct RemoteModule {
     shared: Arc<DomainShared>,
-    id: u64,
-    manifest: Manifest,
-    quarantine: Arc<Quarantine>,
+    target: CallTarget,
 }
 
 impl RemoteModule {
     pub(super) fn new(shared: Arc<DomainShared>, id: u64, manifest: Manifest, quarantine: Arc<Quarantine>) -> Self {
-        Self { shared, id, manifest, quarantine }
-    }
-
-    /// Why nothing of it may be called, if that is so.
-    pub(super) fn barred(&self) -> Option<String> {
-        self.quarantine.why()
+        let target = CallTarget::new(id, Arc::clone(shared.identity()), manifest, quarantine);
+        Self { shared, target }
     }
 
     /// Loads it into the process in service, which was made without it.
     fn load_again(&self) -> Result<(), String> {
         let modules = lock(&self.shared.modules);
-        let module = modules.get(&self.id).ok_or("it has been removed")?;
+        let module = modules.get(&self.target.id()).ok_or("it has been removed")?;
         let (path, hook) = (module.path.display().to_string(), module.onloaded && module.has_onload);
         drop(modules);
-        let order = Order::Load { instance: self.id, path };
+        let order = Order::Load { instance: self.target.id(), path };
         let (pass, loaded) = loop {
             let pass = self.shared.enter()?;
-            if pass.process().has(self.id) {
+            if pass.process().has(self.target.id()) {
                 // It has been there since before the quarantine: what it has left behind is not to be built on.
                 self.shared.want_replacement(pass.process(), "a module was taken out of quarantine");
                 return Ok(());
@@ -60,8 +54,8 @@ impl RemoteModule {
         let process = pass.process();
         match loaded.map_err(|none| in_words(Hook::Constructor, none))? {
             Outcome::Loaded(manifest, base) => {
-                process.add(self.id, base);
-                self.shared.recognize(process, self.id, &manifest)?;
+                process.add(self.target.id(), base);
+                self.shared.recognize(process, self.target.id(), &manifest)?;
             }
             Outcome::Loader(what)
             | Outcome::Exhausted(_, what)
@@ -70,7 +64,7 @@ impl RemoteModule {
             | Outcome::Host(what) => return Err(what),
             _ => return Err("its domain gave a wrong answer".to_owned()),
         }
-        if !self.shared.configure_in(process, self.id) {
+        if !self.shared.configure_in(process, self.target.id()) {
             return Err("its settings could not be handed over".to_owned());
         }
         // Where it was published before, others find its symbols again.
@@ -78,7 +72,7 @@ impl RemoteModule {
         if hook
             && let Outcome::Fault(what) | Outcome::Host(what) = self
                 .shared
-                .call_hook(process, Hook::Onload, Order::Onload { instance: self.id })
+                .call_hook(process, Hook::Onload, Order::Onload { instance: self.target.id() })
                 .map_err(|none| in_words(Hook::Onload, none))?
         {
             return Err(what);
@@ -102,61 +96,53 @@ fn outcome_of(outcome: Result<Outcome, String>) -> Result<(), Fault> {
     }
 }
 
-impl RemoteModule {
-    /// The domain it lives in.
-    #[must_use]
-    pub fn domain(&self) -> &Arc<Identity> {
-        self.shared.identity()
-    }
-}
-
 impl Instance for RemoteModule {
     fn manifest(&self) -> &Manifest {
-        &self.manifest
+        self.target.manifest()
     }
 
     fn configure(&self, settings: &Settings) -> Result<(), Fault> {
         // With the pass, as in `onload`: the process that follows is told what stands here.
         let pass = self.shared.enter();
-        if let Some(module) = lock(&self.shared.modules).get_mut(&self.id) {
+        if let Some(module) = lock(&self.shared.modules).get_mut(&self.target.id()) {
             module.settings = settings.clone();
         }
         let pass = pass.map_err(|what| Fault { what })?;
         // One in quarantine is not loaded, and is told when it is.
-        if self.barred().is_some() || self.shared.configure_in(pass.process(), self.id) {
+        if self.target.barred().is_some() || self.shared.configure_in(pass.process(), self.target.id()) {
             return Ok(());
         }
         Err(Fault { what: "its process could not be told of its settings".to_owned() })
     }
 
     fn set_version(&self, number: u64) {
-        if let Some(module) = lock(&self.shared.modules).get_mut(&self.id) {
+        if let Some(module) = lock(&self.shared.modules).get_mut(&self.target.id()) {
             module.version = Some(number);
         }
     }
 
     fn onload(&self) -> Result<(), Fault> {
-        if let Some(what) = self.barred() {
+        if let Some(what) = self.target.barred() {
             return Err(Fault { what });
         }
         // Held until it is noted that the hook has run: the next process runs it, or this call did, and not both or neither.
         let pass = self.shared.enter().map_err(|what| Fault { what })?;
-        if self.manifest.has_onload {
-            let order = Order::Onload { instance: self.id };
+        if self.target.manifest().has_onload {
+            let order = Order::Onload { instance: self.target.id() };
             let outcome = self.shared.call_hook(pass.process(), Hook::Onload, order);
             outcome_of(outcome.map_err(|none| none.to_string()))?;
         }
-        self.shared.set_onloaded(self.id, true);
+        self.shared.set_onloaded(self.target.id(), true);
         Ok(())
     }
 
     fn setting_changed(&self, key: &str) -> Result<(), Fault> {
-        if !self.manifest.has_on_setting || self.barred().is_some() {
+        if !self.target.manifest().has_on_setting || self.target.barred().is_some() {
             return Ok(());
         }
         // Held until the order is given, as for the cancel callback of a job: a replacement need not wait for its end.
         let pass = self.shared.enter().map_err(|what| Fault { what })?;
-        let order = Order::SettingChanged { instance: self.id, key: key.to_owned() };
+        let order = Order::SettingChanged { instance: self.target.id(), key: key.to_owned() };
         let (process, begun) = (Arc::clone(pass.process()), pass.process().begin(self.shared.number(), order));
         let begun = begun.map_err(|what| Fault { what })?;
         drop(pass);
@@ -167,21 +153,21 @@ impl Instance for RemoteModule {
     fn unload(&self) -> Result<(), Fault> {
         // As in `onload`. Whatever becomes of the hook, it is not run again.
         let pass = self.shared.enter().map_err(|what| Fault { what })?;
-        self.shared.set_onloaded(self.id, false);
-        if !self.manifest.has_unload || self.quarantine.is_on() {
+        self.shared.set_onloaded(self.target.id(), false);
+        if !self.target.manifest().has_unload || self.target.quarantine().is_on() {
             return Ok(());
         }
-        let outcome = self.shared.call_hook(pass.process(), Hook::Unload, Order::Unload { instance: self.id });
+        let outcome = self.shared.call_hook(pass.process(), Hook::Unload, Order::Unload { instance: self.target.id() });
         outcome_of(outcome.map_err(|none| none.to_string()))
     }
 
     fn run_job(&self, job: usize, uuid: &str, payload: &str, calls: &dyn JobCalls) -> Result<i32, Fault> {
-        if let Some(what) = self.barred() {
+        if let Some(what) = self.target.barred() {
             return Err(Fault { what });
         }
         let run = self.shared.number();
         let (sender, asked) = unbounded();
-        let (instance, payload) = (self.id, payload.to_owned());
+        let (instance, payload) = (self.target.id(), payload.to_owned());
         let limit_ms = calls.remaining_ms();
         let order = Order::RunJob { run, instance, job, uuid: uuid.to_owned(), payload, limit_ms };
         let outcome = self.shared.enter().and_then(|pass| {
@@ -201,10 +187,10 @@ impl Instance for RemoteModule {
     }
 
     fn cancel_job(&self, job: usize, uuid: &str) -> Result<(), Fault> {
-        if self.quarantine.is_on() || self.manifest.jobs.get(job).is_none_or(|job| !job.has_cancel) {
+        if self.target.quarantine().is_on() || self.target.manifest().jobs.get(job).is_none_or(|job| !job.has_cancel) {
             return Ok(());
         }
-        let order = Order::CancelJob { instance: self.id, job, uuid: uuid.to_owned() };
+        let order = Order::CancelJob { instance: self.target.id(), job, uuid: uuid.to_owned() };
         let fault = |what| Fault { what };
         let (process, begun) = match self.shared.process_of_job(uuid) {
             Some(process) => (Arc::clone(&process), process.begin(self.shared.number(), order).map_err(fault)?),
@@ -219,16 +205,16 @@ impl Instance for RemoteModule {
     }
 
     fn quarantine(&self) -> Option<String> {
-        self.barred()
+        self.target.barred()
     }
 
     fn restart(&self) -> Result<(), Fault> {
-        if self.quarantine.lift() {
-            self.shared.tell(Input::Lifted { module: self.id });
+        if self.target.quarantine().lift() {
+            self.shared.tell(Input::Lifted { module: self.target.id() });
             return self.load_again().map_err(|what| {
-                let name = &self.manifest.name;
+                let name = &self.target.manifest().name;
                 let why = format!("module {name} is in quarantine: it could not be loaded again: {what}; ");
-                self.quarantine.impose(why + "a new deployment lifts it");
+                self.target.quarantine().impose(why + "a new deployment lifts it");
                 Fault { what }
             });
         }
@@ -238,11 +224,11 @@ impl Instance for RemoteModule {
     }
 
     fn id(&self) -> u64 {
-        self.id
+        self.target.id()
     }
 
     fn as_any(&self) -> &dyn Any {
-        self
+        &self.target
     }
 }
 
@@ -278,6 +264,6 @@ impl RemoteModule {
 
 impl Drop for RemoteModule {
     fn drop(&mut self) {
-        self.shared.close(self.id);
+        self.shared.close(self.target.id());
     }
 }

@@ -2,8 +2,8 @@
 
 use super::asked::Permit;
 use super::control::{Order, Outcome, Question};
-use super::crash::CrashReport;
-use super::domain::DomainConfig;
+use super::crash_report::CrashReport;
+use super::domain_config::DomainConfig;
 use super::endpoints::RingEndpoints;
 use super::events::Event;
 use super::gate::{Gate, Pass};

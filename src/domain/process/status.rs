@@ -1,6 +1,6 @@
 //! What there is to say about a domain.
 
-use super::crash::CrashReport;
+use super::crash_report::CrashReport;
 use super::domain::Domain;
 use super::lock;
 use super::memory_watch;

@@ -2,7 +2,6 @@
 
 use super::response_ring::ResponseRing;
 use super::wire::{self, StreamToDomain};
-use super::work::ChildDomain;
 use crate::domain::stream::call::Pipes;
 use crate::domain::stream::detached::{self, StreamAddress};
 use crate::domain::stream::running::{self, Key, Reason};
@@ -38,23 +37,21 @@ impl ShardStreams {
     }
 }
 
-impl ChildDomain {
-    /// Does what a record about a stream of shard number `shard` asks for, unless that is a call.
-    pub(super) fn take_stream(&self, shard: usize, record: &StreamToDomain<'_>) {
-        match *record {
-            StreamToDomain::Call { .. } => {}
-            StreamToDomain::Over { slot } => {
-                // Before the slot is another stream's.
-                detached::over(StreamAddress { shard, slot });
-                if let Some(streams) = self.streams.get(shard) {
-                    streams.leave(slot);
-                }
+/// Does what a record about a stream of shard number `shard` asks for, unless that is a call.
+pub(super) fn take_record(all: &[Arc<ShardStreams>], shard: usize, record: &StreamToDomain<'_>) {
+    match *record {
+        StreamToDomain::Call { .. } => {}
+        StreamToDomain::Over { slot } => {
+            // Before the slot is another stream's.
+            detached::over(StreamAddress { shard, slot });
+            if let Some(streams) = all.get(shard) {
+                streams.leave(slot);
             }
-            StreamToDomain::Room { slot } => detached::room(StreamAddress { shard, slot }),
-            StreamToDomain::Cancel { ticket, reason } => {
-                if let Some(reason) = Reason::of(reason) {
-                    running::cancel(key(shard, ticket), reason);
-                }
+        }
+        StreamToDomain::Room { slot } => detached::room(StreamAddress { shard, slot }),
+        StreamToDomain::Cancel { ticket, reason } => {
+            if let Some(reason) = Reason::of(reason) {
+                running::cancel(key(shard, ticket), reason);
             }
         }
     }
@@ -68,7 +65,8 @@ pub(super) fn key(shard: usize, ticket: u64) -> Key {
 
 /// How a call reaches the shard it came from, while it runs.
 pub(super) struct RingUplink<'a> {
-    pub(super) domain: &'a ChildDomain,
+    /// The streams of all shards.
+    pub(super) streams: &'a [Arc<ShardStreams>],
     pub(super) responses: &'a Arc<ResponseRing>,
     pub(super) shard: usize,
     pub(super) ticket: u64,
@@ -76,7 +74,7 @@ pub(super) struct RingUplink<'a> {
 
 impl Uplink for RingUplink<'_> {
     fn take_slot(&self) -> Option<(u32, Pipe)> {
-        let streams = self.domain.streams.get(self.shard)?;
+        let streams = self.streams.get(self.shard)?;
         let slot = streams.answers.take()?;
         let pipe = streams.part.down(slot)?;
         pipe.reset();
@@ -84,13 +82,13 @@ impl Uplink for RingUplink<'_> {
     }
 
     fn give_slot(&self, slot: u32) {
-        if let Some(streams) = self.domain.streams.get(self.shard) {
+        if let Some(streams) = self.streams.get(self.shard) {
             streams.answers.give(slot);
         }
     }
 
     fn leave_slot(&self, slot: u32) {
-        if let Some(streams) = self.domain.streams.get(self.shard) {
+        if let Some(streams) = self.streams.get(self.shard) {
             streams.leave(slot);
         }
     }
@@ -115,7 +113,7 @@ impl Uplink for RingUplink<'_> {
     }
 
     fn share(&self) -> Arc<dyn Uplink> {
-        let streams = self.domain.streams.get(self.shard).map(Arc::clone);
+        let streams = self.streams.get(self.shard).map(Arc::clone);
         Arc::new(Lasting { responses: Arc::clone(self.responses), streams, shard: self.shard, ticket: self.ticket })
     }
 }

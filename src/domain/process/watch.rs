@@ -2,11 +2,11 @@
 //!
 //! One thread looks at all domains, some times a second. It asks the kernel, never the domain.
 
-use super::domain::Domain;
 use super::group;
 use super::instance::ProcessInstance;
 use super::lock;
 use super::memory_watch::MemoryWatch;
+use super::shared::DomainShared;
 use crate::domain::DEFAULT_DOMAIN;
 use crate::domain::sandbox::User;
 use rustix::fs::{Gid, Uid};
@@ -35,21 +35,6 @@ const PROCESSES_A_CALL: usize = 4;
 /// Further processes of a domain: those that are forked for calls, and waiting ones.
 const PROCESSES_BESIDE: usize = 128;
 
-/// What a domain may use.
-#[derive(Debug, Clone, Copy)]
-pub struct Allowance {
-    /// Threads that its modules start: they can't start more by `pthread_create(3)`.
-    pub module_threads_max: usize,
-    /// Threads of its process, which the kernel counts however they were started; one with more is ended.
-    pub threads_max: usize,
-    /// Calls at once that have processes of their own.
-    pub killable_calls_max: usize,
-    /// Bytes of its database and its scratch directory; beyond, it writes no more. 0: no limit.
-    pub disk_bytes_max: u64,
-    /// Bytes of memory of all domains together; beyond, the largest process is ended. 0: no limit.
-    pub memory_bytes_max: u64,
-}
-
 /// What was seen of a domain.
 #[derive(Default)]
 pub(super) struct Seen {
@@ -66,10 +51,10 @@ pub(super) struct Seen {
     memory: MemoryWatch,
 }
 
-impl Domain {
+impl DomainShared {
     /// Looks at the domain once.
     pub(super) fn look(&self, seen: &mut Seen) {
-        let shared = self.shared();
+        let shared = self;
         let Some(process) = shared.current() else { return };
         let shares = has_session(shared.name()) && seen.lowered != Some(process.pid());
         if shares && share_processors(process.pid()) {
@@ -114,7 +99,7 @@ impl Domain {
     }
 
     fn look_at_files(&self, process: &Arc<ProcessInstance>, seen: &mut Seen) {
-        let shared = self.shared();
+        let shared = self;
         let (config, name) = (&shared.config, shared.name());
         let is_there = config.database.exists();
         if seen.had_database && !is_there {
@@ -248,7 +233,7 @@ pub(super) fn prefer_for_oom(pid: u32) {
     }
 }
 
-impl super::shared::DomainShared {
+impl DomainShared {
     /// The names of the modules that are loaded here, or to be.
     pub(super) fn module_names(&self) -> Vec<String> {
         lock(&self.modules).values().map(|module| module.name.clone()).collect()

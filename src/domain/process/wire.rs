@@ -7,10 +7,12 @@ mod streams;
 #[cfg(test)]
 mod tests;
 
+pub(super) use super::record_parts::{Body, Headers};
 pub(super) use streams::{StreamToDomain, StreamToServer, begin, notice, stream_returned};
 
 use super::arena::ExtentRange;
 use super::file_body::{FileAnswer, FileBody};
+use super::record_parts::{HEADERS_MAX, Reader, kind, push_address, push_block, push_length};
 use crate::proto::http1::RequestView;
 use crate::proto::ws::{Deflate, Kind};
 use std::net::IpAddr;
@@ -19,44 +21,6 @@ use std::net::IpAddr;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a record of the seam can't be read: {0}")]
 pub(super) struct Malformed(pub(super) &'static str);
-
-/// Most header fields of an answer.
-pub(super) const HEADERS_MAX: usize = 1024;
-
-pub(super) mod kind {
-    pub(super) const REQUEST: u8 = 2;
-    pub(super) const SOCKET: u8 = 3;
-    pub(super) const ANSWER: u8 = 4;
-    pub(super) const FAULT: u8 = 5;
-    pub(super) const IDLE: u8 = 6;
-    pub(super) const SEND: u8 = 7;
-    pub(super) const CLOSE: u8 = 8;
-    pub(super) const REQUEST_LENT: u8 = 9;
-    pub(super) const ANSWER_LENT: u8 = 10;
-    pub(super) const DONE: u8 = 11;
-    pub(super) const GONE: u8 = 12;
-    pub(super) const SOCKET_LENT: u8 = 14;
-    pub(super) const SEND_LENT: u8 = 15;
-    pub(super) const RETURNED: u8 = 16;
-    pub(super) const DECLINED: u8 = 13;
-    pub(super) const TURN: u8 = 17;
-    pub(in super::super) const ANSWER_FILE: u8 = 20;
-    pub(super) const JOIN: u8 = 18;
-    pub(super) const LEAVE: u8 = 19;
-    pub(super) const PUBLISH: u8 = 22;
-    pub(super) const PUBLISH_LENT: u8 = 23;
-    pub(super) const BUFFERED: u8 = 24;
-    pub(super) const WAITS: u8 = 25;
-}
-
-/// Where a body is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Body<'a> {
-    /// In the record.
-    Here(&'a [u8]),
-    /// In the memory beside the rings.
-    Lent(ExtentRange),
-}
 
 /// A record to a domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -113,123 +77,6 @@ pub(super) enum ToServer<'a> {
     Publish { plain_bytes: u64, room: &'a [u8], frame: Body<'a> },
     /// About a stream.
     Stream(StreamToServer<'a>),
-}
-
-/// Header fields of an answer; read one by one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Headers<'a> {
-    pub(super) bytes: &'a [u8],
-    pub(super) count: usize,
-}
-
-impl<'a> Headers<'a> {
-    pub(super) fn parse(reader: &mut Reader<'a>) -> Option<Self> {
-        let count = usize::from(reader.u16()?);
-        let all = reader.bytes;
-        for _ in 0..count {
-            reader.block()?;
-            reader.block()?;
-        }
-        let bytes = all.get(..all.len() - reader.bytes.len())?;
-        (count <= HEADERS_MAX).then_some(Self { bytes, count })
-    }
-
-    /// Name and value of each field.
-    pub(super) fn iter(self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + Clone {
-        let mut reader = Reader { bytes: self.bytes };
-        (0..self.count).map_while(move |_| Some((reader.block()?, reader.block()?)))
-    }
-}
-
-/// Reads numbers and blocks, or `None` where they don't fit.
-#[derive(Clone)]
-pub(super) struct Reader<'a> {
-    pub(super) bytes: &'a [u8],
-}
-
-impl<'a> Reader<'a> {
-    pub(super) fn take(&mut self, count: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.bytes.split_at_checked(count)?;
-        self.bytes = rest;
-        Some(taken)
-    }
-
-    pub(super) fn u8(&mut self) -> Option<u8> {
-        self.take(1)?.first().copied()
-    }
-
-    fn kind(&mut self) -> Option<Kind> {
-        match self.u8()? {
-            0 => Some(Kind::Text),
-            1 => Some(Kind::Binary),
-            _ => None,
-        }
-    }
-
-    pub(super) fn u16(&mut self) -> Option<u16> {
-        Some(u16::from_le_bytes(self.take(2)?.try_into().ok()?))
-    }
-
-    pub(super) fn u32(&mut self) -> Option<u32> {
-        Some(u32::from_le_bytes(self.take(4)?.try_into().ok()?))
-    }
-
-    pub(super) fn u64(&mut self) -> Option<u64> {
-        Some(u64::from_le_bytes(self.take(8)?.try_into().ok()?))
-    }
-
-    /// The rest of a record: its body, or where that lies.
-    fn body(&mut self, here: bool) -> Option<Body<'a>> {
-        if here {
-            return Some(Body::Here(self.rest()));
-        }
-        let place = ExtentRange { offset: self.u64()?, bytes: self.u64()? };
-        self.bytes.is_empty().then_some(Body::Lent(place))
-    }
-
-    fn address(&mut self) -> Option<Option<IpAddr>> {
-        Some(match self.u8()? {
-            0 => None,
-            4 => Some(IpAddr::from(<[u8; 4]>::try_from(self.take(4)?).ok()?)),
-            16 => Some(IpAddr::from(<[u8; 16]>::try_from(self.take(16)?).ok()?)),
-            _ => return None,
-        })
-    }
-
-    pub(super) fn block(&mut self) -> Option<&'a [u8]> {
-        let length = usize::try_from(self.u32()?).ok()?;
-        self.take(length)
-    }
-
-    fn rest(&mut self) -> &'a [u8] {
-        std::mem::take(&mut self.bytes)
-    }
-}
-
-pub(super) fn push_block(out: &mut Vec<u8>, bytes: &[u8]) {
-    push_length(out, bytes.len());
-    out.extend_from_slice(bytes);
-}
-
-/// The length of a block, which follows it.
-fn push_length(out: &mut Vec<u8>, bytes: usize) {
-    // A record is smaller than its ring, which is far below 4 GiB.
-    out.extend_from_slice(&u32::try_from(bytes).unwrap_or(u32::MAX).to_le_bytes());
-}
-
-/// The length of an address, 0 for none, and the address.
-fn push_address(out: &mut Vec<u8>, address: Option<IpAddr>) {
-    match address {
-        None => out.push(0),
-        Some(IpAddr::V4(address)) => {
-            out.push(4);
-            out.extend_from_slice(&address.octets());
-        }
-        Some(IpAddr::V6(address)) => {
-            out.push(16);
-            out.extend_from_slice(&address.octets());
-        }
-    }
 }
 
 /// Makes the fixed part of a record one whose body is at `place`: the whole record.

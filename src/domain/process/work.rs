@@ -214,7 +214,7 @@ impl DomainRunner {
         let ran_us = || ran_us(start, is_elsewhere);
         let (mut lent, mut declined, mut file, mut is_kept) = (Lent::Here, false, None, false);
         let compresses = module.route(route as usize).is_some_and(RouteDecl::may_compress);
-        let uplink = RingUplink { domain: &self.domain, responses, shard, ticket };
+        let uplink = RingUplink { streams: &self.domain.streams, responses, shard, ticket };
         let limit_ms = module.manifest().routes.get(route as usize).and_then(RouteDecl::timeout_ms);
         let stream = asked.stream.take();
         let name = &module.manifest().name;

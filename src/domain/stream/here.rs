@@ -1,13 +1,10 @@
-//! Streams where modules run in the server's own process: notices are messages to the shard.
+//! The streams of a shard whose modules run in the server's own process.
 
-use super::answer::{Answer, Home, StreamBegin, begin_answer};
+use super::Pipe;
+use super::answer::Home;
 use super::detached::{self, StreamAddress};
 use super::slots::{CallSlot, Part, Slots, StreamSizes};
-use super::{Begun, Pipe, Uplink};
-use crate::domain::call::AnswerMeta;
-use crate::domain::inbox::{Inbox, Message};
 use crate::domain::ring::Region;
-use crate::net::ConnId;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -44,12 +41,30 @@ impl ShardStreams {
         CallSlot::take(&self.part, &self.calls)
     }
 
-    fn place(&self, slot: u32) -> StreamAddress {
+    pub(super) fn place(&self, slot: u32) -> StreamAddress {
         StreamAddress { shard: self.shard, slot }
     }
 
+    /// A slot for an answer, and its pipe. `None`: all are taken.
+    pub(super) fn take_answer(&self) -> Option<(u32, Pipe)> {
+        let slot = self.answers.take()?;
+        let pipe = self.part.down(slot)?;
+        pipe.reset();
+        Some((slot, pipe))
+    }
+
+    /// Nothing was written into a slot of [`ShardStreams::take_answer`].
+    pub(super) fn give_answer(&self, slot: u32) {
+        self.answers.give(slot);
+    }
+
+    /// The pipe of a slot for answers.
+    pub(super) fn answer_pipe(&self, slot: u32) -> Option<Pipe> {
+        self.part.down(slot)
+    }
+
     /// One of the sides of a slot for answers has no more to do with it.
-    fn leave(&self, slot: u32) {
+    pub(super) fn leave(&self, slot: u32) {
         if self.answers.give_half(slot) {
             if let Some(pipe) = self.part.down(slot) {
                 pipe.discard();
@@ -70,108 +85,5 @@ impl Home for ShardStreams {
 
     fn room(&self, slot: u32) {
         detached::room(self.place(slot));
-    }
-}
-
-/// How a call reaches the shard it came from, while it runs.
-pub(in crate::domain) struct InboxUplink<'a> {
-    pub(in crate::domain) inbox: &'a Arc<Inbox>,
-    pub(in crate::domain) conn: ConnId,
-    pub(in crate::domain) seq: u64,
-    pub(in crate::domain) meta: &'a AnswerMeta,
-    /// Of a route of `CWEB_STREAM`.
-    pub(in crate::domain) call: Option<&'a Arc<CallSlot>>,
-}
-
-impl Uplink for InboxUplink<'_> {
-    fn take_slot(&self) -> Option<(u32, Pipe)> {
-        let streams = self.inbox.streams()?;
-        let slot = streams.answers.take()?;
-        let pipe = streams.part.down(slot)?;
-        pipe.reset();
-        Some((slot, pipe))
-    }
-
-    fn give_slot(&self, slot: u32) {
-        if let Some(streams) = self.inbox.streams() {
-            streams.answers.give(slot);
-        }
-    }
-
-    fn leave_slot(&self, slot: u32) {
-        if let Some(streams) = self.inbox.streams() {
-            streams.leave(slot);
-        }
-    }
-
-    fn begin(&self, begun: &Begun<'_>) -> Result<(), i32> {
-        let Begun { slot, status, headers, length } = *begun;
-        let streams = Arc::clone(self.inbox.streams().ok_or(libc::EPERM)?);
-        let (pipe, number, call) = match (slot, self.call) {
-            (Some(slot), _) => (streams.part.down(slot).ok_or(libc::EPERM)?, slot, None),
-            (None, Some(call)) => (call.down().clone(), call.number(), Some(Arc::clone(call))),
-            (None, None) => return Err(libc::EPERM),
-        };
-        let (head, framing, keep_alive, dropped) = begin_answer(self.meta, status, headers.iter().copied(), length);
-        if dropped > 0 {
-            tracing::warn!("{dropped} header field(s) of a streamed answer can't be sent and were dropped");
-        }
-        let answer = Answer::new(pipe, number, call, streams);
-        let (conn, seq) = (self.conn, self.seq);
-        self.inbox.push(Message::StreamBegin(Box::new(StreamBegin { conn, seq, head, framing, keep_alive, answer })));
-        Ok(())
-    }
-
-    fn notice(&self, wants_body: bool) {
-        self.inbox.push(Message::StreamNotice { conn: self.conn, seq: self.seq, wants_body });
-    }
-
-    fn place(&self, slot: u32) -> StreamAddress {
-        place_of(self.inbox, slot)
-    }
-
-    fn share(&self) -> Arc<dyn Uplink> {
-        Arc::new(Lasting { inbox: Arc::clone(self.inbox), conn: self.conn, seq: self.seq })
-    }
-}
-
-fn place_of(inbox: &Inbox, slot: u32) -> StreamAddress {
-    StreamAddress { shard: inbox.streams().map_or(0, |streams| streams.shard), slot }
-}
-
-/// The same for an answer that has begun.
-struct Lasting {
-    inbox: Arc<Inbox>,
-    conn: ConnId,
-    seq: u64,
-}
-
-impl Uplink for Lasting {
-    fn take_slot(&self) -> Option<(u32, Pipe)> {
-        None
-    }
-
-    fn give_slot(&self, _slot: u32) {}
-
-    fn leave_slot(&self, slot: u32) {
-        if let Some(streams) = self.inbox.streams() {
-            streams.leave(slot);
-        }
-    }
-
-    fn begin(&self, _begun: &Begun<'_>) -> Result<(), i32> {
-        Err(libc::EALREADY)
-    }
-
-    fn notice(&self, wants_body: bool) {
-        self.inbox.push(Message::StreamNotice { conn: self.conn, seq: self.seq, wants_body });
-    }
-
-    fn place(&self, slot: u32) -> StreamAddress {
-        place_of(&self.inbox, slot)
-    }
-
-    fn share(&self) -> Arc<dyn Uplink> {
-        Arc::new(Self { inbox: Arc::clone(&self.inbox), conn: self.conn, seq: self.seq })
     }
 }

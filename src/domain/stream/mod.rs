@@ -15,7 +15,7 @@
 //! | `down` | an answer, for both |
 //! | `form` | the parts of a form, read by a handler while they come |
 //! | `running` | which call each thread runs, and which are canceled |
-//! | `here` | all of it where modules run in the server's process |
+//! | `here`, `inbox_uplink` | all of it where modules run in the server's process |
 
 mod answer;
 pub(in crate::domain) mod call;
@@ -23,6 +23,7 @@ pub(in crate::domain) mod detached;
 mod down;
 mod form;
 pub mod here;
+pub(in crate::domain) mod inbox_uplink;
 mod pipe;
 pub mod running;
 pub(in crate::domain) mod slots;

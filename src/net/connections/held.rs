@@ -1,6 +1,7 @@
 //! Accounts for the memory of connections whose clients take no bytes for now.
 
-use super::{ConnId, Connections};
+use super::Connections;
+use crate::net::conn_id::ConnId;
 
 /// Approximate memory of a TLS session, in bytes: its keys, and a buffer for a record in each direction.
 const TLS_BYTES: usize = 32 * 1024;

@@ -1,7 +1,8 @@
 //! The task of one connection: receives until the connection ends.
 
 use super::{DISCARDED_BYTES_MAX, Received, Runtime, SharedCore};
-use crate::net::connections::{ConnId, Connections};
+use crate::net::conn_id::ConnId;
+use crate::net::connections::Connections;
 use crate::net::listener::Peer;
 use crate::net::tls::Acceptor;
 use crate::net::{Application, CloseReason, sys};

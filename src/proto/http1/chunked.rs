@@ -1,8 +1,7 @@
 //! The chunked transfer coding (RFC 9112 §7.1).
 
-use super::decoder::BodyPiece;
-use super::head::RequestError;
-use super::response::{is_field_text, is_tchar};
+use super::field::{is_field_text, is_tchar};
+use super::request_error::RequestError;
 
 /// Limit, in bytes, on one chunk-size line with its extensions.
 const SIZE_LINE_BYTES_MAX: usize = 1024;
@@ -30,6 +29,17 @@ pub(super) struct Chunked {
     state: ChunkState,
     /// Bytes of chunk extensions so far.
     extension_bytes: usize,
+}
+
+/// A piece of a body, handed out as it arrives.
+#[derive(Debug, PartialEq, Eq)]
+pub struct BodyPiece<'a> {
+    /// Bytes of the input that are processed.
+    pub consumed: usize,
+    /// Bytes of the body, without their framing.
+    pub bytes: &'a [u8],
+    /// The body is complete.
+    pub done: bool,
 }
 
 const BAD: RequestError = RequestError::Syntax("the chunked body is malformed");

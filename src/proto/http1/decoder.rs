@@ -1,7 +1,8 @@
 //! Decodes requests from a stream of bytes.
 
-use super::chunked::Chunked;
-use super::head::{Framing, Head, Limits, Method, RequestError, RequestView, is_line_end};
+use super::chunked::{BodyPiece, Chunked};
+use super::head::{Framing, Head, Limits, Method, RequestView, is_line_end};
+use super::request_error::RequestError;
 use std::sync::Arc;
 
 /// Smallest step, in bytes, by which memory for a body grows as its bytes arrive. A client that announces a large body and
@@ -251,17 +252,6 @@ impl RequestDecoder {
         let view = RequestView { head: &self.head, bytes: &self.head_bytes, body, shared, peer: None };
         Ok(Decoded::Request { consumed: used, view })
     }
-}
-
-/// A piece of a body, handed out as it arrives.
-#[derive(Debug, PartialEq, Eq)]
-pub struct BodyPiece<'a> {
-    /// Bytes of the input that are processed.
-    pub consumed: usize,
-    /// Bytes of the body, without their framing.
-    pub bytes: &'a [u8],
-    /// The body is complete.
-    pub done: bool,
 }
 
 /// After [`Decoded::Body`], the caller may call these functions instead of [`RequestDecoder::decode`]. They hand out the body

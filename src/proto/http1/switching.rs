@@ -1,7 +1,7 @@
 //! The answer that accepts a WebSocket's handshake (RFC 6455 §4.2.2), with the header fields that a module adds.
 
+use super::field::{Fate, fate, push_field};
 use super::head::{RequestView, tokens};
-use super::response::{Fate, fate, push_field};
 use crate::proto::ws::Deflate;
 
 /// The facts of a valid handshake.

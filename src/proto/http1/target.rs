@@ -1,6 +1,6 @@
 //! Request targets (RFC 9112 §3.2) and hosts (RFC 9110 §7.2).
 
-use super::head::RequestError;
+use super::request_error::RequestError;
 use std::net::Ipv6Addr;
 
 /// The parts of a request target.

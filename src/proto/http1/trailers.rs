@@ -1,6 +1,6 @@
 //! Trailer fields of an answer in chunks (RFC 9110 §6.5, RFC 9112 §7.1.2).
 
-use super::response::{Fate, fate, push_field};
+use super::field::{Fate, fate, push_field};
 
 /// Limit, in bytes, on the trailer fields of one answer.
 const TRAILER_BYTES_MAX: usize = 8 * 1024;

@@ -4,10 +4,9 @@ mod deflate;
 mod extension;
 mod frame;
 mod handshake;
-mod inspect;
+mod head;
+mod reader;
 mod session;
-mod utf8;
-mod whole;
 
 pub use deflate::{Deflater, Inflater};
 pub use extension::{Deflate, WINDOW_BITS_MAX};

@@ -1,14 +1,7 @@
-//! The protocol of one WebSocket: tungstenite over a stream in memory.
+//! The protocol of one WebSocket: what arrives becomes events, and pings and close frames are answered.
 
 use super::frame::{Kind, push_header};
-use super::inspect::{Beginning, Inspector};
-use super::whole::{self, WholeMessage};
-use std::collections::VecDeque;
-use std::io::{self, Read, Write};
-use tungstenite::error::{CapacityError, ProtocolError};
-use tungstenite::protocol::frame::coding::CloseCode;
-use tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
-use tungstenite::{Error, Message, WebSocket};
+use super::reader::{Input, Reader};
 
 /// Limits of a session.
 #[derive(Debug, Clone, Copy)]
@@ -39,66 +32,24 @@ pub enum Event {
     },
 }
 
-/// Initial size, in bytes, of tungstenite's receive buffer in an idle session; the buffer grows with the input.
-const READ_BUFFER_BYTES: usize = 512;
 /// Limit, in bytes, on the reason in a close frame (RFC 6455 §5.5): a control frame's payload has 125 bytes, and the code takes
 /// two.
 const REASON_BYTES_MAX: usize = 123;
-/// RFC 6455 §5.5.1
+/// RFC 6455 §5.5: the first bytes of control frames.
 const CLOSE: u8 = 0x88;
-/// RFC 6455 §5.2
-const FIN: u8 = 0x80;
-const BINARY: u8 = 0x02;
-
-/// The stream that tungstenite reads and writes.
-#[derive(Debug, Default)]
-struct Memory {
-    input: VecDeque<u8>,
-    output: Vec<u8>,
-}
-
-impl Read for Memory {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.input.is_empty() {
-            return Err(io::ErrorKind::WouldBlock.into());
-        }
-        self.input.read(buffer)
-    }
-}
-
-impl Write for Memory {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.output.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
+const PING: u8 = 0x89;
+const PONG: u8 = 0x8a;
 
 /// The server's end of one WebSocket after its handshake. [`encode_frame`](super::encode_frame) encodes data frames; the caller
 /// may send them between any two outputs of this session.
 #[derive(Debug)]
 pub struct Session {
-    inspector: Inspector,
-    /// The close code of a fault that the inspector found. The session sends it after it has handed out all earlier messages.
-    fault: Option<u16>,
-    socket: WebSocket<Memory>,
-    limits: WsLimits,
-    /// Messages that tungstenite has received and not handed out; used only where messages may be compressed. tungstenite has
-    /// no compression, so the session passes compressed messages on as binary messages.
-    begun: VecDeque<Beginning>,
-    /// tungstenite has processed all bytes that it was given.
-    drained: bool,
-    /// tungstenite, or the code that writes frames in its place, may have bytes to send.
-    speaks: bool,
+    reader: Reader,
+    /// Control frames to send.
+    output: Vec<u8>,
+    /// A close frame has been sent or received.
     closing: bool,
     over: bool,
-    /// Approximate number of received bytes of incomplete messages.
-    held: usize,
-    /// Bytes received last: at most this many follow a complete message.
-    fed: usize,
 }
 
 /// The events in bytes that arrived, see [`Session::receive`].
@@ -113,45 +64,21 @@ impl Iterator for Received<'_> {
     type Item = Event;
 
     fn next(&mut self) -> Option<Event> {
-        if !self.bytes.is_empty() {
-            if let Some((event, len)) = self.session.take_whole(self.bytes) {
-                self.bytes = self.bytes.get(len..).unwrap_or_default();
+        while let Some(input) = self.session.reader.next(&mut self.bytes) {
+            if let Some(event) = self.session.take(input) {
                 return Some(event);
             }
-            self.session.feed(std::mem::take(&mut self.bytes));
         }
-        self.session.next()
+        None
     }
-}
-
-fn protocol(memory: Memory, limits: WsLimits) -> WebSocket<Memory> {
-    let config = WebSocketConfig::default()
-        .read_buffer_size(READ_BUFFER_BYTES)
-        .write_buffer_size(0)
-        .max_message_size(Some(limits.message_bytes_max))
-        .max_frame_size(Some(limits.message_bytes_max));
-    WebSocket::from_raw_socket(memory, Role::Server, Some(config))
 }
 
 impl Session {
     /// Creates the session of a WebSocket that has just been opened.
     #[must_use]
     pub fn new(limits: WsLimits) -> Self {
-        let socket = protocol(Memory::default(), limits);
-        let inspector = Inspector::new(limits.message_bytes_max, limits.deflates);
-        Self {
-            inspector,
-            fault: None,
-            socket,
-            limits,
-            begun: VecDeque::new(),
-            drained: true,
-            speaks: false,
-            closing: false,
-            over: false,
-            held: 0,
-            fed: 0,
-        }
+        let reader = Reader::new(limits.message_bytes_max, limits.deflates);
+        Self { reader, output: Vec::new(), closing: false, over: false }
     }
 
     /// Takes bytes that arrived, and returns their events. The caller must call `next` until it returns `None`.
@@ -159,162 +86,70 @@ impl Session {
         Received { session: self, bytes }
     }
 
-    /// The message at the front of `bytes` and the length of its frame, if the message is whole and no incomplete message
-    /// precedes it.
-    fn take_whole(&self, bytes: &[u8]) -> Option<(Event, usize)> {
-        let usual = self.drained && self.inspector.is_between_messages() && !self.closing && self.fault.is_none();
-        let WsLimits { message_bytes_max, deflates } = self.limits;
-        let message = usual.then(|| whole::message(bytes, message_bytes_max, deflates)).flatten()?;
-        let WholeMessage { kind, deflated, payload, frame_len } = message;
-        Some((Event::Message { kind, payload, deflated }, frame_len))
-    }
-
-    /// Passes bytes that arrived to tungstenite; the caller must then call [`Session::next`] until it returns `None`.
-    fn feed(&mut self, bytes: &[u8]) {
-        if self.over || self.fault.is_some() {
-            return;
-        }
-        (self.drained, self.speaks) = (false, true);
-        (self.held, self.fed) = (self.held + bytes.len(), bytes.len());
-        let sound = match self.inspector.inspect(bytes) {
-            Ok(()) => bytes,
-            Err(fault) => {
-                self.fault = Some(fault.code);
-                bytes.get(..fault.before).unwrap_or_default()
-            }
-        };
-        let input = &mut self.socket.get_mut().input;
-        let before = input.len();
-        input.extend(sound);
-        if self.limits.deflates {
-            for begun in self.inspector.take_begun() {
-                let Some(first) = input.get_mut(before + begun.at) else { continue };
-                if begun.deflated {
-                    *first = *first & FIN | BINARY;
+    /// Answers what the peer has sent; the event for the caller, if the input is one.
+    fn take(&mut self, input: Input) -> Option<Event> {
+        match input {
+            Input::Message { kind, deflated, payload } => Some(Event::Message { kind, payload, deflated }),
+            // §5.5.1: no frame follows a close frame.
+            Input::Ping(payload) => {
+                if !self.closing {
+                    self.push_control(PONG, &[&payload]);
                 }
-                self.begun.push_back(begun);
+                None
             }
-        }
-    }
-
-    /// Converts a message that tungstenite has assembled back to the form in which the peer sent it.
-    fn message(&mut self, kind: Kind, payload: Vec<u8>) -> Event {
-        self.held = self.held.saturating_sub(payload.len()).min(self.fed);
-        let begun = self.begun.pop_front().filter(|begun| begun.deflated);
-        let (kind, deflated) = begun.map_or((kind, false), |begun| (begun.kind, true));
-        Event::Message { kind, payload, deflated }
-    }
-
-    /// The next event in the bytes that were fed.
-    fn next(&mut self) -> Option<Event> {
-        while !self.over && !self.drained {
-            match self.socket.read() {
-                Ok(Message::Text(text)) => {
-                    let payload = tungstenite::Bytes::from(text).into();
-                    return Some(self.message(Kind::Text, payload));
+            Input::Close(None) => {
+                if !self.closing {
+                    self.push_control(CLOSE, &[]);
                 }
-                Ok(Message::Binary(bytes)) => {
-                    return Some(self.message(Kind::Binary, bytes.into()));
-                }
-                Ok(Message::Close(frame)) => {
-                    // Queues tungstenite's answer; bytes after a close frame are ignored (RFC 6455 §5.5.1).
-                    let _ = self.socket.flush();
-                    return Some(self.end(frame.map(|frame| frame.code.into())));
-                }
-                Ok(_) => {} // Pings are answered by tungstenite; pongs need nothing.
-                Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => match self.fault {
-                    Some(code) => return Some(self.fail_with(code)),
-                    None => self.drained = true,
-                },
-                Err(error) => return Some(self.fail(&error)),
+                self.end(None)
             }
+            Input::Close(Some((code, reason))) => self.fail_with(code, &reason),
+            Input::Fault(code) => self.fail_with(code, ""),
         }
-        if self.socket.get_ref().input.is_empty() {
-            // An idle session must hold no memory for input.
-            self.socket.get_mut().input = VecDeque::new();
-            if self.inspector.is_between_messages() {
-                self.held = 0;
-            }
-            if self.begun.is_empty() {
-                self.begun = VecDeque::new();
-            }
-        }
-        None
     }
 
     /// Bytes of memory that incomplete messages hold.
     #[must_use]
     pub fn held(&self) -> usize {
-        self.held
+        self.reader.held()
     }
 
     /// Ends the session with `code`, and frees the memory of the incomplete message.
     pub fn give_up(&mut self, code: u16, reason: &str) {
+        self.fail_with(code, reason);
+    }
+
+    /// Ends the session with a close frame, unless one has been sent (RFC 6455 §5.5.1, §7.1.7).
+    fn fail_with(&mut self, code: u16, reason: &str) -> Option<Event> {
         if !self.closing {
-            self.push_close(code, reason);
-        }
-        let output = std::mem::take(&mut self.socket.get_mut().output);
-        self.socket = protocol(Memory { input: VecDeque::new(), output }, self.limits);
-        self.begun = VecDeque::new();
-        self.end(Some(code));
-    }
-
-    fn end(&mut self, code: Option<u16>) -> Event {
-        self.held = 0;
-        self.over = true;
-        self.closing = true;
-        self.socket.get_mut().input = VecDeque::new();
-        Event::Closed { code }
-    }
-
-    /// The peer broke the protocol: sends the close code and ends the session (RFC 6455 §7.1.7).
-    fn fail(&mut self, error: &Error) -> Event {
-        let code = match error {
-            Error::Utf8(_) => 1007,
-            Error::Capacity(CapacityError::MessageTooLong { .. } | CapacityError::TooManyHeaders) => 1009,
-            Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)
-            | Error::ConnectionClosed
-            | Error::AlreadyClosed => {
-                return self.end(None);
-            }
-            _ => 1002,
-        };
-        self.fail_with(code)
-    }
-
-    fn fail_with(&mut self, code: u16) -> Event {
-        if !self.closing {
-            self.push_close(code, "");
+            self.push_control(CLOSE, &[&code.to_be_bytes(), reason.as_bytes()]);
         }
         self.end(Some(code))
     }
 
-    /// Encodes a close frame without tungstenite, because tungstenite writes nothing after an error.
-    fn push_close(&mut self, code: u16, reason: &str) {
-        self.speaks = true;
-        let out = &mut self.socket.get_mut().output;
-        push_header(out, CLOSE, 2 + reason.len());
-        out.extend_from_slice(&code.to_be_bytes());
-        out.extend_from_slice(reason.as_bytes());
+    /// The end of the session, which is an event once.
+    fn end(&mut self, code: Option<u16>) -> Option<Event> {
+        self.reader.end();
+        self.closing = true;
+        (!std::mem::replace(&mut self.over, true)).then_some(Event::Closed { code })
     }
 
-    /// Whether there may be bytes to send.
+    /// Encodes a control frame to send.
+    fn push_control(&mut self, first: u8, payload: &[&[u8]]) {
+        push_header(&mut self.output, first, payload.iter().map(|part| part.len()).sum());
+        payload.iter().for_each(|part| self.output.extend_from_slice(part));
+    }
+
+    /// Whether there are bytes to send.
     #[must_use]
     pub fn has_output(&self) -> bool {
-        self.speaks
+        !self.output.is_empty()
     }
 
     /// Moves the bytes to send (pongs, close frames) to the end of `out`.
     pub fn take_output(&mut self, out: &mut Vec<u8>) {
-        if !std::mem::take(&mut self.speaks) {
-            return;
-        }
-        let _ = self.socket.flush();
-        let output = &mut self.socket.get_mut().output;
-        if !output.is_empty() {
-            out.append(output);
-            *output = Vec::new();
-        }
+        out.append(&mut self.output);
+        self.output = Vec::new();
     }
 
     /// Begins the closing handshake; only the first call has an effect. `reason` is truncated to the limit of a close frame.
@@ -327,9 +162,7 @@ impl Session {
             end -= 1;
         }
         let reason = reason.get(..end).unwrap_or_default();
-        self.speaks = true;
-        let frame = CloseFrame { code: CloseCode::from(code), reason: reason.to_owned().into() };
-        let _ = self.socket.close(Some(frame));
+        self.push_control(CLOSE, &[&code.to_be_bytes(), reason.as_bytes()]);
     }
 
     /// Whether no more data may be sent: a close frame has been sent or received.
@@ -338,14 +171,11 @@ impl Session {
         self.closing
     }
 
-    /// Queues a ping, unless the session is closing: no frame may follow a close frame (RFC 6455 §5.5.1). tungstenite does not
-    /// know of close frames that the session encoded itself.
+    /// Queues a ping, unless the session is closing: no frame may follow a close frame (RFC 6455 §5.5.1).
     pub fn ping(&mut self) {
-        if self.closing {
-            return;
+        if !self.closing {
+            self.push_control(PING, &[]);
         }
-        self.speaks = true;
-        let _ = self.socket.send(Message::Ping(tungstenite::Bytes::new()));
     }
 }
 
@@ -439,14 +269,14 @@ mod tests {
 
     #[test]
     fn rfc_6455_5_5_1_nothing_follows_a_close_frame() {
-        let by_peer: fn(&mut Session) = |session| session.feed(&frame(0x88, b"\x03\xe8"));
-        let by_fault: fn(&mut Session) = |session| session.feed(b"\x81\x01a");
+        let by_peer: fn(&mut Session) = |session| session.receive(&frame(0x88, b"\x03\xe8")).for_each(drop);
+        let by_fault: fn(&mut Session) = |session| session.receive(b"\x81\x01a").for_each(drop);
         let by_us: fn(&mut Session) = |session| session.close(1000, "");
         for end in [by_peer, by_fault, by_us] {
             let (mut session, mut out) = (session(), Vec::new());
             end(&mut session);
-            session.next();
             session.ping();
+            assert_eq!(session.receive(b"\x89\x80\0\0\0\0").next(), None);
             session.take_output(&mut out);
             assert_eq!((out[0], out.len()), (0x88, 4), "{out:x?}");
         }

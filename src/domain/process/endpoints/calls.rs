@@ -1,7 +1,7 @@
 //! The calls a shard has in one domain, while its processes come and go.
 
+use super::super::call_target::CallTarget;
 use super::super::identity::Identity;
-use super::super::remote::RemoteModule;
 use super::super::wire;
 use super::RingEndpoints;
 use super::call::{Caller, Copying, Large, Payload, Pending, Queued, Sending, Stage, Watched, grace_ms};
@@ -9,7 +9,7 @@ use super::refusal::{barred, barred_text, refuse};
 use super::session::{KnownSocket, ProcessSession};
 use crate::abi::manifest::RouteDecl;
 use crate::domain::call::{BodyLedger, GenerationRef, SocketEvent, Task, failure};
-use crate::domain::inbox::Message;
+use crate::domain::module_message::ModuleMessage;
 use crate::id_map::IdMap;
 use crate::logbook::{self, Kind};
 use std::cell::Cell;
@@ -73,7 +73,7 @@ pub struct CallTable {
     pub(super) waiting: Arc<BodyLedger>,
     messages: Arc<BodyLedger>,
     /// Outcomes of calls that were not sent anywhere.
-    pub(super) refused: Vec<Message>,
+    pub(super) refused: Vec<ModuleMessage>,
     /// The domain was told that this shard is about to sleep.
     pub(super) sleeps: Cell<bool>,
 }
@@ -176,7 +176,7 @@ impl CallTable {
 
     /// A process of the domain is there, and gets what waits. One before it may still answer. Gives the outcome of the calls
     /// that nobody gets, because their module is in quarantine by now.
-    pub fn up(&mut self, endpoints: Box<RingEndpoints>) -> Vec<Message> {
+    pub fn up(&mut self, endpoints: Box<RingEndpoints>) -> Vec<ModuleMessage> {
         self.take_back();
         if let Some(session) = &mut self.current {
             // Requests of this batch went into the ring of the process, and no other call will publish them.
@@ -235,7 +235,7 @@ impl CallTable {
 
     /// Answers the requests that have been with the domain for longer than `limit_ms`, and asks for a new process; also
     /// when the callbacks of a socket neither return nor send for so long.
-    pub fn expire(&mut self, now_ms: u64, limit_ms: u64) -> Vec<Message> {
+    pub fn expire(&mut self, now_ms: u64, limit_ms: u64) -> Vec<ModuleMessage> {
         (self.now_ms, self.limit_ms) = (now_ms, limit_ms);
         self.look_at_streams();
         let limit_of = |pending: &Pending| match pending.stage {
@@ -287,7 +287,7 @@ impl CallTable {
             };
             logbook::add(name, Kind::Error, &format!("a request is answered {status}: {}", text.trim_end()));
             let Caller::Request { conn, seq, meta } = pending.caller else { continue };
-            answers.push(Message::Answer { conn, seq, bytes: meta.plain(status, &text), lent: None });
+            answers.push(ModuleMessage::Answer { conn, seq, bytes: meta.plain(status, &text), lent: None });
         }
         for session in self.current.iter_mut().chain(&mut self.former) {
             session.expire_waited(now_ms);
@@ -300,7 +300,7 @@ impl CallTable {
 
     /// Asks for a new process where the callbacks of a socket run for longer than they may. When nothing is sent to the old
     /// one any more, the socket goes on without them: not before, since callbacks of one socket run one at a time.
-    fn expire_sockets(&mut self, limit_ms: u64, out: &mut Vec<Message>) {
+    fn expire_sockets(&mut self, limit_ms: u64, out: &mut Vec<ModuleMessage>) {
         let now_ms = self.now_ms;
         let sockets = self.pending.iter().filter_map(|(ticket, pending)| match pending.caller {
             Caller::Socket { key, callbacks, .. }
@@ -337,13 +337,13 @@ impl CallTable {
             session.forget(key);
             if let Some(Pending { caller: Caller::Socket { key, ends, .. }, .. }) = self.pending.remove(&ticket) {
                 self.ended.extend(ends.then_some(key));
-                out.push(Message::SocketIdle { socket: key });
+                out.push(ModuleMessage::SocketIdle { socket: key });
             }
         }
     }
 
     /// A process of the domain has died. Gives the outcome of every call that was with it.
-    pub fn down(&mut self) -> Vec<Message> {
+    pub fn down(&mut self) -> Vec<ModuleMessage> {
         let mut dead: Vec<ProcessSession> = self.former.extract_if(.., |session| session.endpoints.is_dead()).collect();
         if self.current.as_ref().is_some_and(|session| session.endpoints.is_dead()) {
             self.take_back();
@@ -357,22 +357,22 @@ impl CallTable {
             Caller::Request { conn, seq, meta } => {
                 let name = &pending.hold.instance().manifest().name;
                 let text = format!("module {name} was interrupted: the process it ran in died\n");
-                Message::Answer { conn, seq, bytes: meta.plain(502, &failure(&text)), lent: None }
+                ModuleMessage::Answer { conn, seq, bytes: meta.plain(502, &failure(&text)), lent: None }
             }
             Caller::Socket { key, ends, .. } => {
                 self.ended.extend(ends.then_some(key));
-                Message::SocketIdle { socket: key }
+                ModuleMessage::SocketIdle { socket: key }
             }
         };
-        let mut outcomes: Vec<Message> = lost.into_iter().map(outcome).collect();
+        let mut outcomes: Vec<ModuleMessage> = lost.into_iter().map(outcome).collect();
         let broken = dead.iter().flat_map(|session| session.endpoints.streams.open());
-        outcomes.extend(broken.map(|(conn, seq)| Message::StreamBroken { conn, seq }));
+        outcomes.extend(broken.map(|(conn, seq)| ModuleMessage::StreamBroken { conn, seq }));
         outcomes
     }
 
     /// Queues a call; [`CallTable::flush`] sends it.
     pub fn submit(&mut self, hold: Arc<dyn GenerationRef>, short: bool, work: Task) {
-        let Some(module) = hold.instance().as_any().downcast_ref::<RemoteModule>() else { return };
+        let Some(module) = CallTarget::of(hold.instance()) else { return };
         if let Some(why) = module.barred() {
             let caller = match work {
                 Task::Request { conn, seq, meta, .. } => Caller::Request { conn, seq, meta },
@@ -383,7 +383,7 @@ impl CallTable {
         if matches!(work, Task::Request { .. }) {
             module.domain().count_request(self.shard);
         }
-        let instance = crate::domain::Instance::id(module);
+        let instance = module.id();
         self.tickets += 1;
         let ticket = self.tickets | TICKET_BIT;
         let (mut limit_ms, mut grace, mut watched) = (None, 0, None);

@@ -4,8 +4,9 @@
 //! A call of this kind gets its ticket when its record is sent, and only while no other call waits to be sent: tickets are
 //! sent in their order.
 
-use super::super::arena::{ExtentRange, SMALL_BYTES_MAX};
+use super::super::arena::ExtentRange;
 use super::super::extents::NoRoom;
+use super::super::extents::SMALL_BYTES_MAX;
 use super::super::wire;
 use super::call::{Caller, Copying, Large, Payload, Pending, Piece, Queued, Sending};
 use super::calls::{CallTable, TICKET_BIT};

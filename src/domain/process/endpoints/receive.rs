@@ -8,7 +8,7 @@ use super::calls::CallTable;
 use super::session::ProcessSession;
 use crate::domain::call::failure;
 use crate::domain::files;
-use crate::domain::inbox::{Declined, Message};
+use crate::domain::module_message::{Declined, ModuleMessage};
 use crate::net::{Attached, Lent};
 use crate::proto::http1::{ResponseHead, encode_response};
 use crate::proto::ws::Encoded;
@@ -26,10 +26,10 @@ fn borrowed(session: &ProcessSession, body: &Body<'_>) -> Result<Option<Borrowed
 }
 
 /// A record of `session` about rooms.
-fn rooms(session: &ProcessSession, record: &ToServer<'_>, out: &mut Vec<Message>) -> Result<(), String> {
+fn rooms(session: &ProcessSession, record: &ToServer<'_>, out: &mut Vec<ModuleMessage>) -> Result<(), String> {
     match *record {
         ToServer::Room { key, room, joins } if session.known.contains_key(&key) => {
-            out.push(Message::SocketRoom { socket: key, room: room.into(), joins });
+            out.push(ModuleMessage::SocketRoom { socket: key, room: room.into(), joins });
         }
         ToServer::Publish { plain_bytes, room, frame } => {
             let frames: Vec<u8> = match (borrowed(session, &frame)?, frame) {
@@ -40,7 +40,7 @@ fn rooms(session: &ProcessSession, record: &ToServer<'_>, out: &mut Vec<Message>
             };
             let message = encoded(frames, plain_bytes).ok_or("a frame for a room is shorter than it should be")?;
             let domain = session.endpoints.domain_name().into();
-            out.push(Message::RoomPublish { domain, room: room.into(), message });
+            out.push(ModuleMessage::RoomPublish { domain, room: room.into(), message });
         }
         _ => {}
     }
@@ -65,7 +65,7 @@ fn tell_dropped(pending: &Pending, dropped: u32) {
 
 impl CallTable {
     /// Takes at most `records_max` of the records that each process of the domain has sent, and gives what they mean.
-    pub fn poll(&mut self, records_max: usize, out: &mut Vec<Message>) {
+    pub fn poll(&mut self, records_max: usize, out: &mut Vec<ModuleMessage>) {
         out.append(&mut self.refused);
         if let Some(mut session) = self.current.take() {
             self.poll_line(&mut session, records_max, out);
@@ -76,7 +76,7 @@ impl CallTable {
         self.former = former;
     }
 
-    fn poll_line(&mut self, session: &mut ProcessSession, records_max: usize, out: &mut Vec<Message>) {
+    fn poll_line(&mut self, session: &mut ProcessSession, records_max: usize, out: &mut Vec<ModuleMessage>) {
         if session.broken || session.endpoints.consumer.is_empty() {
             return;
         }
@@ -134,7 +134,12 @@ impl CallTable {
         }
     }
 
-    fn take(&mut self, session: &mut ProcessSession, record: &[u8], out: &mut Vec<Message>) -> Result<(), String> {
+    fn take(
+        &mut self,
+        session: &mut ProcessSession,
+        record: &[u8],
+        out: &mut Vec<ModuleMessage>,
+    ) -> Result<(), String> {
         let record = ToServer::read(record).map_err(|error| error.to_string())?;
         match record {
             ToServer::Answer { ticket, ran_us, status, headers, body } => {
@@ -152,7 +157,7 @@ impl CallTable {
                 let dropped = encode_response(&mut bytes, &head, headers.iter(), body);
                 let lent = lent.filter(|_| head.has_body()).map(|lent| Attached::Lent(Box::new(lent)));
                 tell_dropped(&pending, dropped);
-                out.push(Message::Answer { conn, seq, bytes, lent });
+                out.push(ModuleMessage::Answer { conn, seq, bytes, lent });
             }
             ToServer::Stream(record) => self.take_stream(session, &record, out)?,
             ToServer::FileAnswer(answer) => {
@@ -171,7 +176,7 @@ impl CallTable {
                 session.endpoints.call_over(ticket);
                 let Some(pending) = self.finish(session, ticket, Caller::is_request)? else { return Ok(()) };
                 if let Caller::Request { conn, seq, meta } = pending.caller {
-                    out.push(Message::Answer { conn, seq, bytes: meta.plain(500, &failure(why)), lent: None });
+                    out.push(ModuleMessage::Answer { conn, seq, bytes: meta.plain(500, &failure(why)), lent: None });
                 }
             }
             ToServer::Declined { ticket, ran_us } => self.take_declined(session, ticket, ran_us, out)?,
@@ -184,7 +189,7 @@ impl CallTable {
                         session.forget(key);
                         self.ended.push(key);
                     }
-                    out.push(Message::SocketIdle { socket: key });
+                    out.push(ModuleMessage::SocketIdle { socket: key });
                 }
             }
             ToServer::Room { .. } | ToServer::Publish { .. } => return rooms(session, &record, out),
@@ -197,14 +202,14 @@ impl CallTable {
                     known.spoke_ms = self.now_ms;
                 }
                 out.push(match (lent, frame) {
-                    (Some(lent), _) => Message::SocketSendLent { socket: key, frame: Box::new(lent) },
-                    (None, Body::Here(frame)) => Message::SocketSend { socket: key, frame: frame.into() },
+                    (Some(lent), _) => ModuleMessage::SocketSendLent { socket: key, frame: Box::new(lent) },
+                    (None, Body::Here(frame)) => ModuleMessage::SocketSend { socket: key, frame: frame.into() },
                     (None, Body::Lent(_)) => return Ok(()),
                 });
             }
             ToServer::Close { key, code } => {
                 let code = if (1000..=4999).contains(&code) { code } else { 1000 };
-                out.push(Message::SocketClose { socket: key, code });
+                out.push(ModuleMessage::SocketClose { socket: key, code });
             }
         }
         Ok(())
@@ -216,7 +221,7 @@ impl CallTable {
         session: &mut ProcessSession,
         ticket: u64,
         ran_us: u32,
-        out: &mut Vec<Message>,
+        out: &mut Vec<ModuleMessage>,
     ) -> Result<(), String> {
         // Before the call is closed: it is answered when the process is ended for this.
         if self.pending.get(&ticket).is_some_and(|pending| pending.kept.is_none()) {
@@ -229,7 +234,7 @@ impl CallTable {
             return Ok(());
         };
         let by = pending.hold.instance().manifest().name.clone();
-        out.push(Message::Declined(Box::new(Declined { by, conn, seq, request: *request, meta })));
+        out.push(ModuleMessage::Declined(Box::new(Declined { by, conn, seq, request: *request, meta })));
         Ok(())
     }
 
@@ -238,7 +243,7 @@ impl CallTable {
         &mut self,
         session: &mut ProcessSession,
         answer: FileAnswer<'_>,
-        out: &mut Vec<Message>,
+        out: &mut Vec<ModuleMessage>,
     ) -> Result<(), String> {
         let FileAnswer { ticket, ran_us, status, headers, file } = answer;
         // Also for a call that is over: the next file is behind this one.
@@ -249,7 +254,7 @@ impl CallTable {
             // The domain takes the file for passed: the next process begins without such.
             session.endpoints.owner.recycle("an open file could not be taken from it: too many are open");
             let bytes = meta.plain(503, "the server has too many open files\n");
-            out.push(Message::Answer { conn: *conn, seq: *seq, bytes, lent: None });
+            out.push(ModuleMessage::Answer { conn: *conn, seq: *seq, bytes, lent: None });
             return Ok(());
         };
         let mut bytes = Vec::with_capacity(512);
@@ -258,7 +263,7 @@ impl CallTable {
         pending.hold.ran(pending.unit, Duration::from_micros(u64::from(ran_us)), bytes.len());
         tell_dropped(&pending, dropped);
         let lent = head.has_body().then(|| files::pieces(&descriptor, file.pieces.into_iter()));
-        out.push(Message::Answer { conn: *conn, seq: *seq, bytes, lent });
+        out.push(ModuleMessage::Answer { conn: *conn, seq: *seq, bytes, lent });
         Ok(())
     }
 

@@ -1,16 +1,16 @@
 //! What is answered in the place of a module.
 
-use super::super::remote::RemoteModule;
+use super::super::call_target::CallTarget;
 use super::call::Caller;
 use crate::domain::call::GenerationRef;
-use crate::domain::inbox::Message;
+use crate::domain::module_message::ModuleMessage;
 
 /// RFC 6455 §7.4.1: an unexpected condition.
 const INTERNAL_ERROR: u16 = 1011;
 
 /// Why the module must not be called, if so.
 pub(super) fn barred(hold: &dyn GenerationRef) -> Option<String> {
-    hold.instance().as_any().downcast_ref::<RemoteModule>().and_then(RemoteModule::barred)
+    CallTarget::of(hold.instance()).and_then(CallTarget::barred)
 }
 
 /// The same for one that must not, unless that has just changed.
@@ -19,14 +19,14 @@ pub(super) fn barred_text(hold: &dyn GenerationRef) -> String {
 }
 
 /// The outcome of a call that must not be made: 503, or the end of the socket.
-pub(super) fn refuse(caller: Caller, why: &str, out: &mut Vec<Message>) {
+pub(super) fn refuse(caller: Caller, why: &str, out: &mut Vec<ModuleMessage>) {
     match caller {
         Caller::Request { conn, seq, meta } => {
-            out.push(Message::Answer { conn, seq, bytes: meta.plain(503, &format!("{why}\n")), lent: None });
+            out.push(ModuleMessage::Answer { conn, seq, bytes: meta.plain(503, &format!("{why}\n")), lent: None });
         }
         Caller::Socket { key, .. } => {
-            out.push(Message::SocketIdle { socket: key });
-            out.push(Message::SocketClose { socket: key, code: INTERNAL_ERROR });
+            out.push(ModuleMessage::SocketIdle { socket: key });
+            out.push(ModuleMessage::SocketClose { socket: key, code: INTERNAL_ERROR });
         }
     }
 }

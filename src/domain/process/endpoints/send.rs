@@ -1,13 +1,13 @@
 //! Records on their way to a domain.
 
-use super::super::arena::{LENT_BYTES_MIN, SMALL_BYTES_MAX};
-use super::super::remote::RemoteModule;
+use super::super::arena::LENT_BYTES_MIN;
+use super::super::call_target::CallTarget;
+use super::super::extents::SMALL_BYTES_MAX;
 use super::super::wire::{self, Event, StreamToDomain};
 use super::call::{Caller, Payload, Pending, Queued, Sending, Stage, grace_ms};
 use super::calls::{CallTable, TICKET_BIT};
 use super::large::COPIED_BYTES_MAX;
 use super::session::{KnownSocket, ProcessSession};
-use crate::domain::Instance;
 use crate::domain::call::{GenerationRef, NewRequest, SocketEvent};
 use crate::domain::ring::PushError;
 use crate::domain::stream::StreamStart;
@@ -39,7 +39,7 @@ impl CallTable {
     ) -> Option<(u64, Option<u64>, u64)> {
         let waits = self.draining || self.sending.is_some() || !self.queue.is_empty();
         let session = self.current.as_mut().filter(|session| !session.broken && !waits)?;
-        let module = hold.instance().as_any().downcast_ref::<RemoteModule>()?;
+        let module = CallTarget::of(hold.instance())?;
         let route = module.manifest().routes.get(request.route)?;
         if route.is_serial()
             || route.is_fallback()

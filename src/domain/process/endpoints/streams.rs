@@ -4,7 +4,7 @@ use super::super::wire::{Headers, StreamToDomain, StreamToServer};
 use super::call::{Caller, Watched};
 use super::calls::CallTable;
 use super::session::ProcessSession;
-use crate::domain::inbox::Message;
+use crate::domain::module_message::ModuleMessage;
 use crate::domain::ring::{Producer, PushError};
 use crate::domain::stream::running::Reason;
 use crate::domain::stream::slots::{Part, Slots};
@@ -226,7 +226,7 @@ impl CallTable {
         &mut self,
         session: &mut ProcessSession,
         record: &StreamToServer<'_>,
-        out: &mut Vec<Message>,
+        out: &mut Vec<ModuleMessage>,
     ) -> Result<(), String> {
         match *record {
             StreamToServer::Begin { ticket, slot, status, length, headers } => {
@@ -241,7 +241,7 @@ impl CallTable {
                 let open = session.endpoints.streams.open.get(&ticket);
                 // One about what is over is late, and means nothing.
                 if let Some((conn, seq)) = of_call.or_else(|| open.map(|open| (open.conn, open.seq))) {
-                    out.push(Message::StreamNotice { conn, seq, wants_body });
+                    out.push(ModuleMessage::StreamNotice { conn, seq, wants_body });
                 }
                 Ok(())
             }
@@ -255,7 +255,7 @@ impl CallTable {
                 let ran = Duration::from_micros(u64::from(ran_us)).max(STREAMED_AT_LEAST);
                 pending.hold.ran(pending.unit, ran, 0);
                 if let Caller::Request { conn, seq, .. } = pending.caller {
-                    out.push(Message::StreamReturned { conn, seq });
+                    out.push(ModuleMessage::StreamReturned { conn, seq });
                 }
                 Ok(())
             }
@@ -271,7 +271,7 @@ impl CallTable {
         status: u16,
         length: Option<u64>,
         headers: Headers<'_>,
-        out: &mut Vec<Message>,
+        out: &mut Vec<ModuleMessage>,
     ) -> Result<(), String> {
         let pending = self.pending.get_mut(&ticket).filter(|_| session.tickets.contains(&ticket));
         if pending.is_none() && !session.late.contains(&ticket) {
@@ -296,7 +296,7 @@ impl CallTable {
             tracing::warn!("module {name}: {dropped} response header(s) that can't be sent were dropped");
         }
         streams.open.insert(ticket, Open { conn, seq });
-        out.push(Message::StreamBegin(Box::new(StreamBegin { conn, seq, head, framing, keep_alive, answer })));
+        out.push(ModuleMessage::StreamBegin(Box::new(StreamBegin { conn, seq, head, framing, keep_alive, answer })));
         Ok(())
     }
 }

@@ -3,7 +3,7 @@ use super::super::layout::Layout;
 use super::super::wire::{Body, Event, ToDomain, read_events};
 use super::session::KnownSocket;
 use super::*;
-use crate::domain::inbox::Message;
+use crate::domain::module_message::ModuleMessage;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 mod large;
@@ -69,7 +69,8 @@ fn a_domain_reaches_no_socket_of_another() {
     }
     let mut out = Vec::new();
     calls.poll(100, &mut out);
-    let [Message::SocketSend { socket: 7, frame }, Message::SocketClose { socket: 7, code: 1000 }] = out.as_slice()
+    let [ModuleMessage::SocketSend { socket: 7, frame }, ModuleMessage::SocketClose { socket: 7, code: 1000 }] =
+        out.as_slice()
     else {
         panic!("{out:?}");
     };

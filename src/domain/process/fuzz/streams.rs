@@ -6,7 +6,7 @@ use super::super::endpoints::{CallTable, Ends};
 use super::{Fate, Held, any_meta, check_answer, module, pair};
 use crate::abi::manifest::Manifest;
 use crate::domain::call::{GenerationRef, OwnedRequest, Task};
-use crate::domain::inbox::Message;
+use crate::domain::module_message::ModuleMessage;
 use crate::domain::ring::{Consumer, Producer};
 use crate::domain::stream::running::Reason;
 use crate::domain::stream::slots::Part;
@@ -195,31 +195,31 @@ impl HostileStreams {
         self.asked.get_mut(seq as usize).expect("a request that was asked")
     }
 
-    fn check(&mut self, messages: Vec<Message>) {
+    fn check(&mut self, messages: Vec<ModuleMessage>) {
         for message in messages {
             match message {
-                Message::Answer { seq, bytes, .. } => {
+                ModuleMessage::Answer { seq, bytes, .. } => {
                     let asked = self.asked(seq);
                     assert!(!std::mem::replace(&mut asked.is_over, true), "two outcomes of one request");
                     asked.answer = None;
                     check_answer(&bytes);
                 }
-                Message::StreamBegin(begin) => {
+                ModuleMessage::StreamBegin(begin) => {
                     let asked = self.asked(begin.seq);
                     assert!(!asked.is_over, "an answer begins behind the end of its call");
                     assert!(!std::mem::replace(&mut asked.has_begun, true), "an answer begins twice");
                     assert!(begin.head.starts_with(b"HTTP/1.1 ") && begin.head.ends_with(b"\r\n\r\n"));
                     asked.answer = Some(begin.answer);
                 }
-                Message::StreamReturned { seq, .. } => {
+                ModuleMessage::StreamReturned { seq, .. } => {
                     let asked = self.asked(seq);
                     assert!(asked.has_begun, "a handler returns without an answer");
                     assert!(!std::mem::replace(&mut asked.is_over, true), "two outcomes of one request");
                 }
-                Message::StreamNotice { seq, .. } => {
+                ModuleMessage::StreamNotice { seq, .. } => {
                     self.asked(seq);
                 }
-                Message::StreamBroken { seq, .. } => self.asked(seq).answer = None,
+                ModuleMessage::StreamBroken { seq, .. } => self.asked(seq).answer = None,
                 other => panic!("{other:?}"),
             }
         }

@@ -1,6 +1,6 @@
 //! Records about bodies in pieces. The bytes themselves lie in the memory of streams, which both sides look at.
 
-use super::{HEADERS_MAX, Headers, Reader, push_address, push_block};
+use super::super::record_parts::{HEADERS_MAX, Headers, Reader, push_address, push_block};
 use std::net::IpAddr;
 
 /// Kinds of these records: none of them is another record's.

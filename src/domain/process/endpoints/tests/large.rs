@@ -99,22 +99,22 @@ impl Bench {
         panic!("it never ends");
     }
 
-    fn answer(&mut self, ticket: u64) -> Vec<Message> {
+    fn answer(&mut self, ticket: u64) -> Vec<ModuleMessage> {
         let mut record = Vec::new();
         wire::answer_head(&mut record, ticket, 1, 200, std::iter::empty());
         self.peer.say(&record);
         self.poll()
     }
 
-    fn poll(&mut self) -> Vec<Message> {
+    fn poll(&mut self) -> Vec<ModuleMessage> {
         let mut out = Vec::new();
         self.calls.poll(100, &mut out);
         out
     }
 }
 
-fn status(message: &Message) -> (ConnId, String) {
-    let Message::Answer { conn, bytes, .. } = message else { panic!("{message:?}") };
+fn status(message: &ModuleMessage) -> (ConnId, String) {
+    let ModuleMessage::Answer { conn, bytes, .. } = message else { panic!("{message:?}") };
     (*conn, String::from_utf8_lossy(&bytes[9..12]).into_owned())
 }
 
@@ -295,7 +295,7 @@ fn messages_cross_whole_and_their_place_comes_back_with_the_last_callback() {
     let mut idle = Vec::new();
     wire::idle(&mut idle, ticket, 1);
     bench.peer.say(&idle);
-    assert!(matches!(bench.poll()[..], [Message::SocketIdle { socket: 7 }]));
+    assert!(matches!(bench.poll()[..], [ModuleMessage::SocketIdle { socket: 7 }]));
     bench.settle();
     assert_eq!((bench.peer.bodies.resident_bytes().unwrap(), bench.calls.held_bytes()), (0, 0));
 }

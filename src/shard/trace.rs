@@ -1,0 +1,44 @@
+//! A request of which a reader of its module's lines is told when it is answered.
+
+use crate::logbook;
+use std::time::Instant;
+
+/// Bytes of the beginning of an answer that have its status.
+pub(super) const STATUS_BYTES: usize = 12;
+/// A request that is to be told when it is answered.
+pub(super) struct Trace {
+    seq: u64,
+    module: String,
+    /// Method and target.
+    what: String,
+    begun: Instant,
+    /// Bytes of the connection that were unsent before it.
+    at: usize,
+}
+
+impl Trace {
+    /// Begins now. `at`: bytes of the connection that are unsent before the request.
+    pub(super) fn new(seq: u64, module: String, what: String, at: usize) -> Self {
+        Self { seq, module, what, begun: Instant::now(), at }
+    }
+
+    /// The number of its request.
+    pub(super) fn seq(&self) -> u64 {
+        self.seq
+    }
+
+    /// The answer, in the unsent bytes of the connection.
+    pub(super) fn answer_in<'a>(&self, unsent: &'a [u8]) -> &'a [u8] {
+        unsent.get(self.at..).unwrap_or_default()
+    }
+
+    pub(super) fn tell(&self, answer: &[u8], more: &str) {
+        let status = answer.get(STATUS_BYTES - 3..STATUS_BYTES).and_then(|digits| std::str::from_utf8(digits).ok());
+        self.tell_status(status.unwrap_or("-"), more);
+    }
+
+    pub(super) fn tell_status(&self, status: &str, more: &str) {
+        let ms = self.begun.elapsed().as_secs_f64() * 1_000.0;
+        logbook::request(&self.module, &format!("{} {status} {ms:.1} ms{more}", self.what));
+    }
+}
