@@ -28,6 +28,9 @@ pub(super) fn settled(
                         let _ = notices.send(Notice::Ready { run_at_ms: row.run_at_ms, job });
                     }
                 }
+                Settled::Paused(kind, pause) => {
+                    let _ = notices.send(Notice::Paused(kind, pause));
+                }
                 Settled::Ready { uuid } => {
                     if let Some(job) = active.get(&uuid) {
                         let _ = notices.send(Notice::Ready { run_at_ms: job.run_at_ms, job });

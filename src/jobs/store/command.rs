@@ -29,8 +29,12 @@ pub(super) enum Command {
     Wake,
     /// Runs on the writer's thread as soon as the command is received, with the engine's inside.
     #[cfg(test)]
-    Hook(Box<dyn FnOnce(&dyn std::any::Any) + Send>),
+    Hook(Hook),
 }
+
+/// Looks at the engine's inside.
+#[cfg(test)]
+pub(super) type Hook = Box<dyn FnOnce(&dyn std::any::Any) + Send>;
 
 /// The blob of an event. The blob can't be deleted while this value or the job exists.
 pub struct EventBlob {

@@ -412,6 +412,8 @@ pub struct JobFiles {
 pub enum Settled {
     /// The job is stored after all: its caller was told [`StoreError::InDoubt`]. Reported before the other news of the commit.
     Stored(Box<JobRow>),
+    /// The kind is paused (`true`) or resumed (`false`) after all, likewise.
+    Paused(JobKind, bool),
     /// All dependencies are done: the job may run.
     Ready {
         /// The job's uuid.

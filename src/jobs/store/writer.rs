@@ -4,7 +4,7 @@ use super::command::{Command, guarded};
 use super::engine::{Apply, Isolation, Outcome};
 use super::error::Fault;
 use super::handle::StoreShared;
-use super::{JobEvent, ScheduleOutcome, Settled, StoreError, StoreStats, Submitted};
+use super::{JobEvent, Paused, ScheduleOutcome, Settled, StoreError, StoreStats, Submitted};
 use crossbeam::channel::{Receiver, RecvTimeoutError};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -69,12 +69,15 @@ impl<A: Apply> Loop<A> {
             };
             self.stats.failures.fetch_add(1, Ordering::Relaxed);
             streak = Some(next_streak(streak.as_ref(), &fault));
-            if matches!(fault, Fault::InDoubt(_)) && !self.resolve(&mut batch, &fault) {
+            let mut later = Vec::new();
+            if matches!(fault, Fault::InDoubt(_)) && !self.resolve(&mut batch, &mut later, &fault) {
+                refuse(later, &fault.clone().resolved());
                 return self.give_up(batch, &fault);
             }
             // From here on the engine knows: the batch is answered, or no part of it is stored.
             let fault = fault.resolved();
             batch = keep(batch, &fault);
+            batch.append(&mut later);
             if self.is_closing() {
                 let give_up_at = *give_up_at.get_or_insert_with(|| Instant::now() + CLOSING_PATIENCE);
                 if Instant::now() >= give_up_at {
@@ -163,8 +166,8 @@ impl<A: Apply> Loop<A> {
 
     /// Asks the engine for the fate of a batch in doubt until the engine knows. A committed batch is answered and emptied;
     /// otherwise the batch stays unchanged. Commands that the writer would not repeat wait for [`DOUBT_PATIENCE`] only.
-    /// False: the store closes, and the engine does not know.
-    fn resolve(&mut self, batch: &mut Vec<Command>, fault: &Fault) -> bool {
+    /// Commands that arrive meanwhile are refused, or kept in `later`. False: the store closes, and the engine does not know.
+    fn resolve(&mut self, batch: &mut Vec<Command>, later: &mut Vec<Command>, fault: &Fault) -> bool {
         let begun = Instant::now();
         let (mut pause, mut closing_at) = (PAUSE_FIRST, None);
         loop {
@@ -184,7 +187,8 @@ impl<A: Apply> Loop<A> {
             if self.is_closing() && closing_at.get_or_insert_with(Instant::now).elapsed() >= CLOSING_PATIENCE {
                 return false;
             }
-            std::thread::sleep(pause);
+            self.gather_for(pause, later);
+            *later = keep(std::mem::take(later), &fault.clone().resolved());
             pause = (pause * 2).min(PAUSE_LONGEST);
         }
     }
@@ -228,7 +232,7 @@ fn refuse(batch: Vec<Command>, fault: &Fault) {
 
 /// Answers the caller. A reply that does not match its command can't occur; it would report that the store is closed.
 ///
-/// Returns a new job whose caller has been told meanwhile that its commit is in doubt: nobody else knows the job.
+/// Returns news for the dispatcher if the caller has been told meanwhile that the commit is in doubt.
 fn answer(command: Command, outcome: Outcome) -> Option<Settled> {
     match (command, outcome) {
         (mut command, Outcome::Refused(why)) => command.fail(StoreError::Refused { why }),
@@ -243,7 +247,12 @@ fn answer(command: Command, outcome: Outcome) -> Option<Settled> {
         (Command::Submit(_, reply), Outcome::Existing(row)) => reply.send(Ok(Submitted::Existing(*row))),
         (Command::Change(_, _, reply), Outcome::Changed(changed)) => reply.send(Ok(changed)),
         (Command::Delete(_, reply), Outcome::Deleted(deleted)) => reply.send(Ok(deleted)),
-        (Command::Pause(_, _, reply), Outcome::Paused(outcome)) => reply.send(Ok(outcome)),
+        (Command::Pause(kind, pause, reply), Outcome::Paused(outcome)) => {
+            if reply.is_answered() && outcome == Paused::Done {
+                return Some(Settled::Paused(kind, pause));
+            }
+            reply.send(Ok(outcome));
+        }
         (Command::Schedule(_, reply), Outcome::Schedule(outcome)) => {
             if let (true, ScheduleOutcome::Fired(row, _)) = (reply.is_answered(), &*outcome) {
                 return Some(Settled::Stored(row.clone()));

@@ -2,7 +2,7 @@
 
 use crate::jobs::store::StoreError;
 use crate::jobs::store::error::Fault;
-use rusqlite::ErrorCode;
+use rusqlite::{ErrorCode, ffi};
 
 impl From<rusqlite::Error> for Fault {
     fn from(error: rusqlite::Error) -> Self {
@@ -22,10 +22,10 @@ impl From<rusqlite::Error> for Fault {
     }
 }
 
-/// The fault of a failed `COMMIT`. After an error of the disk the commit record may be in the log: only the sync may have failed.
-/// A full disk leaves no complete record.
+/// The fault of a failed `COMMIT`. If only the sync has failed, the commit record is in the log, and a crash would bring the
+/// transaction back. A failed write leaves no complete record, because that record is written last.
 pub(super) fn of_commit(error: rusqlite::Error) -> Fault {
-    let is_in_doubt = error.sqlite_error_code() == Some(ErrorCode::SystemIoFailure);
+    let is_in_doubt = error.sqlite_error().is_some_and(|error| error.extended_code == ffi::SQLITE_IOERR_FSYNC);
     match Fault::from(error) {
         Fault::Surroundings(why) if is_in_doubt => Fault::InDoubt(why),
         fault => fault,
@@ -41,15 +41,14 @@ impl From<rusqlite::Error> for StoreError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rusqlite::ffi;
 
     #[test]
-    fn only_an_error_of_the_disk_leaves_a_commit_in_doubt() {
+    fn only_a_failed_sync_leaves_a_commit_in_doubt() {
         let fault = |code| of_commit(rusqlite::Error::SqliteFailure(ffi::Error::new(code), None));
         assert!(
             matches!(fault(ffi::SQLITE_IOERR_FSYNC), Fault::InDoubt(why) if why.contains("the disk reports an error"))
         );
-        for definite in [ffi::SQLITE_FULL, ffi::SQLITE_BUSY, ffi::SQLITE_NOMEM] {
+        for definite in [ffi::SQLITE_IOERR_WRITE, ffi::SQLITE_FULL, ffi::SQLITE_BUSY, ffi::SQLITE_NOMEM] {
             assert!(matches!(fault(definite), Fault::Surroundings(_)));
         }
         assert!(matches!(fault(ffi::SQLITE_CONSTRAINT), Fault::Command(_)));

@@ -83,6 +83,11 @@ fn a_client_waits_for_a_second_and_its_job_runs_if_it_was_stored() {
     };
     assert!(matches!(fire("c"), Err(StoreError::InDoubt { .. })));
     assert!(matches!(&news.recv().unwrap()[..], [Settled::Stored(row)] if row.uuid == "c"));
+    doubt(&fixture, MANY, true);
+    let kind = ("shop".to_owned(), "mail".to_owned());
+    let paused = ask(|done| fixture.writer().try_pause(kind.clone(), true, done));
+    assert!(matches!(paused, Err(StoreError::InDoubt { .. })));
+    assert_eq!(news.recv().unwrap(), [Settled::Paused(kind, true)]);
     assert!(matches!(fire("d"), Ok(ScheduleOutcome::Is(row)) if (row.next_ms, row.runs) == (110, 1)));
 }
 
@@ -95,6 +100,22 @@ fn a_client_that_was_told_of_the_doubt_has_no_job_if_it_was_not_stored() {
     assert_eq!(fixture.reader().job("b").unwrap(), None);
     assert!(news.try_recv().is_err());
     assert_eq!(fixture.add("b"), a + 1);
+}
+
+#[test]
+fn what_comes_during_a_doubt_is_refused_at_once_or_comes_after() {
+    let fixture = Memory::new();
+    let (id, writer) = (fixture.add("a"), fixture.writer());
+    doubt(&fixture, MANY, true);
+    writer.try_change(id, Change::Start { retries: 0 }, Box::new(drop)).unwrap();
+    wait_for("the commit in doubt", || fixture.store().stats().failures() > 0);
+    fixture.event(id, "a", "step");
+    let refused = fixture.submit(new_job("b"));
+    assert!(matches!(refused, Err(StoreError::Unavailable { .. })), "{refused:?}");
+    assert_eq!(fixture.published().len(), 1, "the commit is in doubt still");
+    fixture.settle();
+    assert_eq!(kinds(&fixture.stored_events(id)), ["created", "started", "step"]);
+    assert_eq!(fixture.published(), fixture.stored_events(id));
 }
 
 #[test]

@@ -73,7 +73,13 @@ pub(super) struct MemoryApplier {
     disk: Disk,
     /// The last transaction.
     work: Work,
-    doubt: Option<(usize, Option<(Work, Vec<Outcome>)>)>,
+    doubt: Option<Doubt>,
+}
+
+/// A transaction in doubt, and the number of questions until the engine knows.
+struct Doubt {
+    questions: usize,
+    stored: Option<(Work, Vec<Outcome>)>,
 }
 
 impl Engine for Memory {
@@ -114,7 +120,7 @@ impl Apply for MemoryApplier {
                 if is_stored {
                     *self.disk.state.lock().unwrap() = work.state.clone();
                 }
-                self.doubt = Some((questions, is_stored.then_some((work, outcomes))));
+                self.doubt = Some(Doubt { questions, stored: is_stored.then_some((work, outcomes)) });
                 return Err(Fault::InDoubt("made to order".to_owned()));
             }
         }
@@ -123,9 +129,9 @@ impl Apply for MemoryApplier {
     }
 
     fn resolve(&mut self) -> Result<Option<Vec<Outcome>>, Fault> {
-        let (questions, stored) = self.doubt.take().expect("a transaction is in doubt");
+        let Doubt { questions, stored } = self.doubt.take().expect("a transaction is in doubt");
         if questions > 0 {
-            self.doubt = Some((questions - 1, stored));
+            self.doubt = Some(Doubt { questions: questions - 1, stored });
             return Err(Fault::InDoubt("still".to_owned()));
         }
         Ok(stored.map(|(work, outcomes)| {
