@@ -478,8 +478,7 @@ fn what_could_not_be_synced_is_not_acknowledged_and_service_resumes() {
     let keyed = json!({ "module": "jobs", "job": "quiet", "payload": {}, "unique_key": "once" }).to_string();
     File::create(&switch).unwrap();
     is_in_doubt(&server.post("/jobs", keyed.as_bytes()));
-    support::signal(server.pid(), "KILL");
-    server.ends();
+    drop(server); // kill -9
     let server = Server::on(&dir, &["--isolation", "none"], &[]);
     let repeated = uuid_of(&server.post("/jobs", keyed.as_bytes()));
     eventually("the repeated one is done", || state(&server, &repeated) == "done");
