@@ -6,6 +6,7 @@
 //! finds every module served. The stop is the same backwards, and no module can hold it up.
 
 mod data_lock;
+mod error;
 mod host;
 mod listeners;
 mod private;
@@ -13,6 +14,7 @@ mod shards;
 mod signals;
 mod stop;
 
+pub use error::ServeError;
 pub use stop::bound_exit;
 
 use crate::abi::crypto::{self, KeyError};
@@ -32,8 +34,9 @@ use crate::module::control::{Control, ControlConfig, MountDirs, RouteLimits};
 use crate::module::libraries::Allowed;
 use crate::module::project::ProjectLimits;
 use crate::module::signing::Signers;
-use crate::net::{self, Certificate, TlsError, Waker};
+use crate::net::{self, Certificate, Waker};
 use crate::sd_notify::Manager;
+use error::setup;
 use host::{ModuleHost, share_of_disk, start_host};
 use listeners::{addresses, bind, load_certificate};
 use shards::start_shards;
@@ -43,44 +46,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
-
-/// Why the server could not start, or why it ended.
-#[derive(Debug, thiserror::Error)]
-pub enum ServeError {
-    /// The server can't listen on an address.
-    #[error(transparent)]
-    Listen(#[from] net::BindError),
-    /// The certificate or its key can't be used.
-    #[error(transparent)]
-    Tls(#[from] TlsError),
-    /// The keys can't be used.
-    #[error(transparent)]
-    Keys(#[from] KeysError),
-    /// The server can't listen on a socket that the service manager has passed.
-    #[error(transparent)]
-    Passed(#[from] net::PassedError),
-    /// A listen address can't be read.
-    #[error("{0}")]
-    Address(String),
-    /// The data directory, the module store or the host of the modules is not usable.
-    #[error("{what}: {source}")]
-    Setup {
-        /// The operation that failed.
-        what: String,
-        /// The cause of the failure.
-        source: std::io::Error,
-    },
-    /// The control plane could not start.
-    #[error("{0}")]
-    Control(String),
-    /// A shard has ended by itself. Its connections and its share of new ones are lost, so the server stops.
-    #[error("a shard ended: {0}")]
-    Shard(String),
-}
-
-fn setup(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> ServeError {
-    move |source| ServeError::Setup { what: what.into(), source }
-}
 
 /// Runs `work` on a thread of its own.
 fn apart<T: Send + 'static>(

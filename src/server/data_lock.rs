@@ -1,6 +1,6 @@
 //! The lock of the data directory: at most one server uses it, whatever engine stores its jobs.
 
-use super::{ServeError, setup};
+use super::error::{ServeError, setup};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::path::Path;
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! Counts of the store's work.
+//! Counts of the store.
 
 use super::command::Command;
 use crossbeam::channel::Sender;
@@ -6,17 +6,29 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Counts since the store was opened.
 pub struct StoreStats {
-    pub(super) commits: AtomicU64,
-    pub(super) commands: AtomicU64,
-    pub(super) events: AtomicU64,
-    pub(super) failures: AtomicU64,
+    commits: AtomicU64,
+    commands: AtomicU64,
+    events: AtomicU64,
+    failures: AtomicU64,
     queue: Sender<Command>,
 }
 
 impl StoreStats {
     pub(super) fn new(queue: Sender<Command>) -> Self {
-        let zero = || AtomicU64::new(0);
-        Self { commits: zero(), commands: zero(), events: zero(), failures: zero(), queue }
+        let [commits, commands, events, failures] = [0; 4].map(AtomicU64::new);
+        Self { commits, commands, events, failures, queue }
+    }
+
+    /// A transaction with `commands` commands, which wrote `events` events, is committed.
+    pub(super) fn committed(&self, commands: usize, events: usize) {
+        self.commits.fetch_add(1, Ordering::Relaxed);
+        self.commands.fetch_add(commands as u64, Ordering::Relaxed);
+        self.events.fetch_add(events as u64, Ordering::Relaxed);
+    }
+
+    /// A transaction has failed.
+    pub(super) fn failed(&self) {
+        self.failures.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Number of committed transactions.

@@ -67,7 +67,7 @@ impl<A: Apply> Loop<A> {
                 end_streak(&mut streak);
                 continue;
             };
-            self.stats.failures.fetch_add(1, Ordering::Relaxed);
+            self.stats.failed();
             streak = Some(next_streak(streak.as_ref(), &fault));
             let mut later = Vec::new();
             if matches!(fault, Fault::InDoubt(_)) && !self.resolve(&mut batch, &mut later, &fault) {
@@ -149,9 +149,7 @@ impl<A: Apply> Loop<A> {
     /// Publishes and answers a committed batch, and empties it.
     fn committed(&mut self, batch: &mut Vec<Command>, outcomes: Vec<Outcome>) {
         let events = self.applier.events();
-        self.stats.commits.fetch_add(1, Ordering::Relaxed);
-        self.stats.commands.fetch_add(batch.len() as u64, Ordering::Relaxed);
-        self.stats.events.fetch_add(events.len() as u64, Ordering::Relaxed);
+        self.stats.committed(batch.len(), events.len());
         if !events.is_empty() {
             guarded("the publication of job events", || (self.published)(events));
         }
