@@ -5,6 +5,7 @@
 //! served. The stop runs in reverse order, and no module can block it.
 //! finds every module served. The stop is the same backwards, and no module can hold it up.
 
+mod data_lock;
 mod error;
 mod host;
 mod listeners;
@@ -83,6 +84,8 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     // With a key, there are clients without one: only a server without keys tells them the reason of a failure.
     call::tell_why(!config.production && config.admin_key.is_none() && config.keys_file.is_none());
     check_secrets(&config)?;
+    // Held until the server has ended; must come before anything in the directory changes.
+    let _lock = data_lock::lock(&config.data_dir)?;
     private::close_data(&config);
     load_token_key(&config)?;
     sandbox::check(host::required_level(&config)).map_err(|error| ServeError::Control(error.to_string()))?;
