@@ -7,7 +7,7 @@ use super::down::{BorrowedThread, Down, SharedDown, TRAILER_BYTES_MAX, errno_of}
 use super::form::{self, FormReader};
 use super::pipe::{Copying, Peek, Pipe, Reader, Writer, memory};
 use super::running::{Entry, Key, Reason};
-use super::{Begun, Uplink};
+use super::{Begun, Uplink, limits};
 use crate::abi::stream::{PartText, StreamCall};
 use crate::domain::compress;
 use crate::proto::form::multipart_boundary;
@@ -268,7 +268,7 @@ impl CallState {
         let deadline = self.facts().map_or(NO_DEADLINE, |facts| {
             let limit = facts
                 .limit_ms
-                .or_else(|| Some(super::handler_timeout_ms()).filter(|limit| *limit > 0 && !self.has_body_stream()));
+                .or_else(|| Some(limits::handler_timeout_ms()).filter(|limit| *limit > 0 && !self.has_body_stream()));
             let asked = asked_ms(facts.view);
             let limit = limit.into_iter().chain(asked).min();
             limit.map_or(NO_DEADLINE, |limit| self.after_start(facts, limit))

@@ -1,6 +1,7 @@
 //! A streamed answer on the writer's side: a handler, or the threads of a detached stream.
 
 use super::Uplink;
+use super::limits::borrowed_threads_max;
 use super::pipe::{Closed, Writer};
 use super::slots::ANSWER_BYTES_MAX;
 use crate::domain::compress::StreamCoder;
@@ -16,7 +17,7 @@ pub(super) const TRAILER_BYTES_MAX: usize = 4096;
 /// The number of answers that are being streamed from threads that other handlers need, too.
 static BORROWED_THREADS: AtomicU64 = AtomicU64::new(0);
 
-/// Counts such an answer until it is dropped.
+/// Counts one of these answers until this value is dropped.
 pub(super) struct BorrowedThread;
 
 impl BorrowedThread {
@@ -24,7 +25,7 @@ impl BorrowedThread {
     pub(super) fn take() -> Result<Self, i32> {
         let borrowed = BORROWED_THREADS.fetch_add(1, Ordering::Relaxed);
         let taken = Self; // A refusal drops this value, which decrements the count.
-        if borrowed < super::borrowed_threads_max() { Ok(taken) } else { Err(libc::EBUSY) }
+        if borrowed < borrowed_threads_max() { Ok(taken) } else { Err(libc::EBUSY) }
     }
 }
 

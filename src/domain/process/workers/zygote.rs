@@ -13,9 +13,8 @@ use crate::domain::in_process::{Executor, InProcessModule};
 use crate::domain::process::control::CaughtFault;
 use crate::domain::sandbox;
 use crate::domain::stream::call::{Facts, Pipes};
-use crate::domain::stream::detached::StreamAddress;
 use crate::domain::stream::running::{self, Key, Reason};
-use crate::domain::stream::{Begun, Pipe, Uplink};
+use crate::domain::stream::{Begun, Pipe, StreamAddress, Uplink};
 use crate::proto::http1::{Head, RequestView};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -118,7 +117,7 @@ fn fork_spawners(template: Template, control: OwnedFd, most: usize) -> ! {
         }
         let Some(socket) = next_socket(&control) else { guard::end_process(0) };
         if spawners.len() >= most {
-            refuse(&socket, "those of earlier calls have not ended yet");
+            refuse(&socket, "the processes of earlier calls have not ended yet");
             continue;
         }
         // SAFETY: this process has one thread. The child does not return.
