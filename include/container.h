@@ -14,7 +14,7 @@
 #include <pthread.h>
 #include <stddef.h>
 
-#include <map.h>
+#include "map.h"
 
 #ifdef __cplusplus
 extern "C" {

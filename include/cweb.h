@@ -32,14 +32,14 @@
 
 #include <jansson.h>
 
-#include <http.h>
-#include <uuid.h>
-#include <cweb_config.h>
-#include <cweb_host.h>
-#include <container.h>
-#include <scheduler.h>
-#include <db.h>
-#include <crypto.h>
+#include "http.h"
+#include "uuid.h"
+#include "cweb_config.h"
+#include "cweb_host.h"
+#include "container.h"
+#include "scheduler.h"
+#include "db.h"
+#include "crypto.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -318,9 +318,9 @@ static inline void jobs_bind(jobs_create_fn_t create, void *user_data) {
 }
 #endif
 
-#include <cweb_request.h>
-#include <cweb_setting.h>
-#include <cweb_websocket.h>
-#include <cweb_helpers.h>
+#include "cweb_request.h"
+#include "cweb_setting.h"
+#include "cweb_websocket.h"
+#include "cweb_helpers.h"
 
 #endif /* CWEB_H */

@@ -11,7 +11,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include <cweb_host.h>
+#include "cweb_host.h"
 
 #ifdef __cplusplus
 extern "C" {

@@ -13,7 +13,7 @@
 #include <string.h>
 
 #include <cweb.h>
-#include <cweb_request.h>
+#include "cweb_request.h"
 
 #ifdef __cplusplus
 extern "C" {

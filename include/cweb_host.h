@@ -20,7 +20,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include <cweb_config.h>
+#include "cweb_config.h"
 
 #ifdef __cplusplus
 extern "C" {

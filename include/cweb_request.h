@@ -21,8 +21,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include <cweb_host.h>
+#include "cweb_host.h"
+#ifndef CWEB_HTTP_H /* Of either generation. */
 #include <http.h>
+#endif
 
 #ifdef __cplusplus
 extern "C" {

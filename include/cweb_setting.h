@@ -8,7 +8,7 @@
 
 #include <stddef.h>
 
-#include <cweb_host.h>
+#include "cweb_host.h"
 
 #ifdef __cplusplus
 extern "C" {

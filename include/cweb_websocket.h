@@ -11,9 +11,11 @@
 #include <stddef.h>
 #include <string.h>
 
-#include <cweb_host.h>
-#include <cweb_request.h>
+#include "cweb_host.h"
+#include "cweb_request.h"
+#ifndef CWEB_HTTP_H /* Of either generation. */
 #include <http.h>
+#endif
 
 #ifdef __cplusplus
 extern "C" {

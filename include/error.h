@@ -9,7 +9,7 @@
 
 #include_next <error.h>
 
-#include <cweb_errors.h>
+#include "cweb_errors.h"
 
 #ifdef __cplusplus
 extern "C" {

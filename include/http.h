@@ -15,7 +15,7 @@
 #include <string.h>
 #include <strings.h>
 
-#include <cweb_config.h>
+#include "cweb_config.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -368,6 +368,6 @@ typedef struct websocket {
 }
 #endif
 
-#include <http_parse.h>
+#include "http_parse.h"
 
 #endif /* CWEB_HTTP_H */

@@ -9,7 +9,7 @@
 
 #include <limits.h>
 
-#include <http.h>
+#include "http.h"
 
 #ifdef __cplusplus
 extern "C" {

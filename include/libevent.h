@@ -26,7 +26,7 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
-#include <cweb_host.h>
+#include "cweb_host.h"
 
 #ifdef __cplusplus
 extern "C" {

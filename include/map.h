@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include <cweb_config.h>
+#include "cweb_config.h"
 
 #ifdef __cplusplus
 extern "C" {

@@ -11,7 +11,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 
-#include <cweb_config.h>
+#include "cweb_config.h"
 
 #ifdef __cplusplus
 extern "C" {

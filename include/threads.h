@@ -9,7 +9,7 @@
 
 #include_next <threads.h>
 
-#include <cweb_host.h>
+#include "cweb_host.h"
 
 #ifdef __cplusplus
 extern "C" {

@@ -13,7 +13,7 @@
 #include <string.h>
 #include <strings.h>
 
-#include <cweb_config.h>
+#include "cweb_config.h"
 
 #ifdef __cplusplus
 extern "C" {

@@ -218,6 +218,7 @@ fn start_control(config: &Config, host: &ModuleHost) -> Result<Control, ServeErr
     let control_config = ControlConfig {
         module_dir: config.module_dir.clone(),
         compile_timeout: Duration::from_millis(config.compile_timeout_ms),
+        inspect_timeout: Duration::from_millis(config.hook_timeout_ms),
         swap_timeout: Duration::from_millis(config.swap_timeout_ms),
         route_limits: RouteLimits {
             body_bytes_max: config.route_body_bytes_max,

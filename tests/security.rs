@@ -23,7 +23,7 @@ fn server() -> Server {
     let dir = Arc::new(tempfile::tempdir().unwrap());
     fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o700)).unwrap();
     let env = [("CWEB_ADMIN_KEY", ADMIN_KEY), ("OTHER_SECRET", SECRET)];
-    let server = Server::on(&dir, &["--compile-timeout-ms", "8000"], &env);
+    let server = Server::on(&dir, &["--compile-timeout-ms", "8000", "--hook-timeout-ms", "5000"], &env);
     for (name, mode) in [("closed.key", 0o600), ("open.key", 0o644)] {
         fs::write(dir.path().join(name), SECRET).unwrap();
         fs::set_permissions(dir.path().join(name), PermissionsExt::from_mode(mode)).unwrap();

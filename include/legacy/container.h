@@ -6,7 +6,7 @@
 #ifndef CWEB_CONTAINER_H
 #define CWEB_CONTAINER_H
 
-#include <map.h>
+#include "map.h"
 
 struct container {
     /** Names a pointer; a name that is already there keeps its first one. @return 0, or -1 for a NULL argument */

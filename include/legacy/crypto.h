@@ -19,6 +19,6 @@
 #include <openssl/ssl.h>
 #include <openssl/x509.h>
 
-#include <cweb.h>
+#include "cweb.h"
 
 #endif /* CWEB_CRYPTO_H */

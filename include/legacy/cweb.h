@@ -23,10 +23,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include <cweb_config.h>
-#include <cweb_host.h>
-#include <http.h>
-#include <map.h>
+#include "cweb_config.h"
+#include "cweb_host.h"
+#include "http.h"
+#include "map.h"
 
 #if !defined(CWEB_MODULE_API) || CWEB_MODULE_API != 2
 #error "legacy/cweb.h is for -DCWEB_MODULE_API=2"
@@ -81,10 +81,10 @@ typedef struct module {
 
 #include <jansson.h>
 
-#include <container.h>
-#include <db.h>
-#include <defer.h>
-#include <scheduler.h>
+#include "container.h"
+#include "db.h"
+#include "defer.h"
+#include "scheduler.h"
 
 /** Functions and data of other modules. */
 struct symbols {

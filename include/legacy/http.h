@@ -15,8 +15,8 @@
 #include <string.h>
 #include <strings.h>
 
-#include <cweb_host.h>
-#include <map.h>
+#include "cweb_host.h"
+#include "map.h"
 
 #define HTTP_VERSION "HTTP/1.1"
 

@@ -17,7 +17,7 @@
 #include <string.h>
 #include <strings.h>
 
-#include <cweb_host.h>
+#include "cweb_host.h"
 
 /** What the functions return, as a negative number. */
 typedef enum map_error {

@@ -181,7 +181,11 @@ fn send(
     let sign = |key: &SigningKey| key.sign(Posted::Body(bytes.clone()), &covered).map_err(Failure::from);
     let signature = key.map(sign).transpose()?;
     fields.extend(signature.as_deref().map(|signature| ("signature", signature)));
-    if is_project { client.deploy_project(&bytes, &fields) } else { client.deploy(&name, &bytes, &fields) }
+    if !is_project {
+        return client.deploy(&name, &bytes, &fields);
+    }
+    let archive = project::compressed(bytes).map_err(|error| Failure::from(error.to_string()))?;
+    client.deploy_project(&archive, &fields)
 }
 
 /// Adds the outcome to a report.

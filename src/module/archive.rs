@@ -86,6 +86,11 @@ fn files(reader: impl Read, limits: ProjectLimits) -> Result<Vec<NamedFile>, Str
     Ok(found)
 }
 
+/// The same archive as a zstd frame, which [`unpack`] reads.
+pub(super) fn compressed(archive: &[u8]) -> io::Result<Vec<u8>> {
+    zstd::encode_all(archive, zstd::DEFAULT_COMPRESSION_LEVEL)
+}
+
 /// Packs `files` into a tar file. The same files always give the same bytes.
 pub(super) fn pack(files: &BTreeMap<String, Vec<u8>>) -> io::Result<Vec<u8>> {
     let mut builder = Builder::new(Vec::new());

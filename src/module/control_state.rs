@@ -67,7 +67,7 @@ impl Default for ControlConfig {
         Self {
             module_dir: PathBuf::from("modules"),
             compile_timeout: Duration::from_secs(10),
-            inspect_timeout: Duration::from_secs(5),
+            inspect_timeout: Duration::from_secs(30),
             swap_timeout: Duration::from_secs(30),
             route_limits: RouteLimits {
                 body_bytes_max: usize::MAX,

@@ -21,8 +21,8 @@ use std::time::Duration;
 
 /// Limit on a run of the compiler.
 const COMPILE_TIMEOUT: Duration = Duration::from_secs(60);
-/// Limit on a run of the constructors.
-const INSPECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Limit on a run of the constructors: the default of `--hook-timeout-ms`.
+const INSPECT_TIMEOUT: Duration = Duration::from_secs(30);
 /// The name of the shared object in the directory of its compilation.
 const OBJECT: &str = "module.so";
 

@@ -56,10 +56,10 @@ pub fn unpacked(bytes: Vec<u8>) -> Result<Vec<NamedFile>, String> {
 /// Flags for an editor: they contain paths of one machine and are not part of the module.
 pub const EDITOR_FLAGS: &str = "compile_flags.txt";
 
-/// Packs the project in `dir` into a tar file, without hidden files, editor flags and links.
+/// Packs the project in `dir` into a tar file, without hidden files and editor flags.
 ///
 /// # Errors
-/// A text for users: a file can't be read, or can't be part of a project.
+/// A text for users: a file can't be read, or can't be part of a project; links can't, as on the server.
 pub fn pack_dir(dir: &Path) -> Result<Vec<u8>, String> {
     let (mut files, mut dirs) = (BTreeMap::new(), vec![dir.to_path_buf()]);
     let at = |path: &Path| format!("{}: ", path.display());
@@ -73,7 +73,9 @@ pub fn pack_dir(dir: &Path) -> Result<Vec<u8>, String> {
             let Some(name) = checked_path(name).map_err(|error| at(&path) + &error)? else { continue };
             if kind.is_dir() {
                 dirs.push(path);
-            } else if kind.is_file() && name != EDITOR_FLAGS {
+            } else if !kind.is_file() {
+                return Err(at(&path) + "it is neither a file nor a directory: links and devices are not taken; put a copy here");
+            } else if name != EDITOR_FLAGS {
                 files.insert(name, fs::read(&path).map_err(|error| at(&path) + &error.to_string())?);
             }
             if files.len() > FILES_MAX {
@@ -88,6 +90,15 @@ pub fn pack_dir(dir: &Path) -> Result<Vec<u8>, String> {
         return Err(format!("{}: there are no files in it", dir.display()));
     }
     archive::pack(&files).map_err(|error| at(dir) + &error.to_string())
+}
+
+/// A packed project as it is sent: compressed from 64 KiB on, because a server limits what it takes before it unpacks the archive.
+///
+/// # Errors
+/// Memory is short.
+pub fn compressed(archive: Vec<u8>) -> std::io::Result<Vec<u8>> {
+    const BYTES_MIN: usize = 64 * 1024;
+    if archive.len() < BYTES_MIN { Ok(archive) } else { archive::compressed(&archive) }
 }
 
 /// An entry of `[[schedules]]` in `module.toml`.

@@ -3,6 +3,9 @@
 
 use std::collections::HashSet;
 
+/// U+FEFF in UTF-8: some editors begin files with it.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// The content of a source, as far as the choice of a dialect needs it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Words {
@@ -58,7 +61,9 @@ impl Words {
 /// Reads a source. Any bytes are accepted; bytes that are not C only give fewer words.
 pub(crate) fn words(source: &[u8]) -> Words {
     let (text, splices) = spliced(source);
-    let mut cursor = Cursor { text: &text, at: 0 };
+    // A byte order mark is no part of the first line: compilers skip it.
+    let begin = if text.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len() } else { 0 };
+    let mut cursor = Cursor { text: &text, at: begin };
     let mut words = Words::default();
     // A directive is a `#` with nothing but blanks and comments before it on its line.
     let mut line_is_empty = true;
@@ -317,6 +322,8 @@ mod tests {
         let pragma = |line, text: &str| Pragma { line, text: text.to_owned() };
         let expected = [pragma(1, "link(\"a\" , \"//c\")"), pragma(4, "cflags(\"-O3\")")];
         assert_eq!(found.pragmas(), expected);
+        let marked = words(b"\xef\xbb\xbf#pragma cweb link(\"a\")\n");
+        assert_eq!(marked.pragmas(), [pragma(1, "link(\"a\")")]);
         assert!(found.has("once"));
     }
 
