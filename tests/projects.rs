@@ -461,3 +461,39 @@ fn limits_of_module_toml_are_the_projects_own() {
         (413, 200, 413)
     );
 }
+
+#[test]
+fn projects_of_every_shape_are_deployed_from_their_directory() {
+    let (server, work) = (Server::start(), tempfile::tempdir().unwrap());
+    let dir = work.path().join("shop");
+    for part in ["src", "include", "assets"] {
+        fs::create_dir_all(dir.join(part)).unwrap();
+    }
+    fs::write(dir.join("src/main.c"), constant("shop", "/shop", "open")).unwrap();
+    // Headers with the names of the server's own, which the author may include or not.
+    for (name, text) in [
+        ("map.h", "#ifndef MAP_H\n#define MAP_H\nstruct point { int x; };\n#endif\n"),
+        ("http.h", "#error not for the server's headers\n"),
+        ("uuid.h", "#error not for the server's headers\n"),
+    ] {
+        fs::write(dir.join("include").join(name), text).unwrap();
+    }
+    let user = "#include <cweb.h>\n#include <map.h>\nint x_of(struct point p) { return p.x; }\n";
+    fs::write(dir.join("src/user.c"), user).unwrap();
+    // More than the server takes for a body, and little of it when it is packed.
+    fs::write(dir.join("assets/words.txt"), "yes\n".repeat(1_500_000)).unwrap();
+    let deploy = || cweb(&["deploy", "shop", "--server", &server.addr], work.path(), &[]);
+    let (done, said) = deploy();
+    assert!(done, "{said}");
+    assert_eq!(server.get("/shop").text(), "open");
+    // A link would be missing without a word.
+    std::os::unix::fs::symlink("map.h", dir.join("include/linked.h")).unwrap();
+    for args in [vec!["deploy", "shop", "--server", &server.addr], vec!["check", "shop"]] {
+        let (done, said) = cweb(&args, work.path(), &[]);
+        assert!(!done && said.contains("include/linked.h: it is neither a file nor a directory"), "{said}");
+    }
+    fs::remove_file(dir.join("include/linked.h")).unwrap();
+    std::os::unix::fs::symlink("nowhere", dir.join(".#main.c")).unwrap(); // An editor's lock.
+    let (done, said) = deploy();
+    assert!(done && said.contains("unchanged"), "{said}");
+}

@@ -74,7 +74,8 @@ pub fn pack_dir(dir: &Path) -> Result<Vec<u8>, String> {
             if kind.is_dir() {
                 dirs.push(path);
             } else if !kind.is_file() {
-                return Err(at(&path) + "it is neither a file nor a directory: links and devices are not taken; put a copy here");
+                return Err(at(&path)
+                    + "it is neither a file nor a directory: links and devices are not taken; put a copy here");
             } else if name != EDITOR_FLAGS {
                 files.insert(name, fs::read(&path).map_err(|error| at(&path) + &error.to_string())?);
             }
