@@ -332,11 +332,20 @@ fn an_upload_that_is_too_large_is_answered_with_the_limit() {
     let server = Server::with(&["--mgnt-body-bytes-max", "2097152"]);
     let work = copy();
     fs::create_dir_all(work.path().join("assets")).unwrap();
-    fs::write(work.path().join("assets/large.bin"), vec![b'x'; 3 << 20]).unwrap();
+    // Nothing that becomes smaller when it is packed.
+    let mut state = 1_u64;
+    let mut noise = |bytes: usize| -> Vec<u8> {
+        let next = |_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 56) as u8
+        };
+        (0..bytes).map(next).collect()
+    };
+    fs::write(work.path().join("assets/large.bin"), noise(3 << 20)).unwrap();
     let (done, said) = cweb(&["deploy", ".", "--server", &server.addr], work.path(), &[]);
     assert!(!done && said.contains("larger than 2097152 bytes") && said.contains("--mgnt-body-bytes-max"), "{said}");
     // A body of more than 1 MiB, which waits for `100 Continue`, is accepted.
-    fs::write(work.path().join("assets/large.bin"), vec![b'x'; 1536 * 1024]).unwrap();
+    fs::write(work.path().join("assets/large.bin"), noise(1536 * 1024)).unwrap();
     let (done, said) = cweb(&["deploy", ".", "--server", &server.addr], work.path(), &[]);
     assert!(done, "{said}");
 }
