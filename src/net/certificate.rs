@@ -1,5 +1,6 @@
 //! The server's certificate and key: read from PEM files, checked, shared by all shards, and replaced while they serve.
 
+use super::client_certificates::ClientAuthorities;
 use super::tls::Acceptor;
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
@@ -18,7 +19,7 @@ pub enum TlsError {
     /// A file can't be read.
     #[error("--tls-{what} {}: {reason}", path.display())]
     File {
-        /// `cert` or `key`.
+        /// `cert`, `key` or `client-ca`.
         what: &'static str,
         /// The file.
         path: PathBuf,
@@ -45,6 +46,7 @@ pub struct Certificate {
     key: PathBuf,
     provider: Arc<CryptoProvider>,
     current: Arc<Current>,
+    clients: Option<ClientAuthorities>,
 }
 
 /// Each handshake reads the pair in service.
@@ -66,7 +68,13 @@ impl Certificate {
         let provider = Arc::new(ring::default_provider());
         let pair = read_pair(&provider, cert, key)?;
         let current = Arc::new(Current(ArcSwap::from_pointee(pair)));
-        Ok(Self { cert: cert.to_path_buf(), key: key.to_path_buf(), provider, current })
+        Ok(Self { cert: cert.to_path_buf(), key: key.to_path_buf(), provider, current, clients: None })
+    }
+
+    /// Has [`Certificate::client_acceptor`] ask for certificates of `clients`.
+    #[must_use]
+    pub fn with_clients(self, clients: Option<ClientAuthorities>) -> Self {
+        Self { clients, ..self }
     }
 
     /// Reads the files again. New connections get the new pair; open connections keep the old pair.
@@ -84,13 +92,35 @@ impl Certificate {
     /// # Errors
     /// The system gives no random numbers.
     pub fn acceptor(&self, handshake_timeout: Duration) -> Result<Acceptor, TlsError> {
-        let mut config = ServerConfig::builder_with_provider(Arc::clone(&self.provider))
-            .with_safe_default_protocol_versions()?
-            .with_no_client_auth()
-            .with_cert_resolver(Arc::clone(&self.current) as _);
+        self.acceptor_with(handshake_timeout, None)
+    }
+
+    /// An acceptor that asks for certificates of clients, if there are authorities for them. Such an acceptor gives no
+    /// tickets, because a resumed session does not check the certificate again.
+    ///
+    /// # Errors
+    /// The system gives no random numbers.
+    pub fn client_acceptor(&self, handshake_timeout: Duration) -> Result<Acceptor, TlsError> {
+        self.acceptor_with(handshake_timeout, self.clients.as_ref())
+    }
+
+    fn acceptor_with(
+        &self,
+        handshake_timeout: Duration,
+        clients: Option<&ClientAuthorities>,
+    ) -> Result<Acceptor, TlsError> {
+        let builder =
+            ServerConfig::builder_with_provider(Arc::clone(&self.provider)).with_safe_default_protocol_versions()?;
+        let builder = match clients {
+            Some(clients) => builder.with_client_cert_verifier(Arc::clone(&clients.verifier)),
+            None => builder.with_no_client_auth(),
+        };
+        let mut config = builder.with_cert_resolver(Arc::clone(&self.current) as _);
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        // The clients keep the sessions, so they cost the server no memory. Keys that change every six hours encrypt them.
-        config.ticketer = ring::Ticketer::new()?;
+        if clients.is_none() {
+            // The clients keep the sessions, so they cost the server no memory. Keys that change every six hours encrypt them.
+            config.ticketer = ring::Ticketer::new()?;
+        }
         config.session_storage = Arc::new(NoServerSessionStorage {});
         Ok(Acceptor { config: Arc::new(config), handshake_timeout })
     }
@@ -102,7 +132,7 @@ fn file(what: &'static str, path: &Path) -> impl Fn(String) -> TlsError {
 
 fn read_pair(provider: &CryptoProvider, cert: &Path, key: &Path) -> Result<CertifiedKey, TlsError> {
     let bad_cert = file("cert", cert);
-    let chain = read_chain(cert)?;
+    let chain = read_chain("cert", cert)?;
     let leaf = chain.first().map(AsRef::<[u8]>::as_ref).unwrap_or_default();
     let validity = validity(leaf).ok_or_else(|| bad_cert("its first certificate can't be read".to_owned()))?;
     let bad_key = file("key", key);
@@ -127,8 +157,9 @@ fn read_pair(provider: &CryptoProvider, cert: &Path, key: &Path) -> Result<Certi
     Ok(pair)
 }
 
-fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let failed = file("cert", path);
+/// The certificates in the file of `--tls-WHAT`: at least one.
+pub(super) fn read_chain(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let failed = file(what, path);
     let bytes = std::fs::read(path).map_err(|error| failed(error.to_string()))?;
     let chain: Result<Vec<_>, pem::Error> = CertificateDer::pem_slice_iter(&bytes).collect();
     match chain {
@@ -186,7 +217,7 @@ fn validity(certificate: &[u8]) -> Option<Validity> {
 }
 
 /// Tag and content of the first DER element, and the bytes behind it (X.690 §8.1).
-fn element(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+pub(super) fn element(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (&[tag, first], rest) = der.split_first_chunk::<2>()?;
     let (length, rest) = match first {
         0..=0x7f => (usize::from(first), rest),

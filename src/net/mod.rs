@@ -7,6 +7,7 @@
 
 pub mod activation;
 pub mod certificate;
+mod client_certificates;
 pub mod connections;
 pub mod destinations;
 pub mod file;
@@ -26,6 +27,7 @@ mod warm;
 
 pub use activation::{PassedError, passed_sockets, share};
 pub use certificate::{Certificate, TlsError};
+pub use client_certificates::ClientAuthorities;
 pub use conn_id::ConnId;
 pub use connections::Connections;
 pub use destinations::{DestinationError, Reach};
@@ -98,6 +100,12 @@ pub enum CloseReason {
 pub trait Application {
     /// A connection was accepted on listener number `listener`. Returning `false` closes it once its outbox is sent.
     fn accepted(&mut self, connections: &mut Connections, conn: ConnId, peer: &Peer, listener: usize) -> bool;
+
+    /// The client of a TLS connection has a certificate with this name: UTF-8, without control characters, never empty. Called
+    /// at most once, before the first [`Application::data`].
+    fn identified(&mut self, conn: ConnId, name: &Arc<[u8]>) {
+        let _ = (conn, name);
+    }
 
     /// Bytes arrived, in order. `bytes` is never empty and valid only during the call.
     fn data(&mut self, connections: &mut Connections, conn: ConnId, bytes: &[u8]);

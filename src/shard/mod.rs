@@ -410,6 +410,12 @@ impl Application for Shard {
         self.takes_place(connections, id, place)
     }
 
+    fn identified(&mut self, id: ConnId, name: &Arc<[u8]>) {
+        if let Some(conn) = self.conn(id) {
+            conn.decoder.set_client(Arc::clone(name));
+        }
+    }
+
     fn data(&mut self, connections: &mut Connections, id: ConnId, bytes: &[u8]) {
         if !Arc::ptr_eq(self.table.load(), self.snapshot.table()) {
             self.refresh(connections);

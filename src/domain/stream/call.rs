@@ -433,7 +433,7 @@ impl CallState {
 
 /// What the client asks for: milliseconds.
 fn asked_ms(view: &RequestView<'_>) -> Option<u64> {
-    let number = |name: &str| -> Option<u64> { std::str::from_utf8(view.header(name)?).ok()?.trim().parse().ok() };
+    let number = |name| digits(view.header(name)?);
     let precise = number("x-request-timeout-ms");
     let coarse = number("request-timeout").map(|seconds| seconds.saturating_mul(1000));
     precise.into_iter().chain(coarse).min()
@@ -443,9 +443,13 @@ fn asked_ms(view: &RequestView<'_>) -> Option<u64> {
 fn declared_length(headers: &[(&[u8], &[u8])]) -> Result<Option<u64>, i32> {
     let found = headers.iter().find(|(name, _)| name.eq_ignore_ascii_case(b"content-length"));
     let Some((_, value)) = found else { return Ok(None) };
-    let digits = value.trim_ascii();
-    let number = std::str::from_utf8(digits).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
-    number.and_then(|text| text.parse().ok()).map(Some).ok_or(libc::EINVAL)
+    digits(value).map(Some).ok_or(libc::EINVAL)
+}
+
+/// The number in a header field's value: digits and nothing else.
+fn digits(value: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(value.trim_ascii()).ok()?;
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
 
 impl StreamCall for CallState {
