@@ -41,7 +41,7 @@ static void blur_line(const unsigned char *in, unsigned char *out, int count, si
     }
 }
 
-/* Tells how far the job is, ten times in all; -1 once it is to end. */
+/* Reports the progress, ten times in all. -1: the job must end. */
 static int report(job_ctx_t *job, int done, int total) {
     int step = total / REPORTS + 1;
     if (done % step == 0 || done == total) cweb_job_progress(job, done, total);

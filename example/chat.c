@@ -58,7 +58,7 @@ static void enter(struct cweb_context *ctx, websocket_t *ws) {
         ws->close(ws);
         return;
     }
-    cweb_ws_set_data(ws, room); /* what leave() frees */
+    cweb_ws_set_data(ws, room); /* leave() frees it */
 }
 
 static void say(struct cweb_context *ctx, websocket_t *ws, const char *message, size_t length) {

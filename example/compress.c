@@ -84,7 +84,7 @@ static int unzstd(struct cweb_context *ctx, http_request_t *req, http_response_t
             output = (ZSTD_outBuffer){out, PIECE_BYTES, 0};
             left = ZSTD_decompressStream(stream, &output, &input);
             if (ZSTD_isError(left)) {
-                /* After the first byte of the answer only its end without a last chunk can tell. */
+                /* After the first byte of the answer, only an end without a last chunk can report the error. */
                 return has_begun ? -1 : cweb_respond(res, HTTP_400_BAD_REQUEST, NULL, "%s\n", ZSTD_getErrorName(left));
             }
             if (!has_begun) {
@@ -96,7 +96,7 @@ static int unzstd(struct cweb_context *ctx, http_request_t *req, http_response_t
         } while (input.pos < input.size || output.pos == output.size);
     }
     if (n == 0 && !has_begun) return cweb_respond(res, HTTP_400_BAD_REQUEST, NULL, "no frame of zstd\n");
-    return n < 0 || left != 0 ? -1 : 0; /* a frame that is cut off */
+    return n < 0 || left != 0 ? -1 : 0; /* the frame is truncated */
 }
 
 export module_t config = {

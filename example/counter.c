@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * Counts its visitors; the count outlives hot swaps, because it lies in the cache and not in the module.
+ * Counts its visitors. The count outlives hot swaps, because it lies in the cache and not in the module.
  *
  *     curl http://127.0.0.1:8080/counter
  *     curl -X DELETE http://127.0.0.1:8080/counter
@@ -11,7 +11,7 @@
 
 #define HITS "counter.hits"
 
-/* Static data belongs to this version of the module; what the cache points to is from malloc and stays. */
+/* Static data ends with this version of the module; data in the cache comes from malloc(3) and stays. */
 static atomic_long *hits;
 
 static void load(struct cweb_context *ctx) {

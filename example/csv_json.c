@@ -11,7 +11,7 @@
 
 enum { RECORD_BYTES_MAX = 64 * 1024, FIELDS_MAX = 256, OUT_BYTES = 16 * 1024 };
 
-/* The fields of a record behind each other, each with a NUL. */
+/* The fields of a record, one after the other, each with a NUL. */
 typedef struct {
     char text[RECORD_BYTES_MAX];
     size_t used;
@@ -126,7 +126,7 @@ static void take(reader_t *reader, char c) {
     } else if (c == '"' && reader->state == FIELD_BEGINS) {
         reader->state = QUOTED;
     } else if (c == '"' && reader->state == QUOTE_IN_QUOTED) {
-        put(reader, c); /* two are one */
+        put(reader, c); /* two quotation marks stand for one */
         reader->state = QUOTED;
     } else if (c == ',' || c == '\n') {
         end_field(reader, c);
@@ -164,14 +164,14 @@ static int csv_json(struct cweb_context *ctx, http_request_t *req, http_response
     if (reader->error == NULL && reader->state == QUOTED) {
         reader->error = "a quotation mark is not closed";
     } else if (reader->error == NULL && reader->record.count > 0) {
-        end_field(reader, '\n'); /* a last line without an end */
+        end_field(reader, '\n'); /* the last line has no line break */
     }
     if (reader->out_used > 0 && cweb_write(res, reader->out, reader->out_used) != 0) {
         return -1;
     }
     if (reader->error != NULL) {
         cweb_printf(res, "{\"error\":\"%s\",\"record\":%lld}\n", reader->error, reader->number);
-        return -1; /* curl says that the answer is not complete */
+        return -1; /* curl then reports an incomplete answer */
     }
     return 0;
 }

@@ -21,7 +21,7 @@ static struct items *items;
 static void load(struct cweb_context *ctx) {
     items = container_get(ctx->cache, "json_list.items");
     if (items != NULL) {
-        return; /* left by the version before */
+        return; /* an earlier version has left the list */
     }
     items = calloc(1, sizeof *items);
     pthread_mutex_init(&items->lock, NULL);

@@ -15,7 +15,7 @@ enum { LINES_PER_EVENT = 100000 };
 typedef struct {
     long long lines, bytes, classes[6]; /* classes[2]: statuses 200 to 299; classes[0]: lines without a status */
     int after_request;                  /* quotation marks seen in the line */
-    int digits, status;                 /* of the word behind the request */
+    int digits, status;                 /* of the word after the request */
 } stats_t;
 
 static int tell(http_response_t *res, const char *event, const stats_t *stats) {

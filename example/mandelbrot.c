@@ -72,7 +72,7 @@ static int home(struct cweb_context *ctx, http_request_t *req, http_response_t *
     return cweb_respond_data(res, HTTP_200_OK, "text/html; charset=utf-8", page, sizeof page - 1);
 }
 
-/* How long z -> z*z + c stays small: 0 for ever, as far as is looked. */
+/* The number of steps for which z -> z*z + c stays small; 0: for all computed steps. */
 static uint8_t escape(double re, double im) {
     double x = 0, y = 0;
     for (int step = 0; step < STEPS; step++) {

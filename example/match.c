@@ -5,7 +5,7 @@
  *   printf 'one\ntwo\nthree\n' | curl --data-binary @- 'http://127.0.0.1:8080/match?pattern=^t'
  *
  * For some patterns regexec(3) takes longer than anybody waits, and nothing can end it. So the route has CWEB_KILLABLE: each call
- * runs in a process of its own, which is killed after a second. The request is then answered 504, and nobody else notices:
+ * runs in a process of its own, which is killed after a second. The request is then answered 504, and no other request is affected:
  *
  *   curl -d aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaac 'http://127.0.0.1:8080/match?pattern=(a*)*(a*)*\1\2b'
  */

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * News for everybody who listens: each listener has an answer that stays open, and takes no thread; what is posted goes to all.
+ * News for all listeners: each listener has an answer that stays open and needs no thread, and each post goes to all of them.
  *
  *     curl -N http://127.0.0.1:8080/news                        in as many terminals as you like
- *     curl -d "coffee is ready" http://127.0.0.1:8080/news      says how many were told
+ *     curl -d "coffee is ready" http://127.0.0.1:8080/news      prints the number of listeners
  */
 #include <cweb.h>
 #include <cweb_stream.h>
@@ -60,7 +60,7 @@ static int publish(struct cweb_context *ctx, http_request_t *req, http_response_
         return -1;
     }
     pthread_mutex_lock(&lock);
-    /* A listener that is too slow to take this one misses it; nobody waits for anybody. */
+    /* A listener that is too slow for this message misses it; no listener delays another. */
     size_t told = cweb_stream_broadcast(listeners, listener_count, event, length, NULL), all = listener_count;
     pthread_mutex_unlock(&lock);
     free(event);

@@ -9,7 +9,7 @@
 static int plaintext(struct cweb_context *ctx, http_request_t *req, http_response_t *res) {
     static const char text[] = "Hello, World!";
     (void)ctx, (void)req;
-    memcpy(res->body, text, sizeof text); /* into the buffer that is there: nothing is allocated */
+    memcpy(res->body, text, sizeof text); /* the response's own buffer: no allocation */
     res->content_length = sizeof text - 1;
     return 0;
 }

@@ -20,7 +20,7 @@
 
 enum { SAMPLES_MAX = 16384 };
 
-/* FFTW makes its plans one at a time; to use one, several threads may. */
+/* FFTW's planner is not thread-safe; several threads may use one plan. */
 static pthread_mutex_t planning = PTHREAD_MUTEX_INITIALIZER;
 
 static const char page[] =

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * A background job that adds numbers up and reports how far it is. docs/jobs.md explains jobs.
+ * A background job that adds numbers and reports its progress. docs/jobs.md explains jobs.
  *
  *     cweb jobs submit --watch sum '{"numbers":[1,2,3.5]}'
  *

@@ -27,7 +27,7 @@ static void digest_of(unsigned char kind, const void *left, size_t left_bytes, c
     EVP_MD_CTX_free(sha);
 }
 
-/* Makes one node of the two last ones. */
+/* Joins the last two nodes. */
 static void join_last(tree_t *tree) {
     int left = tree->count - 2;
     unsigned char joined[HASH_BYTES];
@@ -59,7 +59,7 @@ static int tree_hash(struct cweb_context *ctx, http_request_t *req, http_respons
             filled = 0;
         }
     }
-    if (n < 0) return -1; /* the client left, or sent what is no body */
+    if (n < 0) return -1; /* the client left, or its body is malformed */
     if (filled > 0 || total == 0) add_leaf(tree, leaf, filled);
     while (tree->count > 1) join_last(tree);
     char text[2 * HASH_BYTES + 1];

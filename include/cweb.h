@@ -47,7 +47,7 @@ extern "C" {
 
 /** Marks the one symbol that the server looks up. */
 #define CWEB_EXPORT __attribute__((visibility("default")))
-/* In C++ a keyword of the language's modules, which a module of the server is none of. */
+/* In C++, export is a keyword of the language's modules; modules of the server are something else. */
 #define export CWEB_EXPORT
 
 /* ---- The arguments of a module's functions ---- */
@@ -78,9 +78,9 @@ typedef struct cweb_context {
 /* ---- Routes ---- */
 
 /**
- * A handler: fills in the response. Its return value is ignored, but for answers in pieces (cweb_stream.h): a negative one ends an
- * answer that the handler has begun so that the client sees that something is missing, and is 500 where a route of CWEB_STREAM has left
- * the response untouched.
+ * A handler, which fills in the response. Its return value is ignored, except for answers in pieces (cweb_stream.h). There, a
+ * negative value ends an answer that the handler has begun, so that the client notices that the answer is incomplete. If the
+ * handler of a CWEB_STREAM route has left the response untouched, a negative value is answered 500.
  */
 typedef int (*entry_t)(struct cweb_context *, http_request_t *, http_response_t *);
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /**
  * @file cweb_file.h
- * Answering with files. Apart from cweb.h, so that a module which doesn't need it may name its handlers `read`,
- * `link` or `stat`.
+ * Functions that answer with files. cweb.h does not include this header, so that a module without it may name its handlers
+ * `read`, `link` or `stat`.
  */
 #ifndef CWEB_FILE_H
 #define CWEB_FILE_H
@@ -71,18 +71,19 @@ static inline int cweb_send_content(http_response_t *res, const char *path) {
 /**
  * Answers with a regular file of any size, which the server sends without reading it into memory.
  *
- * The request's conditions (If-None-Match, If-Modified-Since, …) and its Range are honoured: the status can become 206,
- * 304, 412 or 416. If path.br, path.zst or path.gz lies beside the file and is not older, clients that accept it get that.
- * Content-Type (by the suffix), ETag, Last-Modified, Accept-Ranges and Vary are set, unless the handler has set them
- * before; an ETag of the handler's counts in conditions too. Call it on the handler's own thread. A body that the handler
- * sets afterwards is sent instead of the file; a status that it sets afterwards is sent with it.
+ * The server honours the request's conditions (If-None-Match, If-Modified-Since, …) and its Range, so the status can become
+ * 206, 304, 412 or 416. If path.br, path.zst or path.gz lies beside the file and is not older, clients that accept that
+ * coding get it instead. The server sets Content-Type (by the suffix), ETag, Last-Modified, Accept-Ranges and Vary, unless
+ * the handler has set them before; conditions then use the handler's ETag. Call the function on the handler's own thread. A
+ * body that the handler sets afterwards is sent instead of the file; a status that it sets afterwards is sent with the file.
  *
- * @param root   the directory that path stays below, whatever it says and whatever links there are; NULL: path is used as
- *               it is. A relative one is relative to the server's data directory
- * @param path   e.g. made from the request
+ * In a handler with CWEB_KILLABLE, the function fails with ENOTSUP (500); cweb_send_file() then sends the content as a body.
+ *
+ * @param root   the directory that path can't leave, by ".." or by links; NULL: path is used unchanged. A relative root is
+ *               relative to the server's data directory
+ * @param path   the path of the file, for example from the request
  * @param flags  0 or CWEB_FILE_PLAIN
- * In a handler of CWEB_KILLABLE it fails with ENOTSUP (500); cweb_send_file() then has the content as the body, whole.
- * @return 0; -1 with errno when the file was not sent: there is none, or none that can be read (the answer is 404), it is a
+ * @return 0; -1 with errno when the file was not sent: it does not exist or can't be read (the answer is 404), it is a
  *         directory, a FIFO or a device (404), or the process has too few descriptors or too little memory (500)
  */
 static inline int cweb_send_file_from(http_request_t *req, http_response_t *res, const char *root, const char *path,
@@ -125,8 +126,8 @@ static inline int cweb_send_file_from(http_request_t *req, http_response_t *res,
 }
 
 /**
- * Answers with a regular file as cweb_send_file_from() does. path is used as it is, relative to the server's data
- * directory: check one made from the request with cweb_path_is_safe() first, or name a root.
+ * Answers with a regular file as cweb_send_file_from() does. path is used unchanged, relative to the server's data
+ * directory: check a path from the request with cweb_path_is_safe() first, or use a root.
  * @return 0; -1 with errno when the file was not sent
  */
 static inline int cweb_send_file(http_request_t *req, http_response_t *res, const char *path) {
@@ -149,11 +150,11 @@ static inline int cweb_write_all(int fd, const char *bytes, size_t length) {
 }
 
 /**
- * Writes the body of the request to a file that is open for writing, at its current position. Of a route with CWEB_STREAM
- * the body may have any size: it is written while it comes.
- * @param max  most bytes; 0: as many as the route takes
- * @return how many bytes were written; -1 with errno: EMSGSIZE when the body is larger than max, or that of write(2) or
- *         cweb_read(). A part of the body may have been written then
+ * Writes the body of the request to a file that is open for writing, at its current position. On a route with CWEB_STREAM,
+ * the body may have any size, and is written while it arrives.
+ * @param max  limit on the bytes of the body; 0: the limit of the route
+ * @return the number of written bytes; -1 with errno: EMSGSIZE when the body is larger than max, or the errno of write(2) or
+ *         cweb_read(). A part of the body may then have been written
  */
 static inline ssize_t cweb_read_to_file(http_request_t *req, int fd, size_t max) {
     char piece[16 * 1024];

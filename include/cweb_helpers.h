@@ -245,8 +245,8 @@ static inline FILE *cweb_tmpfile(void) {
         return NULL;
     }
     remove(path);
-    /* Only a lack of memory makes it fail, and costs a descriptor: unistd.h here would take its names from every
-     * module. */
+    /* fdopen(3) fails only for lack of memory, and then leaks the descriptor. close(2) would need unistd.h, whose names
+     * every module would then have. */
     return fdopen(fd, "w+b");
 }
 

@@ -9,7 +9,7 @@
  *   2. looks up `cweb_module_api` (const uint32_t), which says what the module's functions take;
  *   3. calls `cweb_bind_host(table, token)`; token is opaque and names the module in every call of the table.
  *
- * The table only grows at its end; `size` says how much of it this server fills.
+ * The table only grows at its end; `size` is the number of bytes that this server fills.
  */
 #ifndef CWEB_HOST_H
 #define CWEB_HOST_H
@@ -113,8 +113,8 @@ extern const uint32_t cweb_module_abi __attribute__((weak, visibility("default")
 const uint32_t cweb_module_abi = CWEB_ABI_VERSION;
 
 /*
- * What the functions of the module take, for the loader: 3, the context first; 2, no context (legacy/cweb.h); 4, as 3, in
- * an app for WAFer. The server's flags say it, never the source.
+ * The parameters of the module's functions, for the loader: 3: the context comes first; 2: no context (legacy/cweb.h); 4: as
+ * 3, in an app for WAFer. The server's compiler flags define the value, never the source.
  */
 #ifndef CWEB_MODULE_API
 #define CWEB_MODULE_API 3
@@ -122,7 +122,7 @@ const uint32_t cweb_module_abi = CWEB_ABI_VERSION;
 extern const uint32_t cweb_module_api __attribute__((weak, visibility("default")));
 const uint32_t cweb_module_api = CWEB_MODULE_API;
 
-/** Called by the loader, once, before anything else but constructors. */
+/** The loader calls this once, before all other functions except constructors. */
 void cweb_bind_host(const struct cweb_host *host, const void *module);
 __attribute__((weak, used, visibility("default"))) void cweb_bind_host(const struct cweb_host *host, const void *module) {
     cweb_binding.host = host;
@@ -132,8 +132,8 @@ __attribute__((weak, used, visibility("default"))) void cweb_bind_host(const str
 /*
  * ---- exit(3) and its relatives end the running handler, not the server: see the flags in cweb_config.h ----
  *
- * Those of err(3), error(3) and thrd_exit(3) are in err.h, error.h and threads.h of this directory: what stands here is
- * compiled with every module, and a function takes the compiler 2 ms.
+ * The replacements of err(3), error(3) and thrd_exit(3) are in err.h, error.h and threads.h of this directory, because this
+ * file is compiled with every module, and each function takes the compiler 2 ms.
  */
 
 __attribute__((noreturn)) static inline void cweb_exit_handler(int code, const char *how) {
@@ -184,7 +184,7 @@ __attribute__((weak, visibility("hidden"), noreturn)) void __wrap_pthread_exit(v
     __real_pthread_exit(value);
 }
 
-/* ---- stdout and stderr are the server's, which has what modules print in its log: nobody closes or redirects them ---- */
+/* ---- stdout and stderr belong to the server, which logs the output of modules: modules can't close or redirect them ---- */
 
 __attribute__((weak)) FILE *__real_freopen(const char *path, const char *mode, FILE *stream);
 __attribute__((weak)) int __real_fclose(FILE *stream);
@@ -201,7 +201,7 @@ __attribute__((weak, visibility("hidden"))) FILE *__wrap_freopen(const char *pat
     return __real_freopen(path, mode, stream);
 }
 
-/* The same function, where the size of a file has 64 bits anyway. */
+/* An alias, because the size of a file has 64 bits in both functions. */
 __attribute__((weak, visibility("hidden"), alias("__wrap_freopen"))) FILE *__wrap_freopen64(const char *path,
                                                                                        const char *mode, FILE *stream);
 

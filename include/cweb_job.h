@@ -131,7 +131,8 @@ static inline int cweb_job_output(job_ctx_t *job, const char *name) {
  *
  * @return 0, or -1 and errno: EMSGSIZE (more than --job-result-bytes-max), ENOSPC (--blobs-bytes-max, or the disk, has no room),
  * EDQUOT (the job has as many events as --job-events-max, or as many bytes of events as --job-events-bytes-max allows),
- * ECANCELED (the job is to end), EIO (the server can't store the bytes), EINVAL (type or bytes is NULL, or type is too long), ENOSYS (job is NULL, or the server is older)
+ * ECANCELED (the job is to end), EIO (the server can't store the bytes), EINVAL (type or bytes is NULL, or type is too long),
+ * ENOSYS (job is NULL, or the server is older)
  */
 static inline int cweb_job_emit_bytes(job_ctx_t *job, const char *type, const void *bytes, size_t length) {
     if (job == NULL || job->data == NULL || job->data->size <= offsetof(struct cweb_job_data, emit_bytes)) {

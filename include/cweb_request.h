@@ -311,9 +311,9 @@ static inline int cweb_cookie_is_sound(const char *name, const char *value, cons
  *
  * @param value    visible ASCII without `"`, `,`, `;` and `\`: encode anything else
  * @param options  NULL: no attributes
- * @return 0; -1 with errno EINVAL for a cookie that no browser would take: a character that is not allowed (CR and LF are
- * not), more than 4096 bytes, SameSite=None or a __Secure- or __Host- name without what it needs; -1 with ENOMEM when the
- * response has no room
+ * @return 0; -1 with errno EINVAL for a cookie that no browser would accept: it has a forbidden character (such as CR or LF)
+ * or more than 4096 bytes, or lacks the attributes that SameSite=None or a __Secure- or __Host- name requires; -1 with ENOMEM
+ * when the response has no room
  */
 CWEB_OUT_OF_LINE int cweb_set_cookie(http_response_t *res, const char *name, const char *value,
                                      const cweb_cookie_options_t *options) {
@@ -364,11 +364,11 @@ static inline int cweb_status(http_response_t *res, int status) {
 }
 
 /**
- * Answers with a redirect. Blanks, quotation marks, angle brackets and what is not ASCII are percent-encoded in location.
+ * Answers with a redirect. Blanks, quotation marks, angle brackets and non-ASCII bytes of location are percent-encoded.
  * @param status    301, 302, 303, 307 or 308
  * @param location  a URI or a path; a path that begins with two slashes names another host
  * @return 0; -1 with errno EINVAL (another status, location is NULL, empty, or has a control character such as CR or LF) or
- * ENOMEM: the response is as it was then
+ * ENOMEM; the response is then unchanged
  */
 CWEB_OUT_OF_LINE int cweb_redirect(http_response_t *res, int status, const char *location) {
     int known = status == 301 || status == 302 || status == 303 || status == 307 || status == 308;

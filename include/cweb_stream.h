@@ -20,7 +20,7 @@
  * with the route {"/count", "POST", count, CWEB_STREAM}. See docs/streams.md.
  *
  * The functions that take a request or a response may be called from the handler and from threads that it waits for, until
- * it returns. What fails sets errno.
+ * it returns. A function that fails sets errno.
  */
 #ifndef CWEB_STREAM_H
 #define CWEB_STREAM_H
@@ -92,7 +92,7 @@ static inline ssize_t cweb_read(http_request_t *req, void *buf, size_t n) {
 }
 
 /**
- * Lends the next bytes of the body where they lie, without a copy: until the next call of this function or cweb_read().
+ * Lends the next bytes of the body without a copy. They are valid until the next call of this function or cweb_read().
  * @return 1; 0 at the end of the body (*bytes is NULL then); -1 as cweb_read()
  */
 static inline int cweb_read_view(http_request_t *req, const void **bytes, size_t *length) {
@@ -107,8 +107,8 @@ static inline long long cweb_body_length(const http_request_t *req) {
 /* ---- A form in pieces, in a handler whose route has CWEB_STREAM ---- */
 
 /**
- * Goes to the next part of a multipart/form-data body, over what is left of the part before it. Any number of parts of any
- * size need the same memory.
+ * Goes to the next part of a multipart/form-data body, and skips the unread rest of the part before it. Any number of parts
+ * of any size need the same memory.
  *
  *     cweb_part_t part;
  *     int got;
@@ -119,32 +119,32 @@ static inline long long cweb_body_length(const http_request_t *req) {
  *     }
  *
  * @param part  gets name, file_name and content_type, valid until the next call; bytes and length stay NULL and 0: see
- *              cweb_part_read(). A name is what the client says, and never a path to write to
+ *              cweb_part_read(). The client chooses the names: never use one as a path to write to
  * @return 1; 0 when there is no further part; -1 with errno as cweb_read(), and
- *   EPROTO  the form breaks off, or the head of a part is malformed, larger than 8 KiB, or has a NUL in a name,
+ *   EPROTO  the form is truncated, or the head of a part is malformed, larger than 8 KiB, or has a NUL in a name,
  *   EINVAL  the request has no multipart/form-data, or the route does not have CWEB_STREAM: see cweb_form_next()
- * The bytes behind the last part stay unread. cweb_read() and cweb_read_view() must not be used beside these functions.
+ * The bytes after the last part stay unread. A handler that uses these functions must not use cweb_read() or cweb_read_view().
  */
 static inline int cweb_next_part(http_request_t *req, cweb_part_t *part) {
     return cweb_binding.host->stream->next_part(req, part);
 }
 
 /**
- * Copies the next bytes of the part that cweb_next_part() has gone to, and waits until there are some.
+ * Copies the next bytes of the present part of cweb_next_part(), and waits until there are some.
  * @return how many, at most n; 0 at the end of the part; -1 with errno as cweb_next_part()
  */
 static inline ssize_t cweb_part_read(http_request_t *req, void *buf, size_t n) {
     return cweb_binding.host->stream->part_read(req, buf, n);
 }
 
-/* ---- The answer in pieces: in every handler but those of CWEB_INLINE ---- */
+/* ---- The answer in pieces: in every handler without CWEB_INLINE ---- */
 
 /**
  * Begins the answer with this status (as http_response_t.status) and the header fields of res, which are final from here
- * on. A Content-Length among them is kept to: no more can be written, and a handler that writes less ends the connection.
- * Without one the answer is sent in chunks, or to a client of HTTP/1.0 until the connection is closed. res->body is not
- * sent. If the handler faults afterwards, the connection ends so that the client can tell. Without a Content-Length the
- * answer is compressed as others are (docs/files.md); CWEB_NO_COMPRESS refuses that. "Connection: close" ends the connection.
+ * on. If they have a Content-Length, the handler can't write more, and the connection ends if the handler writes less.
+ * Without a Content-Length, the answer is sent in chunks; for a client of HTTP/1.0, the closed connection marks its end.
+ * Such an answer is compressed like others (docs/files.md), unless the route has CWEB_NO_COMPRESS. res->body is not sent. If
+ * the handler faults afterwards, the connection ends so that the client notices it. "Connection: close" ends the connection.
  * @return 0; -1 with errno: EALREADY (it has begun), ECONNRESET (the client is gone), EBUSY (too many answers are streamed),
  *   E2BIG (the header fields are too large), EINVAL (the Content-Length among them is no number), EPERM (the route has
  *   CWEB_INLINE)
@@ -154,8 +154,8 @@ static inline int cweb_begin(http_response_t *res, int status) {
 }
 
 /**
- * Sends n bytes of an answer that has begun, and waits while the client takes none. Threads may write at once: the bytes
- * of each call stay together.
+ * Sends n bytes of an answer that has begun, and waits while the client takes none. Several threads may write at the same
+ * time: the bytes of each call stay together.
  * @return 0; -1 with errno: ECONNRESET (the client is gone), ETIMEDOUT (the deadline has passed), EMSGSIZE (more than the
  *   Content-Length), EINVAL (cweb_begin() has not been called), EPIPE (the answer is detached)
  */
@@ -164,10 +164,10 @@ static inline int cweb_write(http_response_t *res, const void *bytes, size_t n) 
 }
 
 /**
- * Has a header field follow the last bytes of an answer that has begun, such as a digest of them. It is sent with an answer
- * in chunks, and left out where there are none: with a Content-Length, and for a client of HTTP/1.0. Clients may ignore it.
- * @return 0; -1 with errno: EINVAL (no field that may follow the content by RFC 9110 section 6.5.1, or cweb_begin() has not
- *   been called), E2BIG (more than 4 KiB of them), EPIPE (the answer is detached)
+ * Adds a trailer field, which follows the last bytes of an answer that has begun, such as a digest of them. Only an answer in
+ * chunks has trailer fields: with a Content-Length, and for a client of HTTP/1.0, they are left out. Clients may ignore them.
+ * @return 0; -1 with errno: EINVAL (RFC 9110 section 6.5.1 forbids the field in a trailer, or cweb_begin() has not been
+ *   called), E2BIG (all trailer fields together have more than 4 KiB), EPIPE (the answer is detached)
  */
 static inline int cweb_trailer(http_response_t *res, const char *name, const char *value) {
     return cweb_binding.host->stream->trailer(res, name, value);
@@ -327,9 +327,9 @@ static inline int cweb_ws_canceled(websocket_t *ws) {
 /* ---- Answers that outlive the handler ---- */
 
 /**
- * Makes the answer one that goes on when the handler has returned: any thread of the module may write to it, by the name
- * that is returned. Begins it with res->status if that has not been done.
- * In a handler of a CWEB_STREAM route: instead of cweb_begin().
+ * Detaches the answer, which then continues after the handler has returned: any thread of the module may write to the
+ * returned stream. Begins the answer with res->status if the handler has not begun it.
+ * In a handler of a CWEB_STREAM route, this function replaces cweb_begin().
  * @return the stream; NULL with errno: as cweb_begin(), EALREADY (it is detached), EINVAL (see above); EBUSY only if there are
  *   --stream-answers-max streams
  */
@@ -338,8 +338,8 @@ static inline cweb_stream_t *cweb_detach(http_request_t *req, http_response_t *r
 }
 
 /**
- * Sends all of the n bytes or none, without waiting. From any thread.
- * @return 0; CWEB_AGAIN: too much of what was sent before has not left yet, and the callback for room will come;
+ * Sends all of the n bytes or none, without waiting. Any thread may call the function.
+ * @return 0; CWEB_AGAIN: too many earlier bytes are still unsent, and the callback for room will be called;
  *   -1 with errno: ECONNRESET (the client is gone), EMSGSIZE (more than can ever be sent in one call, 64 KiB, or than the
  *   Content-Length), EBADF (the stream is closed)
  */
@@ -358,8 +358,8 @@ static inline int cweb_stream_sse(cweb_stream_t *stream, const char *event, cons
 
 /**
  * Sends the same bytes to many streams.
- * @param results  NULL, or room for a result each: as cweb_stream_write() returns it
- * @return how many took them
+ * @param results  NULL, or an array of count elements for the return value of cweb_stream_write() for each stream
+ * @return the number of streams that have accepted the bytes
  */
 static inline size_t cweb_stream_broadcast(cweb_stream_t *const *streams, size_t count, const void *bytes, size_t n,
                                            int *results) {

@@ -11,16 +11,16 @@
  *       CWEB_ASSERT_STR(res->body, "Hello, you!\n");
  *   }
  *
- * Tests stand in the module's own source, or in a project in files named *_test.c or in the directory tests/. A deployment
- * compiles none of them: what CWEB_TEST defines in a module's source leaves no code in the module.
+ * Tests lie in the module's own source or, in a project, in files named *_test.c or in the directory tests/. A deployment
+ * compiles none of them: CWEB_TEST in a module's source leaves no code in the module.
  *
  * Each test runs in a process of its own, in the sandbox of isolated modules, with an empty cache, an empty database and the
- * settings of module.toml. Before it runs onload, after it unload. A test fails when an assertion does, when it crashes,
- * calls exit(3) or takes too long, and when a handler of the module crashes meanwhile. The module's handlers, callbacks and
- * jobs run as on a server, on threads of their own.
+ * settings of module.toml. onload runs before the test, unload after it. A test fails when an assertion fails, when the test
+ * crashes, calls exit(3) or takes too long, or when a handler of the module crashes meanwhile. The module's handlers,
+ * callbacks and jobs run as on a server, on threads of their own.
  *
- * The parameter ctx of a test is the module's context: its cache and its database are those that handlers use. What the
- * functions return stays valid until the end of the test.
+ * The parameter ctx of a test is the module's context, with the cache and the database that handlers use. All return values
+ * of these functions stay valid until the end of the test.
  */
 #ifndef CWEB_TEST_H
 #define CWEB_TEST_H

@@ -1,4 +1,4 @@
-//! Flags, environment and `cweb.toml`, merged into one validated [`Config`]. Flags beat environment beats file.
+//! Merges flags, environment and `cweb.toml` into one validated [`Config`]. Flags beat environment beats file.
 
 mod args;
 mod checks;
@@ -22,60 +22,60 @@ use file::{read_file, settings_path};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-/// The server's settings: complete and checked. Units stand at the end of the names.
+/// The server's settings, complete and checked. Names end with their units.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Addresses to listen on, `ADDR:PORT` or `unix:PATH`; at least one.
     pub listen: Vec<String>,
-    /// Addresses for the server's own paths alone, as those above; if there are any, those above serve modules alone.
+    /// Addresses for only the server's own paths; if there are any, the addresses in `listen` serve only modules.
     pub admin_listen: Vec<String>,
     /// Threads that serve connections: from 1 to 256.
     pub shards: usize,
-    /// Which reactor they run on.
+    /// The reactor of the shards.
     pub reactor: Reactor,
-    /// Directory of all state; the server works in it.
+    /// Directory of all state; the server's working directory.
     pub data_dir: PathBuf,
     /// Directory of the deployed modules.
     pub module_dir: PathBuf,
-    /// Where modules run.
+    /// Where modules run: in processes of their own, or in the server.
     pub isolation: Isolation,
     /// Directories that modules in processes of their own may read.
     pub allow_read: Vec<PathBuf>,
     /// Directories that modules in processes of their own may write.
     pub allow_write: Vec<PathBuf>,
-    /// Where isolated modules may connect to: see `net::Reach`.
+    /// Destinations that isolated modules may connect to: see `net::Reach`.
     pub allow_net: Vec<String>,
     /// Which domains share a database.
     pub module_database: ModuleDatabase,
-    /// Of which modules a module may create and read jobs.
+    /// The modules whose jobs a module may create and read.
     pub module_jobs: ModuleJobs,
-    /// Threads of the process of a domain.
+    /// Limit on the threads of a domain's process.
     pub module_threads_max: usize,
-    /// Bytes of the files of a domain, beyond which it writes none; 0: no limit. `None`: a share of the disk.
+    /// Limit, in bytes, on the files of a domain; 0: no limit. `None`: a share of the disk.
     pub module_disk_bytes_max: Option<u64>,
-    /// Limit, in bytes a second, on what a domain prints.
+    /// Limit, in bytes a second, on the output of a domain.
     pub module_output_bytes_max: usize,
-    /// Address space of the process of the modules; 0: no limit.
+    /// Limit, in bytes, on the address space of a domain's process; 0: no limit.
     pub module_memory_bytes_max: u64,
-    /// Memory that the process of the modules may use, where the server can make cgroups; 0: `module_memory_bytes_max`.
+    /// Limit, in bytes, on the memory of a domain's process, if the server can make cgroups; 0: `module_memory_bytes_max`.
     pub module_resident_bytes_max: u64,
-    /// Growth of the resident memory of the process of the modules at which it is replaced; 0: no limit.
+    /// Growth, in bytes, of the resident memory of a domain's process that leads to its replacement; 0: no limit.
     pub module_rss_recycle_bytes: u64,
-    /// Crashes of a module in `crash_window_ms` after which it is left out; 0: never.
+    /// Crashes of a module within `crash_window_ms` that lead to its quarantine; 0: never.
     pub crash_limit: usize,
-    /// The time in which crashes count together.
+    /// The time window for counting crashes.
     pub crash_window_ms: u64,
-    /// Most domains, the default one included: from 1 to 1024.
+    /// Limit on domains, including the default domain: from 1 to 1024.
     pub domains_max: usize,
-    /// Most threads of the executor pool.
+    /// Limit on the threads of the executor pool.
     pub executors_max: usize,
-    /// Calls of routes of `CWEB_STREAM` at once, a shard and domain.
+    /// Limit on concurrent calls of routes of `CWEB_STREAM`, for each shard and domain.
     pub stream_calls_max: usize,
-    /// Streamed answers of other handlers at once, a shard and domain.
+    /// Limit on concurrent streamed answers of other handlers, for each shard and domain.
     pub stream_answers_max: usize,
-    /// Bytes of each direction of a stream that wait for the other side.
+    /// Limit, in bytes, on each direction of a stream that waits for its reader.
     pub stream_buffer_bytes: usize,
-    /// Whether the admin key is needed from everywhere.
+    /// Whether clients on this machine need the admin key, too.
     pub production: bool,
     /// The server's certificate, PEM; absolute. In production, `server.crt` in the data directory if none is named.
     pub tls_cert: Option<PathBuf>,
@@ -83,17 +83,17 @@ pub struct Config {
     pub tls_key: Option<PathBuf>,
     /// Whose clients are let in.
     pub tls_clients: TlsClientSettings,
-    /// The key that tokens of modules are signed with, PEM; absolute. Made if it is not there.
+    /// The key that signs tokens of modules, PEM; absolute. The server makes the file if it is missing.
     pub token_key: Option<PathBuf>,
-    /// Whether all modules are forgotten at exit.
+    /// Whether the server removes all modules at exit.
     pub purge_modules: bool,
-    /// Whether the log has warnings and errors only.
+    /// Whether the log has only warnings and errors.
     pub silent: bool,
-    /// Whether running requests are not waited for at exit.
+    /// Whether the server exits without waiting for running requests.
     pub force_shutdown: bool,
-    /// Longest wait for running requests at exit.
+    /// Limit on the wait for running requests at exit.
     pub shutdown_timeout_ms: u64,
-    /// Content codings of answers, the ones that are preferred first; empty: answers are not compressed.
+    /// Content codings of answers in the order of preference; empty: answers are not compressed.
     pub compress: Vec<String>,
     /// `Access-Control-Allow-Origin` of all answers; empty for none.
     pub cors_allow_origin: String,
@@ -105,113 +105,113 @@ pub struct Config {
     pub cors_max_age_s: u32,
     /// The key for `/mgnt`, `/jobs` and `/metrics`; never empty.
     pub admin_key: Option<String>,
-    /// The file of settings, if it is read and has a key in it.
+    /// The file of settings, if it was read and contains a key.
     pub secret_settings: Option<PathBuf>,
-    /// File of named keys for them; absolute.
+    /// File of named keys for the same paths; absolute.
     pub keys_file: Option<PathBuf>,
-    /// Wrong keys of an address in a minute after which it is refused; 0: no limit.
+    /// Limit on wrong keys from one address in a minute; beyond it the address is refused. 0: no limit.
     pub auth_failures_max: u32,
-    /// Largest request head: 431 beyond it.
+    /// Limit, in bytes, on a request head: 431 beyond it.
     pub head_bytes_max: usize,
-    /// Most header fields of a request: 431 beyond it.
+    /// Limit on the header fields of a request: 431 beyond it.
     pub headers_max: usize,
-    /// Longest request target: 414 beyond it.
+    /// Limit, in bytes, on a request target: 414 beyond it.
     pub uri_bytes_max: usize,
-    /// Largest request body for modules: 413 beyond it.
+    /// Limit, in bytes, on a request body for modules: 413 beyond it.
     pub body_bytes_max: usize,
-    /// Largest request body for `/mgnt`: 413 beyond it.
+    /// Limit, in bytes, on a request body for `/mgnt`: 413 beyond it.
     pub mgnt_body_bytes_max: usize,
-    /// Largest body limit a route may give itself.
+    /// Limit, in bytes, on the body limit that a route may set for itself.
     pub route_body_bytes_max: usize,
-    /// Most bytes of all request bodies that a shard is receiving, and of all that wait for executors; each. 503 beyond it.
+    /// Limit, in bytes, on the bodies a shard is receiving, and the same for those waiting for executors. 503 beyond it.
     pub bodies_bytes_max: usize,
-    /// Limit, in bytes, on the large answers and frames of a domain that are not sent yet.
+    /// Limit, in bytes, on a domain's large answers and frames that are not sent yet.
     pub module_answers_bytes_max: usize,
     /// Memory of the server itself.
     pub resources: ResourceSettings,
-    /// Most open connections of one shard: 503 and a close beyond it.
+    /// Limit on the open connections of one shard: 503 and a close beyond it.
     pub connections_max: usize,
-    /// Most open connections of one peer, over all shards: 503 and a close beyond it; 0: no limit.
+    /// Limit on the open connections of one peer, over all shards: 503 and a close beyond it; 0: no limit.
     pub connections_per_peer_max: usize,
-    /// Requests after which a connection is closed; 0: no limit.
+    /// Requests after which the server closes a connection; 0: no limit.
     pub requests_per_connection_max: u64,
-    /// Most unanswered requests of a connection; reading pauses beyond it.
+    /// Limit on the unanswered requests of a connection; reading pauses beyond it.
     pub pipeline_max: usize,
-    /// Most memory that a handler takes for one request by `cweb_alloc`: NULL beyond it.
+    /// Limit, in bytes, on `cweb_alloc` for one request: NULL beyond it.
     pub request_memory_bytes_max: usize,
-    /// Proxies whose word counts about who the client is: addresses, networks, `unix`.
+    /// Proxies that the server believes about the client's address: addresses, networks, `unix`.
     pub trusted_proxies: Vec<String>,
-    /// The header field that they write.
+    /// The header field that these proxies write.
     pub trusted_proxy_header: String,
-    /// Largest WebSocket message: closed with 1009 beyond it.
+    /// Limit, in bytes, on a WebSocket message: the WebSocket is closed with 1009 beyond it.
     pub ws_message_bytes_max: usize,
-    /// Most unsent bytes of a WebSocket: closed beyond it.
+    /// Limit, in bytes, on the unsent data of a WebSocket: the WebSocket is closed beyond it.
     pub ws_queue_bytes_max: usize,
-    /// Most messages of a WebSocket that wait for its handler; reading pauses beyond it.
+    /// Limit on the messages of a WebSocket that wait for its handler; reading pauses beyond it.
     pub ws_inbox_messages_max: usize,
-    /// Most rooms that a WebSocket may be in.
+    /// Limit on the rooms of a WebSocket.
     pub ws_rooms_max: usize,
-    /// Smallest WebSocket message that is sent compressed; 0: the server agrees on compression with no client.
+    /// Smallest WebSocket message that is compressed, in bytes; 0: the server never negotiates compression.
     pub ws_compress_bytes_min: usize,
-    /// Longest from a request's first byte to the end of its head: then 408.
+    /// Limit on the time from a request's first byte to the end of its head: then 408.
     pub header_timeout_ms: u64,
-    /// Longest between two pieces of a body: then 408.
+    /// Limit on the time between two pieces of a body: then 408.
     pub body_timeout_ms: u64,
-    /// Longest that a connection stays open with nothing asked on it.
+    /// Limit on the time that a connection stays open without a request.
     pub idle_timeout_ms: u64,
-    /// Longest that a peer takes none of its answer: then its connection is cut.
+    /// Limit on the time in which a peer takes nothing of its answer: then the connection is closed.
     pub write_timeout_ms: u64,
-    /// A WebSocket from which nothing came for this long gets a ping; 0: none.
+    /// Time without data from a WebSocket's peer after which the server sends a ping; 0: never.
     pub ws_ping_interval_ms: u64,
-    /// Longest wait for a sign of life after a ping: then the WebSocket is closed.
+    /// Limit on the wait for any data after a ping: then the WebSocket is closed.
     pub ws_pong_timeout_ms: u64,
-    /// Longest run of a handler in a process of its own: then 504.
+    /// Limit on a run of a handler in a domain's process: then 504.
     pub handler_timeout_ms: u64,
-    /// Longest run of the compiler: then 422.
+    /// Limit on a run of the compiler: then 422.
     pub compile_timeout_ms: u64,
-    /// Longest wait for running requests in a swap with `unload` and `onload`: then 503.
+    /// Limit on the wait for running requests in a swap with `unload` and `onload`: then 503.
     pub swap_timeout_ms: u64,
-    /// Longest run of a constructor, `onload`, `unload` or a job's cancel callback in a process of its own: then 422, or a line in
-    /// the log.
+    /// Limit on a run of a constructor, `onload`, `unload` or a job's cancel callback in a domain's process: then 422, or a
+    /// line in the log.
     pub hook_timeout_ms: u64,
-    /// What modules may be made of.
+    /// Settings about projects, libraries and versions.
     pub projects: ProjectSettings,
-    /// Most deployments that wait: 503 beyond it.
+    /// Limit on waiting deployments: 503 beyond it.
     pub deploy_queue_max: usize,
     /// Threads that run jobs: from 1 to 1024.
     pub job_workers: usize,
-    /// When what happens to a job counts as written.
+    /// When a change of a job counts as written.
     pub durability: Durability,
-    /// How long finished jobs are kept.
+    /// How long finished jobs are kept, in seconds.
     pub job_retention_s: u64,
-    /// Largest payload of a job.
+    /// Limit, in bytes, on the payload of a job.
     pub job_payload_bytes_max: usize,
-    /// Largest event of a job.
+    /// Limit, in bytes, on an event of a job.
     pub job_event_bytes_max: usize,
-    /// Largest result of a job.
+    /// Limit, in bytes, on the result of a job.
     pub job_result_bytes_max: usize,
     /// Limits of checkpoints, blobs and outputs.
     pub job_data: JobDataSettings,
-    /// Most commands that wait for the store's writer.
+    /// Limit on the commands that wait for the store's writer.
     pub job_queue_max: usize,
-    /// Most jobs that wait or run.
+    /// Limit on jobs that wait or run.
     pub job_pending_max: usize,
-    /// Most jobs of one module that run at once; 0: no limit.
+    /// Limit on the jobs of one module that run at once; 0: no limit.
     pub job_module_running_max: usize,
-    /// Most streams of job events of one shard: 503 beyond it.
+    /// Limit on the streams of job events of one shard: 503 beyond it.
     pub job_streams_max: usize,
 }
 
-/// The settings can't be used: every problem, one a line.
+/// The settings are invalid: all problems, one per line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", .0.join("\n"))]
 pub struct ConfigError(pub Vec<String>);
 
 impl Config {
-    /// Merges `flags`, the environment and the settings file, fills in the defaults and checks the whole.
+    /// Merges `flags`, the environment and the settings file, adds the defaults and checks the result.
     ///
     /// # Errors
-    /// Everything that is wrong, at once.
+    /// All problems at once.
     pub fn load(flags: ServeArgs) -> Result<Self, ConfigError> {
         Self::load_from(flags, |name| std::env::var_os(name))
     }
@@ -223,8 +223,8 @@ impl Config {
         }
     }
 
-    /// The same, with everything that is wrong beside settings that have their defaults there: so that what they name can
-    /// be checked too.
+    /// Like [`Config::load`], but returns all problems together with the settings, in which faulty settings have their
+    /// defaults. A check can then go on with the files that the settings name.
     #[must_use]
     pub fn load_for_check(flags: ServeArgs) -> (Self, Vec<String>) {
         Self::read_all(flags, |name| std::env::var_os(name))
@@ -233,7 +233,7 @@ impl Config {
     fn read_all(flags: ServeArgs, env: impl Fn(&str) -> Option<OsString>) -> (Self, Vec<String>) {
         let (from_env, mut problems) = ServeArgs::from_env(env);
         let given = flags.or(from_env);
-        // The data directory may stand in the file, so the file is looked for before that is known.
+        // The environment may name the data directory, and the settings file lies there.
         let (file, unreadable) = read_file(given.config.as_deref(), given.data_dir.as_deref());
         let secret_settings = file.admin_key.is_some().then(|| settings_path(&given));
         let is_whole = problems.is_empty() && unreadable.is_empty();
@@ -244,7 +244,7 @@ impl Config {
         problems.extend(settings.out_of_range());
         problems.extend(config.problems());
         if is_whole {
-            // What could not be read may be the half that is missing.
+            // Combinations are checked only if everything could be read: an unreadable setting may be the missing half.
             problems.extend(config.misfits());
         }
         if config.production && config.tls_cert.is_none() && config.tls_key.is_none() {
@@ -254,7 +254,7 @@ impl Config {
                 Err(problem) => problems.push(problem),
             }
         }
-        // The server moves into the data directory before it reads them.
+        // The server changes to the data directory before it reads these files, so their paths must be absolute.
         for path in [
             &mut config.tls_cert,
             &mut config.tls_key,
@@ -376,14 +376,14 @@ impl Config {
         }
     }
 
-    /// The memory that the process of the modules may use, if that is limited.
+    /// The memory that a domain's process may use, in bytes, if it is limited.
     #[must_use]
     pub fn module_memory_bytes(&self) -> Option<u64> {
         [self.module_resident_bytes_max, self.module_memory_bytes_max].into_iter().find(|bytes| *bytes > 0)
     }
 }
 
-/// The names of content codings; `off` stands for none.
+/// The names of content codings; `off` means none.
 fn codings(given: Vec<String>) -> Vec<String> {
     if given == ["off"] { Vec::new() } else { given }
 }
@@ -398,7 +398,7 @@ mod tests {
         Config::load_from(ServeArgs { data_dir: Some(dir.path().into()), ..args }, |_| None)
     }
 
-    /// An environment of these variables alone.
+    /// An environment of only these variables.
     fn env(pairs: &'static [(&str, &str)]) -> impl Fn(&str) -> Option<OsString> {
         |name| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into())
     }
@@ -412,7 +412,7 @@ mod tests {
         let seen = |flags: ServeArgs, env: &dyn Fn(&str) -> Option<OsString>| {
             let config = Config::load_from(ServeArgs { config: Some(path.clone()), ..flags }, env).unwrap();
             let port = config.listen[0].rsplit(':').next().unwrap().to_owned();
-            // Where the modules are follows from the data directory, wherever that was given.
+            // The modules' directory follows from the data directory, wherever that was set.
             assert_eq!(config.module_dir, config.data_dir.join("modules"));
             let data_dir = config.data_dir.to_str().unwrap().to_owned();
             (port, data_dir, config.shards, config.silent, config.executors_max, config.admin_key.unwrap())

@@ -180,7 +180,7 @@ fn what_can_be_no_module_is_refused_with_a_sentence() {
                 "nobody_has_this",
                 "cweb_respond",
                 "-Wl,-z,defs",
-                "calls the table that cweb_bind_host is given",
+                "must use the function table that cweb_bind_host gets",
             ],
         ),
         (&[size, "-Wl,--no-as-needed", &curl], &["needs the library libcurl.so.4", "cweb serve --allow-lib curl"]),

@@ -172,7 +172,7 @@ fn a_new_module_deploys_as_it_is_and_overwrites_nothing() {
     let dir = tempfile::tempdir().unwrap();
     assert!(cweb(dir.path(), &["new", "first"], &[]).status.success());
     let again = cweb(dir.path(), &["new", "first"], &[]);
-    assert!(!again.status.success() && text(&again.stderr).contains("first.c is there already"), "{again:?}");
+    assert!(!again.status.success() && text(&again.stderr).contains("first.c exists already"), "{again:?}");
     let set_of =
         |name: &str| cweb(dir.path(), &["config", "list", name, "--server", &format!("http://{}", server.addr)], &[]);
     let unknown = set_of("first");

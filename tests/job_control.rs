@@ -222,7 +222,7 @@ fn a_module_declares_when_its_jobs_run_and_the_next_version_changes_it() {
         (", .timezone = \"UTC\"", "has a timezone and no schedule"),
         (", .schedule_payload = \"1\"", "has a schedule_payload and no schedule"),
         (", .schedule_overlap = 1", "has a schedule_overlap and no schedule"),
-        (", .schedule = \"@daily\", .schedule_payload = \"{\"", "jobs[0] (tick).schedule_payload is no JSON"),
+        (", .schedule = \"@daily\", .schedule_payload = \"{\"", "jobs[0] (tick).schedule_payload is not JSON"),
     ] {
         let refused = server.try_deploy(&ticking("m", fields));
         assert!(refused.status == 422 && refused.text().contains(words), "{} {}", refused.status, refused.text());

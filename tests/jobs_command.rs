@@ -133,7 +133,7 @@ fn wrong_submissions_are_explained() {
     for (args, words) in [
         (&["echo", "{'a':1}"][..], "PAYLOAD {'a':1} is not JSON: key must be a string at line 1 column 2"),
         (&["echo", "@nothing.json"], "nothing.json can't be read"),
-        (&["none"], "no module has a job named none; modules and their jobs are listed by: cweb modules"),
+        (&["none"], "no module has a job named none; cweb modules lists the modules and their jobs"),
         (&["--module", "none", "echo"], "no module named none"),
         (&["--max-attempts", "0", "echo"], "max_attempts"),
         (&["--unique-key", "", "echo"], "unique_key"),
@@ -317,7 +317,7 @@ fn a_server_that_is_not_there_or_is_another_is_explained() {
     });
     for args in [&["list"][..], &["watch", NOBODY]] {
         let said = err(&command(&addr, args).output().unwrap());
-        assert!(said.contains("answers 404 \"nope\": this is no cweb server with jobs"), "{said}");
+        assert!(said.contains("answers 404 \"nope\": this is not a cweb server with jobs"), "{said}");
     }
 }
 
@@ -329,7 +329,11 @@ fn the_key_is_asked_for() {
     for args in [&["submit", "echo"][..], &["status", NOBODY], &["watch", NOBODY], &["cancel", NOBODY], &["list"]] {
         let (none, wrong) = (run("", args), run("wrong", args));
         assert!(code(&none) == 4 && err(&none).contains("set CWEB_ADMIN_KEY to the server's key"), "{}", err(&none));
-        assert!(code(&wrong) == 4 && err(&wrong).contains("CWEB_ADMIN_KEY holds no key"), "{}", err(&wrong));
+        assert!(
+            code(&wrong) == 4 && err(&wrong).contains("the server does not accept the key in CWEB_ADMIN_KEY"),
+            "{}",
+            err(&wrong)
+        );
     }
     assert_eq!(code(&run("secret-of-16-bytes", &["list"])), 0);
     assert!(err(&run("secret-of-16-bytes", &["watch", NOBODY])).contains("there is no such job"));

@@ -84,7 +84,7 @@ fn a_form_that_can_not_be_used_is_refused_with_words() {
     };
     refused(&[], "function_name");
     refused(&[("function_name", "greet")], "route");
-    refused(&[("function_name", "1;"), ("route", "/x")], "no name of a C function");
+    refused(&[("function_name", "1;"), ("route", "/x")], "t name a C function");
     refused(&[("function_name", "other"), ("route", "/x")], "'other' undeclared");
     refused(&[("function_name", "greet"), ("route", "/x"), ("libs", "-Wl,-v")], "libs has \"-Wl\"");
     refused(&[("function_name", "greet"), ("route", "/x"), ("method", "BREW")], "BREW");

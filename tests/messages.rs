@@ -137,7 +137,7 @@ fn one_set_of_exit_codes() {
         let wrong = cweb(dir.path(), args, &[("CWEB_SERVER", &server.addr), ("CWEB_ADMIN_KEY", "guess")]);
         assert_eq!((code(&none), code(&wrong)), (4, 4), "{args:?}: {}{}", all_of(&none), all_of(&wrong));
         assert!(all_of(&none).contains("set CWEB_ADMIN_KEY to the server's key"), "{}", all_of(&none));
-        assert!(all_of(&wrong).contains("CWEB_ADMIN_KEY holds no key that counts there"), "{}", all_of(&wrong));
+        assert!(all_of(&wrong).contains("the server does not accept the key in CWEB_ADMIN_KEY"), "{}", all_of(&wrong));
     }
     let refused = server.get("/mgnt");
     assert!(refused.status == 401 && refused.text().contains("CWEB_ADMIN_KEY"), "{}", refused.text());

@@ -117,7 +117,7 @@ fn hostile_projects_are_refused() {
         ("cflags = [\"-specs=x\"]", "is not allowed"),
         ("include = [\"/etc\"]", "absolute"),
         ("include = [\"../..\"]", "leads out"),
-        ("libs = [\"/usr/lib/libz.so\"]", "no name of a library"),
+        ("libs = [\"/usr/lib/libz.so\"]", "t name a library"),
         ("libs = [\"curl\"]", "--allow-lib curl"),
         ("name = \"other\"", "names the module \"other\""),
         ("nonsense = 1", "unknown field"),
@@ -305,7 +305,7 @@ fn a_starter_project_is_checked_and_deployed_as_it_is() {
     assert!(server.get("/my-page").text().contains("<h1>my-page</h1>"));
     assert_eq!(server.post("/my-job", b"").text().trim().len(), 36);
     let again = cweb(&["new", "my-http", "--template", "http"], work.path(), &env);
-    assert!(!again.0 && again.1.contains("my-http is there already"), "it overwrites nothing: {}", again.1);
+    assert!(!again.0 && again.1.contains("my-http exists already"), "it overwrites nothing: {}", again.1);
     // The flags for the editor are no part of the module.
     let source = server.get("/mgnt/my-http/source").body;
     assert!(!String::from_utf8_lossy(&source).contains("compile_flags"));

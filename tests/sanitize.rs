@@ -108,7 +108,7 @@ fn what_can_not_be_sanitized_is_refused_with_words() {
         (&["--sanitize", "address -fplugin=x"], "there is no sanitizer"),
         (&["--sanitize", "address,thread"], "name address, undefined, or both"),
         (&["--sanitize", "address", "--domain", "x"], "cannot be used with"),
-        (&["--domain", "sanitized-x"], "those of modules with a sanitizer"),
+        (&["--domain", "sanitized-x"], "reserved for modules with a sanitizer"),
     ] {
         let told = said(&server, &[&["deploy"], args, &[LIVE]].concat(), false);
         assert!(told.contains(words), "{args:?}: {told}");

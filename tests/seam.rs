@@ -384,7 +384,7 @@ __attribute__((constructor)) static void lie(void) { const char *dir = getenv("T
                 (void)c; (void)q; (void)r; kill(getpid(), SIGKILL); return 0; }";
     deploy(&server, &(module("liar", code, route, 1, "") + once), "evil");
     provoke(&server, "/liar");
-    server.expect_log("module liar is in quarantine: it says something else of itself");
+    server.expect_log("module liar is in quarantine: its config differs when it is loaded again");
     eventually("it is left out", || server.get("/liar").status == 503);
     is_well(&server);
 }

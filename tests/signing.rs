@@ -91,7 +91,7 @@ fn sources_are_signed_by_those_who_are_trusted() {
     };
     refused(&["deploy", "shop"], "not signed");
     refused(&["deploy", "shop", "--sign", "mallory.key"], "not in --trusted-signers");
-    refused(&["deploy", "shop", "--sign", "trusted"], "no key of cweb keygen --signing");
+    refused(&["deploy", "shop", "--sign", "trusted"], "not a key of cweb keygen --signing");
     let (done, said) = run(&server, &["deploy", "shop", "--sign", "alice.key"]);
     assert!(done, "{said}");
     assert_eq!(server.get("/shop").text(), "one");

@@ -11,10 +11,10 @@ use std::process::ExitCode;
 
 #[derive(Args)]
 pub(super) struct BlobsArgs {
-    /// At most so many
+    /// Limit on the blobs listed
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     limit: u32,
-    /// Print what the server sends, JSON
+    /// Print the server's answer, JSON
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -46,14 +46,14 @@ fn list(client: &Client, args: &BlobsArgs) -> Result<(), Failure> {
         return Err(client.refusal(&answer));
     }
     let text = if args.json { answer.body } else { table(&answer.body)? };
-    // Nobody may read it any more.
+    // An error here means that the reader of the output has gone.
     let _ = writeln!(std::io::stdout().lock(), "{text}");
     Ok(())
 }
 
 fn table(body: &str) -> Result<String, Failure> {
-    let List { blobs, count, bytes, bytes_max } =
-        serde_json::from_str(body).map_err(|error| Failure::from(format!("the answer can't be read: {error}")))?;
+    let List { blobs, count, bytes, bytes_max } = serde_json::from_str(body)
+        .map_err(|error| Failure::from(format!("the server's answer can't be read: {error}")))?;
     let mut text = String::new();
     for blob in &blobs {
         text += &format!("{}  {:>12}  {}\n", plain(&blob.blob), blob.bytes, time::rfc3339(blob.used_at));

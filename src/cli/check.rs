@@ -1,4 +1,4 @@
-//! `cweb check` and `cweb sdk`: what needs no server.
+//! `cweb check` and `cweb sdk`: commands that need no server.
 
 use super::client::{GREEN, RED, YELLOW, coloured};
 use super::deploy::renamed;
@@ -30,7 +30,7 @@ pub(super) struct SdkArgs {
     cflags: bool,
 }
 
-/// A directory of its own, gone with this value.
+/// A temporary directory; dropping this value removes it.
 pub(super) struct Scratch(pub(super) PathBuf);
 
 impl Scratch {
@@ -53,7 +53,7 @@ pub(super) fn check(args: &CheckArgs) -> ExitCode {
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Prints a report, and tells how many are wrong.
+/// Prints a SARIF report and returns the number of faulty files.
 fn reported(files: &[PathBuf]) -> usize {
     let (mut report, mut failed) = (Report::default(), 0);
     for file in files {
@@ -69,7 +69,7 @@ fn reported(files: &[PathBuf]) -> usize {
     failed
 }
 
-/// Whether it is right; says so, or what is wrong.
+/// Checks one file, prints the result, and returns whether the file is correct.
 pub(super) fn check_one(file: &Path) -> bool {
     match checked(file) {
         Ok(found) => {
@@ -111,7 +111,7 @@ fn checked(file: &Path) -> Result<Checked, String> {
     local::check(Posted::Body(bytes), &fields, &scratch.0).map_err(|error| error.to_string())
 }
 
-/// Where the headers lie for editors.
+/// The directory of the headers for editors.
 fn headers_dir() -> Option<PathBuf> {
     let named = |variable| env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from);
     let cache = named("XDG_CACHE_HOME").or_else(|| named("HOME").map(|home| home.join(".cache")))?;
@@ -120,7 +120,7 @@ fn headers_dir() -> Option<PathBuf> {
 
 /// The flags of an editor, one each.
 pub(super) fn editor_flags() -> Result<Vec<String>, String> {
-    let dir = headers_dir().ok_or("neither XDG_CACHE_HOME nor HOME names a directory for the headers")?;
+    let dir = headers_dir().ok_or("the headers need a directory: set XDG_CACHE_HOME or HOME")?;
     let headers = local::headers(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
     let include = format!("-I{}", headers.display());
     Ok([include.as_str(), "-Wall", "-Wno-unknown-pragmas"].map(str::to_owned).to_vec())

@@ -1,4 +1,4 @@
-//! Talking to a server's `/mgnt`.
+//! A client of a server's `/mgnt`.
 
 use super::exit::{Exit, Failure};
 use super::trust::{self, TrustArgs};
@@ -8,26 +8,26 @@ use std::time::Duration;
 use ureq::RequestBuilder;
 use ureq::typestate::WithBody;
 
-/// Longer than any deployment takes: compiler, inspection and swap have limits of their own.
+/// Longer than any deployment: compiler, inspection and swap have their own limits.
 const TIMEOUT: Duration = Duration::from_secs(120);
 
-/// How long a server may take to begin its answer with a stream.
+/// Limit on the wait for the head of a stream.
 const STREAM_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Longest silence of a stream: the server gives a sign of life every 15 s.
+/// Limit on the silence of a stream: the server sends a comment every 15 s.
 const STREAM_SILENCE_MAX: Duration = Duration::from_secs(45);
 
-/// Largest answer: a page of jobs holds their results.
+/// Limit, in bytes, on an answer. A page of jobs contains their results.
 const BODY_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 
-/// Where `cweb` looks for a server that is not named.
+/// The server that `cweb` uses if none is named.
 pub(super) const SERVER_DEFAULT: &str = "http://127.0.0.1:8080";
 
-/// A server.
+/// A connection to a server's API.
 pub(super) struct Client {
     agent: ureq::Agent,
     base: String,
-    /// The file that `--cacert` names, as it is shown.
+    /// The file of `--cacert`, for messages.
     cacert: Option<String>,
     key: Option<String>,
 }
@@ -39,27 +39,27 @@ pub(super) struct Answer {
     headers: ureq::http::HeaderMap,
 }
 
-/// Larger bodies wait for the server's `100 Continue`: a server that refuses a body closes the connection, and a client that
-/// is still sending would see the closed connection and not the answer.
+/// A larger body is sent after the server's `100 Continue`. A server that refuses a body closes the connection; a client
+/// that is still sending would see the closed connection and not the answer.
 const UNASKED_BYTES_MAX: usize = 1024 * 1024;
 
-/// What a server answers to who asks for a stream.
+/// The server's answer to a request for a stream.
 pub(super) enum Opened {
-    /// There is nothing more to send, ever.
+    /// The stream has ended for good.
     Finished,
     /// The stream.
     Stream(ureq::BodyReader<'static>),
-    /// Something else.
+    /// Another answer.
     Refused(Answer),
 }
 
 impl Answer {
-    /// A header field, empty if it is not there.
+    /// The value of a header field; empty if the field is missing.
     pub(super) fn header(&self, name: &str) -> &str {
         self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or("")
     }
 
-    /// What it says: the text, or of JSON its error.
+    /// The answer's error or its text.
     pub(super) fn words(&self) -> String {
         let json = serde_json::from_str::<serde_json::Value>(&self.body).ok();
         let error = json.as_ref().and_then(|json| json.get("error")).and_then(|error| error.as_str());
@@ -72,12 +72,12 @@ impl Answer {
 }
 
 impl Client {
-    /// The server at `base`, the usual one if that is empty; the admin key comes from `CWEB_ADMIN_KEY`.
+    /// The server at `base`, or [`SERVER_DEFAULT`] if `base` is empty. The admin key comes from `CWEB_ADMIN_KEY`.
     ///
     /// # Errors
-    /// The certificates to trust for `https://` can't be read.
+    /// The trusted certificates for `https://` can't be read.
     pub(super) fn new(base: &str, trust: &TrustArgs) -> Result<Self, String> {
-        // An empty CWEB_SERVER counts as unset, and a bare host:port is what people type.
+        // An empty CWEB_SERVER counts as unset; users often type a bare host:port.
         let base = match base.trim() {
             "" => SERVER_DEFAULT.to_owned(),
             base if base.contains("://") => base.to_owned(),
@@ -92,7 +92,7 @@ impl Client {
             .http_status_as_error(false)
             .timeout_global(Some(TIMEOUT))
             .proxy(None)
-            // cweb redirects nobody, and the key is for the server that was named.
+            // The server never redirects, and the key must go only to the named server.
             .max_redirects(0)
             .build();
         let key = std::env::var("CWEB_ADMIN_KEY").ok().filter(|key| !key.is_empty());
@@ -104,7 +104,7 @@ impl Client {
         &self.base
     }
 
-    /// The flags that name this server again.
+    /// The flags that name this server in another command.
     pub(super) fn flags(&self) -> String {
         let cacert = self.cacert.as_ref().map(|file| format!(" --cacert {file}")).unwrap_or_default();
         format!("--server {}{cacert}", self.base)
@@ -120,7 +120,7 @@ impl Client {
         self.read(request.call())
     }
 
-    /// Gets an answer as it is, and whether it is an archive; or else the refusal.
+    /// Gets the bytes of an answer, and whether they are an archive; or else the refusal.
     pub(super) fn get_bytes(&self, path: &str) -> Result<Result<(bool, Vec<u8>), Answer>, Failure> {
         let request = self.agent.get(format!("{}{path}", self.base)).header("X-API-Key", self.key());
         match request.call() {
@@ -136,7 +136,7 @@ impl Client {
         }
     }
 
-    /// Puts a value.
+    /// Sends a PUT request.
     pub(super) fn put(&self, path: &str, body: &[u8]) -> Result<Answer, Failure> {
         let request = self
             .agent
@@ -146,13 +146,13 @@ impl Client {
         self.read(request.send(body))
     }
 
-    /// Asks for the head of an answer.
+    /// Sends a HEAD request.
     pub(super) fn head(&self, path: &str) -> Result<Answer, Failure> {
         let request = self.agent.head(format!("{}{path}", self.base)).header("X-API-Key", self.key());
         self.read(request.call())
     }
 
-    /// Puts a file of `bytes` bytes, whatever its size.
+    /// Sends a file of `bytes` bytes, of any size.
     pub(super) fn put_file(&self, path: &str, file: File, bytes: u64) -> Result<Answer, Failure> {
         let request = self
             .agent
@@ -168,7 +168,7 @@ impl Client {
         self.read(request.send(file))
     }
 
-    /// Gets an answer of any size into `file`.
+    /// Writes an answer of any size to `file`.
     pub(super) fn get_to(&self, path: &str, file: &mut File) -> Result<(), Failure> {
         let result = self
             .agent
@@ -201,7 +201,7 @@ impl Client {
         self.read(request.send(body))
     }
 
-    /// Opens a stream of server-sent events, from the one after `last_event_id` on.
+    /// Opens a stream of server-sent events that begins after `last_event_id`.
     pub(super) fn events(&self, path: &str, last_event_id: i64) -> Result<Opened, Failure> {
         let result = self
             .agent
@@ -227,19 +227,19 @@ impl Client {
         }
     }
 
-    /// What to do about an answer that is about the key; the same words for every command.
+    /// The advice for a status that concerns the key, the same for every command.
     pub(super) fn key_advice(&self, answer: &Answer) -> Option<&'static str> {
         match answer.status {
-            401 if self.key.is_some() => Some("CWEB_ADMIN_KEY holds no key that counts there (any more)"),
+            401 if self.key.is_some() => Some("the server does not accept the key in CWEB_ADMIN_KEY (any more)"),
             401 => Some("set CWEB_ADMIN_KEY to the server's key"),
-            403 if self.key.is_some() => Some("CWEB_ADMIN_KEY is not the key for that"),
-            403 => Some("a key is sent from CWEB_ADMIN_KEY"),
+            403 if self.key.is_some() => Some("the key in CWEB_ADMIN_KEY has no right to do this"),
+            403 => Some("set CWEB_ADMIN_KEY to a key that has the right to do this"),
             429 => Some("CWEB_ADMIN_KEY was wrong too often"),
             _ => None,
         }
     }
 
-    /// A refusal in words, with its exit code.
+    /// The message and the exit code for a refusal.
     pub(super) fn refusal(&self, answer: &Answer) -> Failure {
         let said = answer.words();
         match self.key_advice(answer) {
@@ -250,9 +250,10 @@ impl Client {
         }
     }
 
-    /// Posts `source` to `/mgnt` as a form, like `curl -F code=@FILE -F domain=NAME`: so the server hears the file's name.
+    /// Posts `source` to `/mgnt` as a form, like `curl -F code=@FILE -F domain=NAME`, so that the server gets the file's
+    /// name.
     pub(super) fn deploy(&self, file_name: &str, source: &[u8], fields: &[(&str, &str)]) -> Result<Answer, Failure> {
-        // Random, so that no source can hold it.
+        // The boundary is random, so that no source contains it.
         let boundary = format!("cweb-{}", uuid::Uuid::new_v4().simple());
         let request = self
             .agent
@@ -264,7 +265,7 @@ impl Client {
         self.read(asking_first(request, body.len()).send(body))
     }
 
-    /// Posts the tar file of a project, with `fields` as parameters.
+    /// Posts a project's tar file, with `fields` as parameters.
     pub(super) fn deploy_project(&self, archive: &[u8], fields: &[(&str, &str)]) -> Result<Answer, Failure> {
         let parameters: Vec<String> = fields.iter().map(|(name, value)| format!("{name}={}", escaped(value))).collect();
         let request = self
@@ -293,7 +294,7 @@ impl Client {
                 format!("{}: {}", self.base, trust::explain(&other).unwrap_or_default())
             }
             other => {
-                format!("{}: {other}; another server is named with --server URL or CWEB_SERVER", self.base)
+                format!("{}: {other}; name another server with --server URL or CWEB_SERVER", self.base)
             }
         });
         let mut response = explained.map_err(unreachable)?;
@@ -303,12 +304,12 @@ impl Client {
     }
 }
 
-/// `request`, which waits for the server's word before it sends a large body (RFC 9110 §10.1.1).
+/// Makes `request` wait for the server's agreement before it sends a large body (RFC 9110 §10.1.1).
 fn asking_first(request: RequestBuilder<WithBody>, bytes: usize) -> RequestBuilder<WithBody> {
     if bytes > UNASKED_BYTES_MAX { request.header("Expect", "100-continue") } else { request }
 }
 
-/// The form with `fields` and the field `code` (RFC 7578); the file's name is escaped as browsers do it.
+/// A form with `fields` and the field `code` (RFC 7578); the file's name is escaped as in browsers.
 fn form(boundary: &str, file_name: &str, source: &[u8], fields: &[(&str, &str)]) -> Vec<u8> {
     let name = file_name.replace('"', "%22").replace('\r', "%0D").replace('\n', "%0A");
     let field = |(name, value): &(&str, &str)| {
@@ -322,12 +323,12 @@ fn form(boundary: &str, file_name: &str, source: &[u8], fields: &[(&str, &str)])
     [head.as_bytes(), source, format!("\r\n--{boundary}--\r\n").as_bytes()].concat()
 }
 
-/// `text` in a colour, where a terminal shows it and nobody has asked for none (no-color.org).
+/// `text` in a colour, if stdout is a terminal and NO_COLOR is not set (no-color.org).
 pub(super) fn coloured(code: u8, text: &str) -> String {
     coloured_on(&std::io::stdout(), code, text)
 }
 
-/// The same for what goes to `output`.
+/// Like [`coloured`], for text that goes to `output`.
 pub(super) fn coloured_on(output: &impl IsTerminal, code: u8, text: &str) -> String {
     if output.is_terminal() && std::env::var_os("NO_COLOR").is_none() {
         format!("\x1b[{code}m{text}\x1b[0m")
@@ -336,7 +337,7 @@ pub(super) fn coloured_on(output: &impl IsTerminal, code: u8, text: &str) -> Str
     }
 }
 
-/// `text` as a part of a URL (RFC 3986 §2.3: all but unreserved characters are escaped).
+/// `text` as a part of a URL: all characters but unreserved ones are escaped (RFC 3986 §2.3).
 pub(super) fn escaped(text: &str) -> String {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
     let part = |byte: u8| if is_plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };

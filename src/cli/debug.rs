@@ -15,14 +15,13 @@ use std::process::{Command, ExitCode};
 pub(super) struct DebugArgs {
     /// The module's name
     name: String,
-    /// The core file of its last crash, in the place of the process that runs (cweb serve --core-dir)
+    /// Open the core file of the module's last crash instead of its running process (cweb serve --core-dir)
     #[arg(long)]
     core: bool,
-    /// Start gdb, in the place of printing its command
+    /// Start gdb instead of printing its command
     #[arg(long)]
     start: bool,
-    /// Where to write the module's source for gdb: a new directory or an empty one [default: a directory of its own for
-    /// temporary files]
+    /// Where to write the module's source for gdb: a new or an empty directory [default: a new temporary directory]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
     #[command(flatten)]
@@ -83,7 +82,7 @@ pub(super) fn run(args: &DebugArgs) -> ExitCode {
             std::env::temp_dir().join(format!("cweb-debug-{}-{}", uuid::Uuid::new_v4().simple(), live.version))
         });
         write(&dir, &files, &of, is_project).map_err(|error| Failure::from(format!("{}: {error}", dir.display())))?;
-        // Relative names of sources are looked for below the directory. The server's own signals are no stops.
+        // gdb looks for relative names of sources in this directory. The server's own signals do not stop the process.
         let mut arguments = target.arguments;
         arguments.extend(["-ex".to_owned(), format!("directory {}", dir.display())]);
         if args.start {
@@ -101,38 +100,37 @@ pub(super) fn run(args: &DebugArgs) -> ExitCode {
 /// The process or core file that gdb opens.
 struct Target {
     arguments: Vec<String>,
-    /// The version of the module there, if it may be another than the live one.
+    /// The version of the module in that process, if it may differ from the live version.
     version: Option<u64>,
 }
 
-/// An argument as a shell takes it.
+/// An argument, quoted for a shell.
 fn quoted(argument: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-._/".contains(c);
     if argument.chars().all(is_plain) { argument.to_owned() } else { format!("'{}'", argument.replace('\'', "'\\''")) }
 }
 
 fn not_here(what: &str) -> Failure {
-    Failure::from(format!("{what} is not on this machine: run cweb debug on the server's, as its user or root"))
+    Failure::from(format!(
+        "{what} is not on this machine: run cweb debug on the server's machine, as the server's user or root"
+    ))
 }
 
-/// The process that module `name` runs in.
+/// The process of module `name`, for gdb.
 fn running(list: &Listed, name: &str) -> Result<Target, Failure> {
     let pid = process_of(list, name)?;
     if !Path::new(&format!("/proc/{pid}")).exists() {
         return Err(not_here(&format!("process {pid}")));
     }
-    // The process's own tree of files may have no more than the libraries.
+    // The root directory of the process may contain only its libraries.
     let arguments = ["-p", &pid.to_string(), "-iex", "set sysroot /"].map(str::to_owned).to_vec();
     Ok(Target { arguments, version: None })
 }
 
-/// The core file of the last crash of module `name`.
+/// The core file of the last crash of module `name`, for gdb.
 fn core_of(list: &Listed, live: &Live, name: &str) -> Result<Target, Failure> {
     let crash = live.last_crash.as_ref().ok_or_else(|| {
-        Failure::from(format!(
-            "module {} has not crashed in its live version since the server has started",
-            plain(name)
-        ))
+        Failure::from(format!("module {} has not crashed in its live version since the server started", plain(name)))
     })?;
     let core = crash.core.as_ref().ok_or_else(|| {
         Failure::from(format!(
@@ -144,7 +142,7 @@ fn core_of(list: &Listed, live: &Live, name: &str) -> Result<Target, Failure> {
     if !core.path.exists() {
         return Err(not_here(&format!("the core file {}", core.path.display())));
     }
-    // The program that the server runs, which may be another one than this.
+    // The server's program, which may differ from this one.
     let program = fs::read_link(format!("/proc/{}/exe", list.pid)).or_else(|_| std::env::current_exe());
     let program = program.map_err(|error| Failure::from(error.to_string()))?;
     let mut arguments = vec![program.display().to_string(), core.path.display().to_string()];
@@ -156,7 +154,7 @@ fn core_of(list: &Listed, live: &Live, name: &str) -> Result<Target, Failure> {
     Ok(Target { arguments, version: crash.version })
 }
 
-/// The process that module `name` runs in.
+/// The process id of module `name`.
 fn process_of(list: &Listed, name: &str) -> Result<u32, Failure> {
     let module = list.modules.iter().find(|module| module.name == name);
     let module = module.ok_or_else(|| Failure::from(format!("there is no module named {}", plain(name))))?;
@@ -169,14 +167,14 @@ fn process_of(list: &Listed, name: &str) -> Result<u32, Failure> {
     })
 }
 
-/// Writes the sources as the compiler has named them, into a new directory or an empty one: nothing that lies there can lead
-/// elsewhere. Others may not read them.
+/// Writes the sources under the names that the compiler used. The directory must be new or empty, so that no existing link
+/// leads elsewhere. Other users can't read it.
 fn write(dir: &Path, files: &Files, of: &Live, is_project: bool) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
     if fs::read_dir(dir)?.next().is_some() {
         return Err(io::Error::other("the directory is not empty; name another one with --dir"));
     }
-    // A source that came without the name of its file was compiled under one of the server's.
+    // A source without a file name was compiled under a name of the server's.
     let is_nameless = !is_project && of.file.is_none();
     for (name, bytes) in files {
         let compiled = match of.language.as_str() {

@@ -15,34 +15,34 @@ use std::process::ExitCode;
 
 #[derive(Args)]
 pub(super) struct DeployArgs {
-    /// Sources, and directories of projects; without any, those that routes.ini lists
+    /// Sources, and directories of projects; if none is named, the files that routes.ini lists
     files: Vec<PathBuf>,
-    /// The server's URL [default: that of routes.ini, or http://127.0.0.1:8080]
+    /// The server's URL [default: from routes.ini, or http://127.0.0.1:8080]
     #[arg(long, env = "CWEB_SERVER", value_name = "URL")]
     server: Option<String>,
-    /// Which files to deploy, and where, when none are named
+    /// The file that lists what to deploy, and where, if no files are named
     #[arg(long, value_name = "FILE", default_value = "routes.ini")]
     config: PathBuf,
-    /// The domain the modules are to run in [default: that of routes.ini, else the one each is in, or default]
+    /// The domain of the modules [default: from routes.ini; else each module's present domain, or default]
     #[arg(long, value_name = "NAME")]
     domain: Option<String>,
     /// The prefix of all paths of an app for nope.c or WAFer, such as /app [default: none]
     #[arg(long, value_name = "PREFIX")]
     mount: Option<String>,
-    /// What this version is about; cweb versions shows it
+    /// The description of this version, which cweb versions shows
     #[arg(short, long, value_name = "TEXT")]
     message: Option<String>,
-    /// Compile with sanitizers and run in a process of its own: address, undefined, or both with a comma; a name in the place of
-    /// a file is that of a module which is deployed. "none": as before. Data races are found by cweb test --tsan
+    /// Compile with sanitizers and run in a process of its own: address, undefined, or both, separated by a comma. "none"
+    /// removes them. A name instead of a file means a deployed module. For data races use cweb test --tsan
     #[arg(long, value_name = "NAMES", conflicts_with = "domain")]
     sanitize: Option<String>,
     /// Replace modules that another key has deployed
     #[arg(long)]
     take_over: bool,
-    /// Sign the sources with this key, which cweb keygen --signing has made
+    /// Sign the sources with this key, made by cweb keygen --signing
     #[arg(long, env = "CWEB_SIGNING_KEY", value_name = "FILE")]
     sign: Option<PathBuf>,
-    /// Print what came of it as SARIF 2.1.0, for editors and CI
+    /// Print the outcome as SARIF 2.1.0, for editors and CI
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -82,19 +82,19 @@ pub(super) fn run(args: &DeployArgs) -> ExitCode {
         Some(report) => println!("{:#}", report.json()),
         None => println!("{} of {} deployed to {}", files.len() - failed.len(), files.len(), client.base()),
     }
-    // The most telling one: without a server or a key there is nothing to be said of the files.
+    // The most important error decides: a missing server or key explains the errors of all files.
     failed.into_iter().max().map_or(ExitCode::SUCCESS, ExitCode::from)
 }
 
-/// The word for no sanitizer.
+/// The name that stands for "no sanitizer".
 const NONE: &str = "none";
 
-/// Whether this is no file but what may be the name of a module.
+/// Whether `file` does not exist and could be the name of a module.
 fn is_name(file: &Path) -> bool {
     !file.exists() && file.components().count() == 1 && file.extension().is_none()
 }
 
-/// Has a module that is deployed compiled again with the sanitizers `names`.
+/// Compiles a deployed module again, with the sanitizers `names`.
 fn sanitize(client: &Client, name: &Path, names: &str) -> Result<Answer, Failure> {
     let with = if names == NONE { "" } else { names };
     let target = format!("/mgnt/{}/sanitize?with={}", escaped(&name.to_string_lossy()), escaped(with));
@@ -102,7 +102,7 @@ fn sanitize(client: &Client, name: &Path, names: &str) -> Result<Answer, Failure
 }
 
 fn plan(args: &DeployArgs) -> Result<(Vec<Listed>, String), String> {
-    // Empty counts as unset.
+    // An empty value counts as unset.
     let server = args.server.clone().filter(|server| !server.is_empty());
     if !args.files.is_empty() {
         let files = args.files.iter().map(|file| Listed { file: file.clone(), domain: args.domain.clone() });
@@ -118,14 +118,14 @@ fn plan(args: &DeployArgs) -> Result<(Vec<Listed>, String), String> {
     let dir = path.parent().unwrap_or(Path::new(""));
     let ini = routes_ini::parse(&text, dir).map_err(|error| format!("{}: {error}", path.display()))?;
     if ini.modules.is_empty() {
-        return Err(format!("{}: its section [modules] lists no file", path.display()));
+        return Err(format!("{}: the section [modules] lists no file", path.display()));
     }
     let domain_of = |listed: Listed| Listed { domain: args.domain.clone().or(listed.domain), file: listed.file };
     let files = ini.modules.into_iter().map(domain_of).collect();
     Ok((files, server.or(ini.server_url).unwrap_or_else(|| SERVER_DEFAULT.to_owned())))
 }
 
-/// What the server says of a deployment, as far as it is shown.
+/// The server's answer to a deployment, as far as it is shown.
 #[derive(Default, Deserialize)]
 struct Deployed {
     #[serde(default)]
@@ -154,13 +154,13 @@ struct DeployRequest {
     name: String,
 }
 
-/// Deploys one file or the project in a directory with those of `options` that are given, and shows what came of it.
-/// Returns the module's name.
+/// Deploys one file, or the project in a directory, with the `options` that have a value, and prints the outcome. Returns
+/// the module's name.
 pub(super) fn deploy(client: &Client, file: &Path, options: &[(&str, Option<&str>)]) -> Result<String, Exit> {
     told(client, file, send(client, file, options, None))
 }
 
-/// Sends one file or the project in a directory, signed if there is a key.
+/// Sends one file, or the project in a directory, signed if there is a key.
 fn send(
     client: &Client,
     file: &Path,
@@ -175,7 +175,7 @@ fn send(
     } else {
         std::fs::read(file).map_err(|error| Failure::from(error.to_string()))?
     };
-    // What the server gets beside the files, and takes into account.
+    // The signature covers the files and the fields that the server uses.
     let mut covered = SourceFields { file_name: (!is_project).then(|| name.to_string()), ..SourceFields::default() };
     fields.iter().for_each(|(name, value)| covered.set(name, (*value).to_owned()));
     let sign = |key: &SigningKey| key.sign(Posted::Body(bytes.clone()), &covered).map_err(Failure::from);
@@ -184,7 +184,7 @@ fn send(
     if is_project { client.deploy_project(&bytes, &fields) } else { client.deploy(&name, &bytes, &fields) }
 }
 
-/// Adds what came of it to a report.
+/// Adds the outcome to a report.
 fn reported(client: &Client, file: &Path, result: Result<Answer, Failure>, report: &mut Report) -> Result<(), Exit> {
     match result {
         Ok(answer) if answer.is_success() => {
@@ -205,7 +205,7 @@ fn reported(client: &Client, file: &Path, result: Result<Answer, Failure>, repor
     }
 }
 
-/// Shows what came of it, and returns the module's name.
+/// Prints the outcome and returns the module's name.
 fn told(client: &Client, file: &Path, result: Result<Answer, Failure>) -> Result<String, Exit> {
     let shown = file.display();
     match result {
@@ -229,9 +229,9 @@ fn told(client: &Client, file: &Path, result: Result<Answer, Failure>) -> Result
     }
 }
 
-/// Shows what is served now, and where.
+/// Prints what is now served, and at which URLs.
 fn show(answer: &Answer, file: &Path) {
-    // An older server sends the warnings alone.
+    // An older server sends only the warnings.
     let old = || Deployed { warnings: answer.body.clone(), ..Deployed::default() };
     let deployed: Deployed = serde_json::from_str(&answer.body).unwrap_or_else(|_| old());
     let hash = answer.header("x-cweb-hash");
@@ -256,23 +256,23 @@ fn show(answer: &Answer, file: &Path) {
     }
 }
 
-/// A URL as a shell takes it: a pattern has characters that mean something there.
+/// A URL, quoted for a shell, since patterns contain special characters.
 fn quoted(url: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-._~:/%@+=,".contains(c);
     if url.chars().all(is_plain) { url.to_owned() } else { format!("'{}'", url.replace('\'', "'\\''")) }
 }
 
-/// The names under which a source that comes alone may have been compiled: that of its file, or one of the server's.
+/// The names under which a single source may have been compiled: its file's name, or one of the server's.
 pub(super) fn compiled_as(file: &Path) -> Vec<String> {
     let own = file.file_name().map(|name| name.to_string_lossy().into_owned());
     own.into_iter().chain(["module.c".to_owned(), "module.cpp".to_owned()]).collect()
 }
 
-/// The compiler's `text` with the path the user gave, where the compiler has the server's: at the start of a
-/// diagnostic, in `In file included from …`, and, from the linker, as a path into the server's scratch directory.
+/// The compiler's `text` with the user's path in place of the server's. The path occurs at the start of a diagnostic, in
+/// `In file included from …`, and, from the linker, as a path into the server's scratch directory.
 pub(super) fn renamed(text: &str, file: &Path) -> String {
     if file.is_dir() {
-        // A project's files have their own names.
+        // A project's files keep their names.
         return text.to_owned();
     }
     let names = compiled_as(file);
@@ -285,7 +285,7 @@ pub(super) fn renamed(text: &str, file: &Path) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// From where to where the server's name of the source stands in a line, the colon left out.
+/// The range of the server's name for the source in a line, without the colon.
 fn place(line: &str, name: &str) -> Option<(usize, usize)> {
     let at = line.find(&format!("{name}:"))?;
     let end = at + name.len();
@@ -323,10 +323,10 @@ mod tests {
             ("                 from module.c:7,", "                 from sub/a.c:7,"),
             ("/usr/bin/ld: /d ir/.scratch/3/module.c:9: undefined", "/usr/bin/ld: sub/a.c:9: undefined"),
             ("/d/.scratch/3/module.c:9:(.text+0x4): undefined", "sub/a.c:9:(.text+0x4): undefined"),
-            // The user's own text stays.
+            // Text of the user's stays as it is.
             ("    2 | puts(\"module.c: hello\");", "    2 | puts(\"module.c: hello\");"),
             ("other_module.c:1: x", "other_module.c:1: x"),
-            // The server has kept the name of the file.
+            // The server kept the name of the file.
             ("a.c:2:9: error: 'x'", "sub/a.c:2:9: error: 'x'"),
             ("In file included from a.c:1:", "In file included from sub/a.c:1:"),
             ("data.c:1: x", "data.c:1: x"),

@@ -17,19 +17,19 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-/// The script with which open pages load again.
+/// The path of the script that makes open pages reload.
 const RELOAD: &str = "/cweb-dev/reload.js";
 
 #[derive(Args)]
 pub(super) struct DevArgs {
-    /// Sources, and directories of projects, to watch; each is deployed at once and again when it changes
+    /// Sources, and directories of projects, to watch; each is deployed now and after each change
     #[arg(required = true)]
     files: Vec<PathBuf>,
-    /// The server's URL [default: http://127.0.0.1:8080, or a server of its own, with its data in .cweb beside the sources, if
-    /// none answers there]
+    /// The server's URL [default: http://127.0.0.1:8080; if no server answers there, cweb dev starts one, with its data in
+    /// .cweb beside the sources]
     #[arg(long, env = "CWEB_SERVER", value_name = "URL")]
     server: Option<String>,
-    /// The domain the modules are to run in [default: the one each is in, or default]
+    /// The domain of the modules [default: each module's present domain, or default]
     #[arg(long, value_name = "NAME")]
     domain: Option<String>,
     #[command(flatten)]
@@ -54,7 +54,7 @@ pub(super) fn run(args: &DevArgs) -> ExitCode {
         println!("the log of the server: {}", own.log().display());
     }
     for file in args.files.iter().filter(|file| !file.exists()) {
-        println!("{} is not there yet", file.display());
+        println!("{} does not exist yet", file.display());
     }
     let (changes, _watcher) = files::watch(&args.files);
     let mut dev = Dev::new(args, client);
@@ -72,12 +72,12 @@ pub(super) fn run(args: &DevArgs) -> ExitCode {
     }
 }
 
-/// A file or a project.
+/// A watched file or project.
 struct Watched {
     file: PathBuf,
-    /// The change that was deployed last, or refused.
+    /// The time of the last change that was deployed or refused.
     seen: Option<SystemTime>,
-    /// Shows the lines of its module.
+    /// Prints the log lines of the file's module.
     follower: Option<Follower>,
 }
 
@@ -85,9 +85,9 @@ struct Dev {
     client: Arc<Client>,
     domain: Option<String>,
     watched: Vec<Watched>,
-    /// The server was not reached: that has been said.
+    /// Whether the server could not be reached, which has been printed.
     is_missing: bool,
-    /// Whether it was said how pages load again.
+    /// Whether the note about reloading pages has been printed.
     has_told_of_pages: bool,
 }
 
@@ -98,10 +98,10 @@ impl Dev {
         Self { client, domain, watched, is_missing: false, has_told_of_pages: false }
     }
 
-    /// Deploys what has changed, and looks after the streams of lines.
+    /// Deploys changed files, and restarts log streams that have ended.
     fn look(&mut self) {
         if self.is_missing {
-            // A server that was not there is asked for first.
+            // After a failure, wait until the server answers.
             if self.client.get("/healthz").is_err() {
                 return;
             }
@@ -119,7 +119,7 @@ impl Dev {
         let Some(watched) = self.watched.get_mut(at) else { return };
         let modified = files::last_change(&watched.file);
         if modified.is_none() && watched.seen.take().is_some() {
-            println!("{} is gone; the server still serves it", watched.file.display());
+            println!("{} was removed; the server still serves its module", watched.file.display());
         }
         if self.is_missing || modified.is_none() || modified == watched.seen {
             return;
@@ -127,7 +127,8 @@ impl Dev {
         let begun_ms = time::now_ms();
         let result = deploy(&self.client, &watched.file, &[("domain", self.domain.as_deref())]);
         self.is_missing = result == Err(Exit::Unreachable);
-        // A server that comes later gets it then. What was refused has been said: the next change may mend it.
+        // If the server is missing, the file is deployed once it answers. After a refusal, which has been printed, the next
+        // change is deployed.
         watched.seen = if self.is_missing { None } else { modified };
         let Ok(module) = result else { return };
         if watched.follower.as_ref().is_none_or(|follower| follower.module() != module) {
@@ -138,7 +139,7 @@ impl Dev {
         }
     }
 
-    /// Begins a stream of lines again that has ended. If the server does not know the module any more, it gets it again.
+    /// Restarts a log stream that has ended. A module that the server does not know any more is deployed again.
     fn follow(&mut self, at: usize) {
         let Some(watched) = self.watched.get_mut(at) else { return };
         let Some(follower) = watched.follower.as_mut().filter(|follower| follower.has_ended()) else { return };
@@ -158,14 +159,14 @@ impl Dev {
     }
 }
 
-/// Says how pages load again at each deployment.
+/// Prints how pages reload after each deployment.
 fn tell_of_pages(client: &Client) {
     let is_script = |answer: &Answer| answer.header("content-type").starts_with("text/javascript");
     if client.get(RELOAD).is_ok_and(|answer| answer.is_success() && is_script(&answer)) {
-        println!("pages with <script src=\"{RELOAD}\"></script> load again at each deployment");
+        println!("pages with <script src=\"{RELOAD}\"></script> reload after each deployment");
     } else {
         println!(
-            "pages do not load again by themselves: that needs cweb serve --dev, and in the page the script {RELOAD}"
+            "pages do not reload by themselves: start the server with cweb serve --dev, and add the script {RELOAD} to the page"
         );
     }
 }

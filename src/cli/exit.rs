@@ -1,9 +1,9 @@
-//! How a command ends: the one set of exit codes.
+//! The exit codes of all commands.
 
 use std::fmt;
 use std::process::ExitCode;
 
-/// The list in the help of commands.
+/// The list of exit codes in the help of commands.
 macro_rules! exit_codes {
     () => {
         "Exit codes:
@@ -18,16 +18,16 @@ macro_rules! exit_codes {
 
 pub(super) use exit_codes;
 
-/// Told in `cweb --help` and docs/operations.md. 2 is clap's too.
+/// `cweb --help` and docs/operations.md list the codes. clap uses 2, too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Exit {
-    /// The server refused it, or it failed here; of a watched job: it failed.
+    /// The server refused the request, or the command failed here; for a watched job: the job failed.
     Failed = 1,
-    /// The command line is wrong; of tests: they could not be built.
+    /// The command line is wrong; for tests: they could not be built.
     Usage = 2,
     /// No server was reached.
     Unreachable = 3,
-    /// The server wants another key.
+    /// The key is missing, or lacks the right.
     Unauthorized = 4,
     /// A watched job was canceled.
     Canceled = 5,
@@ -39,12 +39,12 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Why a command did not do its work.
+/// The reason why a command failed.
 #[derive(Debug)]
 pub(super) struct Failure {
-    /// For people.
+    /// The message for the user.
     pub(super) text: String,
-    /// For scripts.
+    /// The exit code for scripts.
     pub(super) exit: Exit,
 }
 
@@ -53,7 +53,7 @@ impl Failure {
         Self { text, exit }
     }
 
-    /// Says it, and gives the exit code for it.
+    /// Prints the message and returns the exit code.
     pub(super) fn end(self) -> ExitCode {
         super::fail(self.text);
         self.exit.into()

@@ -11,22 +11,23 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::process::ExitCode;
 
-/// Bytes of chance in a key: nobody guesses it, so its plain SHA-256 can stand in a file.
+/// The number of random bytes in a key. No attacker can guess so many, so a plain SHA-256 of the key may be stored in a
+/// file.
 const RANDOM_BYTES: usize = 32;
 
 #[derive(Args)]
 pub(super) struct KeygenArgs {
-    /// Make a key that signs deployments instead: writes NAME.key, a secret for cweb deploy --sign, and prints the line for
-    /// the server's --trusted-signers
+    /// Make a signing key instead: write NAME.key, a secret for cweb deploy --sign, and print the line for the server's
+    /// --trusted-signers
     #[arg(long, requires = "name", conflicts_with = "scopes")]
     signing: bool,
-    /// Name of the key, for logs and messages [default: key- and digits of its own]
+    /// Name of the key, for logs and messages [default: key- and some digits of its hash]
     name: Option<String>,
-    /// Scope of the key: deploy, jobs or read, with :MODULE or :DOMAIN/MODULE behind it for these modules only; may be
-    /// repeated [default: all of them]
+    /// Scope of the key: deploy, jobs or read; with :MODULE or :DOMAIN/MODULE appended it covers only these modules; may be
+    /// repeated [default: all scopes]
     #[arg(long = "scope", value_name = "SCOPE", value_delimiter = ',', value_parser = scope)]
     scopes: Vec<ScopeText>,
-    /// Days after which it counts no more [default: it counts until it is removed]
+    /// Number of days after which the key expires [default: never]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..), conflicts_with = "signing")]
     valid_days: Option<u16>,
 }
@@ -35,7 +36,7 @@ fn scope(text: &str) -> Result<ScopeText, String> {
     ScopeText::try_from(text.to_owned())
 }
 
-/// Makes a key that signs: the secret goes into a new file, the line for the server to stdout.
+/// Makes a signing key: the secret goes into a new file, the line for the server to stdout.
 fn signing(name: &str) -> Result<(), String> {
     let (secret, line) = signing::generate(name)?;
     let path = format!("{name}.key");
@@ -44,7 +45,7 @@ fn signing(name: &str) -> Result<(), String> {
     file.write_all(secret.as_bytes()).and_then(|()| file.sync_all()).map_err(about)?;
     let mut stdout = io::stdout().lock();
     stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush()).map_err(|error| error.to_string())?;
-    eprintln!("{path} signs: keep it secret. The line on stdout is for the server's --trusted-signers");
+    eprintln!("{path} is the signing key: keep it secret. The line on stdout is for the server's --trusted-signers");
     Ok(())
 }
 
@@ -58,9 +59,9 @@ pub(super) fn run(args: &KeygenArgs) -> ExitCode {
     }
     let mut random = [0; RANDOM_BYTES];
     if SystemRandom::new().fill(&mut random).is_err() {
-        return super::fail("the system gives no random numbers");
+        return super::fail("the system provides no random numbers");
     }
-    // The prefix tells people, and those who search files for secrets, what it is.
+    // The prefix identifies the key for people and for programs that search files for secrets.
     let key = format!("cweb_{}", HEXLOWER.encode(&random));
     let fingerprint = Fingerprint::of(key.as_bytes()).to_string();
     let name = args.name.clone().unwrap_or_else(|| format!("key-{}", fingerprint.get(..8).unwrap_or_default()));

@@ -1,4 +1,4 @@
-//! The log of the server, and of the processes that belong to it.
+//! The log of the server and of its processes.
 
 use super::log_writer::LogWriter;
 use crate::domain::process::relay::RelayFormat;
@@ -18,7 +18,7 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
-/// What is logged: `CWEB_LOG` says it in detail, `--silent` at large.
+/// The log filter: `CWEB_LOG` sets levels in detail, `--silent` only the general level.
 pub(super) fn filter(silent: bool) -> Result<EnvFilter, String> {
     match std::env::var("CWEB_LOG") {
         Ok(text) if !text.is_empty() => EnvFilter::try_new(&text).map_err(|error| {
@@ -32,7 +32,7 @@ pub(super) fn filter(silent: bool) -> Result<EnvFilter, String> {
 pub(super) fn start(filter: EnvFilter) {
     let format = format::format().compact();
     let lines = Lines { server: format.clone().with_target(false), named: format };
-    // A log that can't be written must not end the thread that writes it.
+    // A failed write must not end the thread that logs.
     let layer = tracing_subscriber::fmt::layer()
         .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
@@ -42,8 +42,8 @@ pub(super) fn start(filter: EnvFilter) {
     tracing_subscriber::registry().with(layer).with(OfModules.with_filter(LevelFilter::INFO)).init();
 }
 
-/// Starts the log of a domain's process: the server logs its lines. What modules print is for `cweb logs` too, and so crosses
-/// whatever the server's own log leaves out.
+/// Starts the log of a domain's process; the server logs its lines. `cweb logs` needs the output of modules, so that output
+/// crosses to the server even if the server's log leaves it out.
 pub(super) fn start_inherited() {
     let filter = filter(false).unwrap_or_default();
     let asked = std::env::var("CWEB_LOG").unwrap_or_default();
@@ -60,7 +60,7 @@ pub(super) fn start_inherited() {
         .init();
 }
 
-/// Starts the log of the process of a test: lines for the author, without times.
+/// Starts the log of a test's process: lines for the author, without times.
 pub(super) fn start_for_test() {
     let lines = format::format().compact().without_time().with_target(false);
     tracing_subscriber::fmt()
@@ -72,11 +72,11 @@ pub(super) fn start_for_test() {
         .init();
 }
 
-/// Lowest number of the log's own descriptor: above those that daemons close, and out of the way of small ones.
+/// The lowest descriptor number for the log: above the numbers that daemons close, and away from the small ones.
 const LOG_DESCRIPTOR_MIN: i32 = 100;
 
-/// A descriptor of the log's own, for what is standard error now: module code may close descriptor 2, and the next file that is
-/// opened would have the log in it. `None`: there is no descriptor left.
+/// A copy of standard error on a descriptor of the log's own. Module code may close descriptor 2, and then the next opened
+/// file would receive the log. `None`: no descriptor is left.
 fn log_file() -> Option<File> {
     let stderr = std::io::stderr();
     let copy = |lowest| rustix::io::fcntl_dupfd_cloexec(&stderr, lowest);
@@ -88,14 +88,14 @@ fn waiting_writer() -> BoxMakeWriter {
     log_file().map_or_else(|| BoxMakeWriter::new(std::io::stderr), |file| BoxMakeWriter::new(Arc::new(file)))
 }
 
-/// Lines of the log. The target tells what modules print from what the server says, so that a module can't put words
-/// into its mouth, and names the lines of the audit; where in the server a line comes from is of no interest.
+/// The format of log lines. The target separates the output of modules from messages of the server, so that a module can't
+/// forge a server message, and marks the lines of the audit. Other targets are not shown.
 struct Lines {
     server: Format<Compact>,
     named: Format<Compact>,
 }
 
-/// Whether the target is told.
+/// Whether the target is shown.
 fn is_named(event: &Event<'_>) -> bool {
     matches!(event.metadata().target(), "module" | "audit")
 }
@@ -111,7 +111,8 @@ where
     }
 }
 
-/// Adds what the server says of a module to the lines of that module, also what its own log leaves out.
+/// Adds the server's messages about a module to the lines of that module, including those that the server's own log leaves
+/// out.
 struct OfModules;
 
 /// The message of an event.

@@ -1,8 +1,8 @@
-//! Writes the log of the server, and waits for no reader of it.
+//! Writes the server's log without waiting for its reader.
 //!
-//! The log may be a pipe whose reader has stopped: a blocked log driver, a terminal after Ctrl-S. A shard that waited there would serve
-//! nobody. So a line is written at once where it can be written without waiting. Other lines go through a bounded queue to a thread
-//! that may wait; beyond the bound, lines are lost and counted. Lines keep their order.
+//! The log may be a pipe whose reader has stopped: a blocked log driver, a terminal after Ctrl-S. A shard that waited there
+//! would serve no requests. A line is therefore written directly if the write can't block. Other lines go through a bounded
+//! queue to a thread that may block; when the queue is full, lines are lost and counted. Lines keep their order.
 
 use crossbeam::channel::{Receiver, Sender, bounded};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -14,35 +14,35 @@ use std::thread;
 use std::time::{Duration, Instant};
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
-/// Bytes of lines that wait for the reader of the log.
+/// Limit, in bytes, on the lines in the queue.
 const WAITING_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// The number of these lines.
+/// Limit on the number of lines in the queue.
 const WAITING_LINES_MAX: usize = 16 * 1024;
-/// `PIPE_BUF` of pipe(7): what poll(2) promises room for.
+/// `PIPE_BUF` of pipe(7): the room that poll(2) guarantees.
 const AT_ONCE_BYTES_MAX: usize = 4096;
-/// Longest wait at the exit for lines that wait.
+/// Limit on the wait for the queue at exit.
 const EXIT_WAIT: Duration = Duration::from_millis(500);
 
-/// See the module's documentation.
+/// The writer of the log.
 pub(super) struct LogWriter {
     file: File,
-    /// Regular files take every line at once; poll(2) says nothing about them.
+    /// A regular file accepts every line at once; poll(2) does not apply to it.
     is_regular: bool,
-    /// Terminals have all lines from the queue: poll(2) promises room for a byte of theirs, and not for a line.
+    /// For a terminal, all lines go through the queue: poll(2) guarantees room for a byte, but not for a line.
     is_terminal: bool,
-    /// Held while a line is written: two threads would take the same room for theirs.
+    /// Held while a line is written: otherwise two threads could both rely on the same room.
     at_once: Mutex<()>,
     queue: Sender<Vec<u8>>,
-    /// Of lines that are in the queue or being written from there.
+    /// The bytes of lines that are in the queue or that the thread is writing.
     waiting_bytes: AtomicUsize,
     lost: AtomicUsize,
 }
 
-/// The log that the process has, for [`flush`].
+/// The log of the process, for [`flush`].
 static LOG: OnceLock<Arc<LogWriter>> = OnceLock::new();
 
 impl LogWriter {
-    /// The writer of the log to `file`; `None`: to standard error.
+    /// Makes the writer of the log to `file`; `None`: to standard error.
     pub(super) fn start(file: Option<File>) -> BoxMakeWriter {
         let Some(file) = file else { return BoxMakeWriter::new(io::stderr) };
         let is_regular = file.metadata().is_ok_and(|metadata| metadata.is_file());
@@ -59,7 +59,7 @@ impl LogWriter {
         BoxMakeWriter::new(writer)
     }
 
-    /// Whether `bytes` can be written without waiting.
+    /// Whether `bytes` can be written without blocking.
     fn takes_at_once(&self, bytes: usize) -> bool {
         if self.is_regular {
             return true;
@@ -69,11 +69,11 @@ impl LogWriter {
         }
         let mut polled = [PollFd::new(&self.file, PollFlags::OUT)];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        // A reader that is gone is told by an error at once, and not by waiting.
+        // If the reader has gone, poll returns at once with an error.
         bytes <= AT_ONCE_BYTES_MAX && poll(&mut polled, Some(&now)).is_ok_and(|ready| ready > 0)
     }
 
-    /// Has `line` wait for the reader, or be lost.
+    /// Queues `line`, or counts it as lost.
     fn enqueue(&self, line: &[u8]) {
         let waiting = self.waiting_bytes.fetch_add(line.len(), Ordering::AcqRel);
         let fits = waiting + line.len() <= WAITING_BYTES_MAX;
@@ -83,14 +83,14 @@ impl LogWriter {
         }
     }
 
-    /// Writes `line`, however long that takes. A log that cannot be written must not end the server.
+    /// Writes `line`, and blocks if necessary. A failed write must not end the server.
     fn write_whole(&self, line: &[u8]) {
         let _at_once = self.at_once.lock().unwrap_or_else(PoisonError::into_inner);
         let mut rest = line;
         while !rest.is_empty() {
             match (&self.file).write(rest) {
                 Ok(count) => rest = rest.get(count..).unwrap_or_default(),
-                // Another process has made the pipe so.
+                // Another process has made the pipe non-blocking.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     let _ = poll(&mut [PollFd::new(&self.file, PollFlags::OUT)], None);
                 }
@@ -133,7 +133,7 @@ impl Write for &LogWriter {
     }
 }
 
-/// Waits a little for lines that wait, at the end of the process.
+/// At the end of the process, waits a short time for the queue.
 pub(super) fn flush() {
     let deadline = Instant::now() + EXIT_WAIT;
     let waits = || LOG.get().is_some_and(|log| log.waiting_bytes.load(Ordering::Acquire) > 0);
@@ -163,7 +163,7 @@ mod tests {
         });
         let own = Arc::clone(&log);
         thread::spawn(move || own.write_waiting(&lines));
-        // More than the pipe and the queue hold.
+        // More lines than the pipe and the queue hold.
         let text = |number: usize| format!("{number:0>1023}\n");
         for number in 0..6000 {
             (&*log).write_all(text(number).as_bytes()).unwrap();
@@ -183,7 +183,7 @@ mod tests {
         assert_eq!(kept.len(), 6000 - lost);
         assert!(kept.iter().enumerate().all(|(number, line)| **line == *text(number).trim_end()));
         drop(file);
-        // The reader has gone: an error, and no wait.
+        // The reader has gone: the write fails and does not wait.
         assert!((&*log).write(b"x").is_err());
     }
 }

@@ -11,9 +11,9 @@ use std::io::{Read, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// Largest event: a line has a few KiB, escaped a few times as many.
+/// Limit, in bytes, on one event: a line has a few KiB, and escaping multiplies that.
 const EVENT_BYTES_MAX: usize = 1024 * 1024;
-/// The wait before a lost stream is asked for again; doubles up to the longest.
+/// The wait before reconnecting a lost stream; it doubles up to the longest wait.
 const WAIT_FIRST: Duration = Duration::from_millis(250);
 const WAIT_LONGEST: Duration = Duration::from_secs(5);
 
@@ -21,23 +21,23 @@ const WAIT_LONGEST: Duration = Duration::from_secs(5);
 pub(super) struct LogsArgs {
     /// The module's name
     name: String,
-    /// Go on with the lines as they come, also when the server is started again; stop with Ctrl-C
+    /// Show further lines as they come, also after a restart of the server; stop with Ctrl-C
     #[arg(short, long)]
     follow: bool,
     /// Only lines of the last while (90s, 10m, 2h), or since a time (2030-01-31T09:30:00Z)
     #[arg(long, value_name = "TIME", value_parser = since)]
     since: Option<i64>,
-    /// List requests to the module, too, with status and duration; from now on, with --follow only
+    /// Also show requests to the module, with status and duration, from now on; only with --follow
     #[arg(long, requires = "follow")]
     requests: bool,
-    /// Begin with the last N lines at most [default: 100; with --since all]
+    /// Begin with at most the last N lines [default: 100; with --since all]
     #[arg(long, value_name = "N")]
     lines: Option<u64>,
     #[command(flatten)]
     server: ServerArgs,
 }
 
-/// Milliseconds since 1970 of `text`.
+/// Reads `text` as milliseconds since 1970.
 fn since(text: &str) -> Result<i64, String> {
     let now_ms = time::now_ms();
     if let Ok(span) = text.parse::<Span>() {
@@ -68,9 +68,9 @@ enum Event {
     Lost { lost: u64 },
 }
 
-/// Why the command ends.
+/// The reason why the command ends.
 pub(super) enum End {
-    /// Nobody reads any more what it prints.
+    /// The output has no reader any more.
     Closed,
     Failed(Failure),
 }
@@ -102,14 +102,16 @@ fn last(client: &Client, path: &str) -> Result<(), End> {
         return Err(client.refusal(&answer).into());
     }
     let last: Last = serde_json::from_str(&answer.body)
-        .map_err(|error| Failure::from(format!("the answer can't be read: {error}")))?;
+        .map_err(|error| Failure::from(format!("the server's answer can't be read: {error}")))?;
     lost(last.lost);
     last.lines.iter().try_for_each(print)
 }
 
 fn lost(count: u64) {
     if count > 0 {
-        eprintln!("cweb: {count} lines are lost: they came faster than they were read (--module-log-bytes-max)");
+        eprintln!(
+            "cweb: {count} lines are lost, because they came faster than they were read (--module-log-bytes-max)"
+        );
     }
 }
 
@@ -117,7 +119,7 @@ fn print(line: &Line) -> Result<(), End> {
     write(&time::rfc3339(line.at_ms), line)
 }
 
-/// Prints the line behind `head`.
+/// Prints the line after `head`.
 pub(super) fn write(head: &str, line: &Line) -> Result<(), End> {
     let text = plain(&line.text);
     let text = match line.kind.as_str() {
@@ -130,7 +132,7 @@ pub(super) fn write(head: &str, line: &Line) -> Result<(), End> {
     writeln!(std::io::stdout().lock(), "{head} {text}").map_err(|_| End::Closed)
 }
 
-/// Prints the lines as they come. Ends when the module is gone, or the first try fails.
+/// Prints lines as they come. Ends when the module is removed, or when the first try fails.
 fn follow(client: &Client, path: &str) -> Result<(), End> {
     let (mut last_id, mut connected, mut wait) = (0, false, WAIT_FIRST);
     loop {
@@ -144,7 +146,8 @@ fn follow(client: &Client, path: &str) -> Result<(), End> {
                 }
                 why
             }
-            // A server that starts answers when its modules are loaded: what it does not know then is gone.
+            // A starting server answers only after its modules are loaded, so a module that it does not know has been
+            // removed.
             Ok(Opened::Refused(answer)) if answer.status < 500 || !connected => {
                 return Err(client.refusal(&answer).into());
             }
@@ -159,7 +162,7 @@ fn follow(client: &Client, path: &str) -> Result<(), End> {
     }
 }
 
-/// Has `print` print what the stream brings until it ends, and says why it did.
+/// Passes each line of the stream to `print` until the stream ends, and returns the reason of its end.
 pub(super) fn read(
     mut reader: impl Read,
     last_id: &mut i64,

@@ -1,4 +1,4 @@
-//! The command line: one thin command a file.
+//! The command line: one thin file per command.
 
 mod blobs;
 mod check;
@@ -63,21 +63,21 @@ enum Command {
     Serve(Box<ServeArgs>),
     /// Deploy sources and projects, or those that routes.ini lists
     Deploy(deploy::DeployArgs),
-    /// List the modules of a server, remove or restart one
+    /// List the modules of a server; remove or restart a module
     Modules(modules::ModulesArgs),
     /// List the versions of a module
     Versions(versions::VersionsArgs),
     /// Show a version of a module: libraries, warnings, source
     Show(versions::ShowArgs),
-    /// Show what differs between the sources of two versions
+    /// Show the differences between the sources of two versions
     Diff(versions::DiffArgs),
-    /// Go back to a version of a module; nothing is compiled
+    /// Deploy an earlier version of a module again, without compiling
     Rollback(versions::RollbackArgs),
-    /// Print the gdb command for the process that a module runs in, or start it
+    /// Print the gdb command for a module's process, or start gdb
     Debug(debug::DebugArgs),
-    /// Write the source of a module into this directory
+    /// Write the source of a module into the current directory
     Pull(versions::PullArgs),
-    /// Show what a module prints, its crashes and deployments
+    /// Show a module's output, crashes and deployments
     Logs(logs::LogsArgs),
     /// Set, remove and list settings of a module
     Config(settings::ConfigArgs),
@@ -85,11 +85,11 @@ enum Command {
     Secret(settings::SecretArgs),
     /// Submit background jobs, watch, list, cancel and delete them
     Jobs(jobs::JobsArgs),
-    /// List the files that jobs work on, with sizes and the times of their last use
+    /// List the files of jobs, with sizes and the times of their last use
     Blobs(blobs::BlobsArgs),
-    /// Make a key for the server's --keys-file: prints the entry, and the key on stderr
+    /// Make a key for the server's --keys-file: print the entry on stdout, and the key on stderr
     Keygen(keygen::KeygenArgs),
-    /// Compile and inspect sources and projects as a server would, without one
+    /// Compile and inspect sources and projects as a server would, without a server
     Check(check::CheckArgs),
     /// Build and run the tests of a module, without a server
     Test(test::TestArgs),
@@ -97,7 +97,7 @@ enum Command {
     Sdk(check::SdkArgs),
     /// Write a starter module, or a starter project
     New(new::NewArgs),
-    /// Deploy C files now and whenever they change
+    /// Deploy C files now and after each change
     Dev(dev::DevArgs),
 }
 
@@ -108,14 +108,14 @@ everything comes from CWEB_ADMIN_KEY or the file's admin_key; keys with scopes c
 --keys-file (cweb keygen makes them). CWEB_LOG filters the log (warn; info,module=debug).
 docs/operations.md tells what happens at each limit.";
 
-/// Ends a command whose output nobody reads any more (`cweb test x.c | head -1`) without a word, as the signal ends others:
-/// `println!` panics then.
+/// Ends a command whose output has no reader any more (`cweb test x.c | head -1`) without a message, as SIGPIPE ends other
+/// programs. `println!` panics in this case.
 fn end_with_the_reader() {
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         let text = info.payload().downcast_ref::<String>().map_or("", String::as_str);
         if text.starts_with("failed printing to std") && text.contains("Broken pipe") {
-            // As a shell shows an end by SIGPIPE.
+            // A shell shows an end by SIGPIPE as this exit code.
             std::process::exit(128 + libc::SIGPIPE);
         }
         usual(info);
@@ -129,7 +129,7 @@ pub fn main() -> ExitCode {
         return no_command();
     }
     let command = config::without_env(Cli::command())
-        // They are listed where they belong, in the help of `serve`.
+        // The flags of `serve` are listed in the help of `serve`.
         .mut_args(|arg| arg.hide(true))
         .mut_subcommand("serve", config::without_env);
     let cli = Cli::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit());
@@ -161,15 +161,15 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// `cweb` alone: shows what there is. No success, since whoever meant the server has none.
+/// Plain `cweb` shows the help. It is not a success, since a user who meant to start the server has no server.
 fn no_command() -> ExitCode {
     let mut command = config::without_env(Cli::command()).mut_args(|arg| arg.hide(true));
-    // A reader that is gone needs no help.
+    // An error here means that the reader of the output has gone.
     let _ = command.print_help();
     exit::Exit::Usage.into()
 }
 
-/// Starts the log of a process that the server has started for itself.
+/// Starts the log of a process that the server starts for its own use.
 pub fn start_log() {
     log::start_inherited();
 }
@@ -179,7 +179,7 @@ pub fn start_test_log() {
     log::start_for_test();
 }
 
-/// Says what went wrong and gives the exit code for it.
+/// Prints an error and returns the exit code for it.
 fn fail(text: impl std::fmt::Display) -> ExitCode {
     eprintln!("cweb: {text}");
     ExitCode::FAILURE

@@ -16,10 +16,11 @@ pub(super) struct ModulesArgs {
     server: String,
     #[command(flatten)]
     trust: TrustArgs,
-    /// Print the list as the server sends it, JSON
+    /// Print the server's answer, JSON
     #[arg(long)]
     json: bool,
-    /// List the domains instead: their processes; restarts are starts after a death, replacements those of a process that lived
+    /// List the domains and their processes instead; restarts count starts after a process died, replacements those while
+    /// it lived
     #[arg(long, conflicts_with = "json")]
     domains: bool,
 }
@@ -31,7 +32,7 @@ enum ModulesCommand {
         /// The module's name, as the list shows it
         name: String,
     },
-    /// Run a module again that is out of service, or replace the process it runs in
+    /// Run a module in quarantine again, or replace the process that it runs in
     Restart {
         /// The module's name, as the list shows it
         name: String,
@@ -41,7 +42,7 @@ enum ModulesCommand {
 #[derive(Deserialize)]
 struct List {
     modules: Vec<Module>,
-    /// Older servers have none.
+    /// Missing in answers of older servers.
     #[serde(default)]
     domains: Vec<Domain>,
 }
@@ -52,13 +53,13 @@ struct Domain {
     pid: Option<u32>,
     modules: usize,
     requests: u64,
-    /// Starts after the process before had died.
+    /// Starts after the previous process had died.
     restarts: u64,
-    /// Starts in the place of a process that lived.
+    /// Starts that replaced a living process.
     #[serde(default)]
     replacements: u64,
     resident_bytes: u64,
-    /// What limits its memory.
+    /// The source of the memory limit.
     #[serde(default)]
     memory_limit: Option<String>,
     last_crash: Option<Crash>,
@@ -131,7 +132,7 @@ fn restart(client: &Client, name: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A module's name as a part of a path; dots too are escaped, since `.` and `..` would mean another path.
+/// A module's name as a part of a path. Dots are escaped, too, since `.` and `..` would change the path.
 fn segment(name: &str) -> String {
     name.bytes()
         .map(|byte| if byte.is_ascii_alphanumeric() { char::from(byte).to_string() } else { format!("%{byte:02X}") })
@@ -139,7 +140,7 @@ fn segment(name: &str) -> String {
 }
 
 fn read(body: &str) -> Result<List, String> {
-    serde_json::from_str(body).map_err(|error| format!("the answer can't be read: {error}"))
+    serde_json::from_str(body).map_err(|error| format!("the server's answer can't be read: {error}"))
 }
 
 fn list_domains(client: &Client) -> Result<(), Failure> {
@@ -161,7 +162,7 @@ fn list_domains(client: &Client) -> Result<(), Failure> {
         if let Some(Crash { summary, modules }) = &domain.last_crash {
             println!(
                 "  last crash: {}: {summary}",
-                if modules.is_empty() { "no module known".to_owned() } else { modules.join(", ") }
+                if modules.is_empty() { "module unknown".to_owned() } else { modules.join(", ") }
             );
         }
     }

@@ -12,17 +12,17 @@ use std::process::ExitCode;
 pub(super) struct NewArgs {
     /// The module's name: letters, digits, - and _; writes NAME.c, or with --template the directory NAME
     name: String,
-    /// Begin a project with this kind of module
+    /// Make a project of this kind of module
     #[arg(long, value_enum)]
     template: Option<Template>,
 }
 
-/// What a project begins with.
+/// The starting point of a project.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Template {
     /// A route
     Http,
-    /// An upload of any size that is worked on while it comes
+    /// An upload of any size, processed while it arrives
     Stream,
     /// A WebSocket
     Websocket,
@@ -65,7 +65,7 @@ CWEB_TEST(greets_who_is_named) {
 }
 "#;
 
-/// Files of a project that begins with a template: their paths and texts.
+/// The files of a new project: paths and texts.
 fn project_files(template: Template) -> Vec<(&'static str, &'static str)> {
     let (source, test) = match template {
         Template::Http => (include_str!("templates/http.c"), include_str!("templates/http_test.c")),
@@ -75,7 +75,7 @@ fn project_files(template: Template) -> Vec<(&'static str, &'static str)> {
         Template::Job => (include_str!("templates/job.c"), include_str!("templates/job_test.c")),
         Template::Page => (include_str!("templates/page.c"), include_str!("templates/page_test.c")),
     };
-    // Only that template reads a setting.
+    // Only this template reads a setting.
     let project = if template == Template::Http { PROJECT_FILE_WITH_SETTING } else { PROJECT_FILE };
     let mut files = vec![
         ("src/main.c", source),
@@ -110,7 +110,7 @@ GREETING = \"Hello\"
 pub(super) fn run(args: &NewArgs) -> ExitCode {
     let name = &args.name;
     if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_')) {
-        let text = format!("\"{name}\" is no name for a module: use letters, digits, - and _");
+        let text = format!("\"{name}\" can't name a module: use letters, digits, - and _");
         return Failure::new(Exit::Usage, text).end();
     }
     if let Some(template) = args.template {
@@ -123,27 +123,27 @@ pub(super) fn run(args: &NewArgs) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            super::fail(format!("{path} is there already: give the module another name, or remove the file"))
+            super::fail(format!("{path} exists already: give the module another name, or remove the file"))
         }
         Err(error) => super::fail(format!("{path}: {error}")),
     }
 }
 
-/// Writes a file that is not there yet: `create_new` refuses to overwrite, with no moment in between.
+/// Writes a new file. `create_new` refuses to overwrite a file, without a race.
 fn write_new(path: &Path, text: &str) -> io::Result<()> {
     File::create_new(path).and_then(|mut file| file.write_all(text.as_bytes()))
 }
 
-/// The standards that a server compiles by.
+/// The language standards with which a server compiles.
 const CLANGD: &str = "If:\n  PathMatch: .*\\.c\nCompileFlags:\n  Add: [-std=gnu11]\n---\nIf:\n  PathMatch: .*\\.(cpp|cc|cxx)\n\
     CompileFlags:\n  Add: [-std=gnu++20]\n";
 
-/// Writes the project of a template into the directory `name`, which is not there yet.
+/// Writes the project of a template into the new directory `name`.
 fn project(name: &str, template: Template) -> Result<(), String> {
     let dir = Path::new(name);
     let at = |path: &Path, error: &io::Error| format!("{}: {error}", path.display());
     fs::create_dir(dir).map_err(|error| match error.kind() {
-        io::ErrorKind::AlreadyExists => format!("{name} is there already: give the project another name"),
+        io::ErrorKind::AlreadyExists => format!("{name} exists already: give the project another name"),
         _ => at(dir, &error),
     })?;
     for (path, text) in project_files(template) {
@@ -151,7 +151,7 @@ fn project(name: &str, template: Template) -> Result<(), String> {
         path.parent().map_or(Ok(()), fs::create_dir_all).map_err(|error| at(&path, &error))?;
         write_new(&path, &text.replace("@NAME@", name)).map_err(|error| at(&path, &error))?;
     }
-    // clangd reads both: of the first, each line is a flag; the other has the standard of each language.
+    // clangd reads both files: each line of the first is a flag; the second has the standard of each language.
     let flags = super::check::editor_flags()?;
     let path = dir.join(EDITOR_FLAGS);
     write_new(&path, &format!("-Iinclude\n{}\n", flags.join("\n"))).map_err(|error| at(&path, &error))?;

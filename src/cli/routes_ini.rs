@@ -1,8 +1,8 @@
-//! `routes.ini`: which files to deploy where.
+//! `routes.ini`: the files to deploy, and their domains.
 
 use std::path::{Path, PathBuf};
 
-/// What a `routes.ini` says.
+/// The content of a `routes.ini`.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct RoutesIni {
     pub(super) server_url: Option<String>,
@@ -14,7 +14,7 @@ pub(super) struct RoutesIni {
 pub(super) struct Listed {
     /// The path as written, joined to the directory of the `routes.ini`.
     pub(super) file: PathBuf,
-    /// What the last `domain=` above it says; empty is as good as none.
+    /// The value of the last `domain=` line before the file; an empty value counts as none.
     pub(super) domain: Option<String>,
 }
 

@@ -14,20 +14,20 @@ pub(super) struct Report {
     failed: bool,
 }
 
-/// A diagnostic at a place.
+/// A diagnostic and its place.
 #[derive(Debug, PartialEq, Eq)]
 struct Found<'a> {
-    /// File, line and column, as far as they are told.
+    /// File, line and column, as far as they are known.
     place: Option<(&'a str, u64, Option<u64>)>,
     level: &'static str,
     text: &'a str,
-    /// The flag that a warning is of.
+    /// The flag that enables the warning.
     rule: Option<&'a str>,
 }
 
 impl Report {
-    /// Adds what was said of `file`; the compiler's names of a project's files are relative to it. `is_refused`: it is not
-    /// right, which is a result also where nothing in `said` can be read as one.
+    /// Adds the compiler's output `said` about `file`; file names in it are relative to a project's directory. With
+    /// `is_refused`, the report gets an error even if `said` contains none that can be parsed.
     pub(super) fn add(&mut self, file: &Path, said: &str, is_refused: bool) {
         let found: Vec<Found<'_>> = said.lines().filter_map(diagnostic).collect();
         let has_error = found.iter().any(|found| found.level == "error");
@@ -43,7 +43,8 @@ impl Report {
     fn push(&mut self, file: &Path, found: &Found<'_>) {
         let (path, region) = match found.place {
             Some((name, line, column)) => {
-                // A diagnostic in a project names a file below it; one in the headers of the system has its own path.
+                // A diagnostic in a project names a file below its directory; a diagnostic in a system header has an
+                // absolute path.
                 let path = if file.is_dir() { file.join(name) } else { name.into() };
                 let mut region = json!({ "startLine": line });
                 if let (Some(column), Some(region)) = (column, region.as_object_mut()) {
@@ -73,7 +74,7 @@ impl Report {
         self.results.push(result);
     }
 
-    /// The log.
+    /// The SARIF log.
     pub(super) fn json(&self) -> Value {
         let rules: Vec<Value> = self.rules.iter().map(|rule| json!({ "id": rule })).collect();
         json!({
@@ -88,11 +89,11 @@ impl Report {
     }
 }
 
-/// The diagnostic in a line of the compiler's or the server's; `None`: there is none in it.
+/// Parses a line of the compiler's or the server's output; `None`: the line is not a diagnostic.
 fn diagnostic(line: &str) -> Option<Found<'_>> {
     const LEVELS: [(&str, &str); 4] =
         [("fatal error: ", "error"), ("error: ", "error"), ("warning: ", "warning"), ("note: ", "note")];
-    // An excerpt of the source has a margin.
+    // An excerpt of the source is indented.
     if line.starts_with([' ', '\t']) {
         return None;
     }
@@ -102,7 +103,7 @@ fn diagnostic(line: &str) -> Option<Found<'_>> {
         .min_by_key(|(at, _, _)| *at)?;
     let (before, text) = (line.get(..at)?, line.get(at + word.len()..)?);
     let place = place(before);
-    // `error: ` may stand in a sentence.
+    // `error: ` may also occur within a sentence.
     if place.is_none() && !matches!(before, "" | "config: ") {
         return None;
     }
@@ -111,7 +112,7 @@ fn diagnostic(line: &str) -> Option<Found<'_>> {
     Some(Found { place, level, text, rule })
 }
 
-/// The place in `FILE:LINE:COLUMN: ` or `FILE:LINE: `.
+/// Parses `FILE:LINE:COLUMN: ` or `FILE:LINE: `.
 fn place(before: &str) -> Option<(&str, u64, Option<u64>)> {
     let before = before.strip_suffix(": ")?;
     let (rest, last) = before.rsplit_once(':')?;

@@ -5,28 +5,29 @@ use crate::config::{Config, ServeArgs};
 use rustix::process::Signal;
 use std::process::ExitCode;
 
-/// Names the process that the server ends with: `cweb dev`, however that ends.
+/// The environment variable with the process whose end also ends the server: `cweb dev`, in whatever way that ends.
 pub(super) const ENDS_WITH: &str = "CWEB_ENDS_WITH_PROCESS";
 
-/// Ends the server with the process that has started it, if that asks for it.
+/// Makes the server end with the process that started it, if that process asks for it.
 fn end_with_starter() -> Result<(), String> {
     let Some(starter) = std::env::var(ENDS_WITH).ok().and_then(|text| text.parse::<i32>().ok()) else { return Ok(()) };
     let is_asked = rustix::process::set_parent_process_death_signal(Some(Signal::TERM));
     is_asked.map_err(|error| format!("the server can't end with process {starter}: {error}"))?;
-    // It may have ended before it was asked for.
+    // The starter may have ended before the call.
     match rustix::process::getppid().map(|parent| parent.as_raw_nonzero().get()) {
         Some(parent) if parent == starter => Ok(()),
         _ => Err(format!("process {starter}, which has started this server, has ended")),
     }
 }
 
-/// Runs the server until a signal stops it, or only checks whether it could.
+/// Runs the server until a signal stops it, or only checks whether it could run.
 pub(super) fn run(args: ServeArgs) -> ExitCode {
     if let Err(text) = end_with_starter() {
         return super::fail(text);
     }
     let check_only = args.check;
-    // Before the settings are read: the largest number of connections follows from it.
+    // The limit on open files must be raised before the settings are read, because the limit on connections follows from
+    // it.
     let raised = crate::net::raise_open_files_limit();
     if check_only {
         return check(args);
@@ -40,7 +41,7 @@ pub(super) fn run(args: ServeArgs) -> ExitCode {
         Err(error) => return super::fail(error),
     }
     if let Err(error) = raised {
-        tracing::warn!("the limit of open files stays as it is: {error}");
+        tracing::warn!("the limit on open files can't be raised: {error}");
     }
     let result = crate::server::run(config);
     crate::abi::guard::return_output();
@@ -52,7 +53,7 @@ pub(super) fn run(args: ServeArgs) -> ExitCode {
     }
 }
 
-/// Says everything that is wrong with the settings and with the files that they name, or that nothing is.
+/// Prints all problems with the settings and with the files that they name, or that there are none.
 fn check(args: ServeArgs) -> ExitCode {
     let (config, mut problems) = Config::load_for_check(args);
     match log::filter(config.silent) {

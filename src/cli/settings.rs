@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::io::{IsTerminal, Read};
 use std::process::ExitCode;
 
-/// Longest secret that is read: the server takes 64 KiB.
+/// Limit, in bytes, on a secret that is read: the server accepts 64 KiB.
 const SECRET_BYTES_MAX: u64 = 64 * 1024 + 2;
 
 #[derive(Args)]
@@ -20,7 +20,7 @@ pub(super) struct ConfigArgs {
 
 #[derive(Subcommand)]
 enum ConfigCommand {
-    /// Set settings of a module; its running code finds them at once
+    /// Set settings of a module; its running code sees them at once
     Set {
         /// The module's name
         name: String,
@@ -30,7 +30,7 @@ enum ConfigCommand {
         #[command(flatten)]
         server: ServerArgs,
     },
-    /// Remove a setting: the default of module.toml counts again
+    /// Remove a setting: the default of module.toml applies again
     Remove {
         /// The module's name
         name: String,
@@ -56,7 +56,7 @@ pub(super) struct SecretArgs {
 
 #[derive(Subcommand)]
 enum SecretCommand {
-    /// Set a secret of a module to what standard input has, one line break at its end left out
+    /// Set a secret of a module to the content of standard input, without one line break at its end
     Set {
         /// The module's name
         name: String,
@@ -91,15 +91,15 @@ fn path(name: &str, kind: &str, key: &str) -> String {
     format!("/mgnt/{}/{kind}/{}", escaped(name), escaped(key))
 }
 
-/// Whether a module of the name is deployed; where the key may not ask, it may be.
+/// Whether a module with the name may be deployed; true also if the key has no right to ask.
 fn may_be_deployed(client: &Client, name: &str) -> Result<bool, Failure> {
     Ok(client.get(&format!("/mgnt/{}", escaped(name)))?.status != 404)
 }
 
-/// Says so where no module of the name is deployed: that may well be a slip.
+/// Prints a note if no module with the name is deployed, since the name may be misspelt.
 fn note_unknown(client: &Client, name: &str) -> Result<(), Failure> {
     if !may_be_deployed(client, name)? {
-        eprintln!("note: no module named {name} is deployed; one that comes finds what is set");
+        eprintln!("note: no module named {name} is deployed; a module deployed later with this name gets the settings");
     }
     Ok(())
 }
@@ -115,7 +115,7 @@ pub(super) fn config(args: &ConfigArgs) -> ExitCode {
         ConfigCommand::Set { name, pairs, server } => {
             let split = |pair: &String| pair.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned()));
             let Some(pairs) = pairs.iter().map(split).collect::<Option<Vec<_>>>() else {
-                return Failure::new(Exit::Usage, "a setting is given as KEY=VALUE".to_owned()).end();
+                return Failure::new(Exit::Usage, "write each setting as KEY=VALUE".to_owned()).end();
             };
             server.run(|client| {
                 for (key, value) in &pairs {
@@ -132,8 +132,8 @@ pub(super) fn config(args: &ConfigArgs) -> ExitCode {
 
 fn list(client: &Client, name: &str) -> Result<(), Failure> {
     let body = expect(client, client.get(&format!("/mgnt/{}/settings", escaped(name)))?)?;
-    let told: Told =
-        serde_json::from_str(&body).map_err(|error| Failure::from(format!("the answer can't be read: {error}")))?;
+    let told: Told = serde_json::from_str(&body)
+        .map_err(|error| Failure::from(format!("the server's answer can't be read: {error}")))?;
     for (key, value) in &told.settings {
         println!("{key}={value}");
     }
@@ -150,7 +150,7 @@ fn list(client: &Client, name: &str) -> Result<(), Failure> {
             Ok(())
         }
         true => Err(Failure::from(format!(
-            "there is no module named {name}, and nothing is set for one; cweb modules lists those that there are"
+            "there is no module named {name}, and no settings for that name; cweb modules lists the modules"
         ))),
     }
 }

@@ -20,7 +20,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-/// Most tests that run at once.
+/// Limit on tests that run at once.
 const PARALLEL_MAX: usize = 64;
 
 #[derive(Args)]
@@ -28,25 +28,25 @@ pub(super) struct TestArgs {
     /// A source, or the directory of a project
     #[arg(value_name = "FILE|DIR")]
     target: PathBuf,
-    /// Run the tests whose names contain this text only
+    /// Run only the tests whose names contain this text
     #[arg(long, value_name = "TEXT")]
     filter: Option<String>,
     /// List the tests and run none
     #[arg(long)]
     list: bool,
-    /// Longest time of a test, in ms [default: 10000; under valgrind 20 times as much]
+    /// Time limit of a test, in ms [default: 10000; under valgrind 20 times as much]
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=86_400_000))]
     timeout_ms: Option<u64>,
-    /// Tests that run at once [default: one for each core]
+    /// Number of tests that run at once [default: the number of cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=PARALLEL_MAX as u64))]
     jobs: Option<u64>,
-    /// Write a report in JUnit's XML
+    /// Write a report in JUnit's XML format
     #[arg(long, value_name = "FILE")]
     junit: Option<PathBuf>,
-    /// Show what tests print that pass, too
+    /// Show the output of passed tests, too
     #[arg(long)]
     output: bool,
-    /// Find errors of memory, and leaks (AddressSanitizer)
+    /// Find memory errors and leaks (AddressSanitizer)
     #[arg(long)]
     asan: bool,
     /// Find undefined behaviour (UndefinedBehaviorSanitizer)
@@ -63,7 +63,7 @@ pub(super) struct TestArgs {
     coverage: bool,
 }
 
-/// Runs the tests. 0: all passed; 1: some failed; 2: they could not be built, or the command line is wrong.
+/// Runs the tests. Exit codes: 0: all passed; 1: some failed; 2: they could not be built, or the command line is wrong.
 pub(super) fn run(args: &TestArgs) -> ExitCode {
     match tested(args) {
         Ok(true) => ExitCode::SUCCESS,
@@ -111,7 +111,7 @@ fn tested(args: &TestArgs) -> Result<bool, String> {
 
 fn no_tests(args: &TestArgs, all: usize) -> String {
     match &args.filter {
-        Some(text) if all > 0 => format!("none of the {all} tests has {text:?} in its name (--filter)"),
+        Some(text) if all > 0 => format!("no name of the {all} tests contains {text:?} (--filter)"),
         _ => format!(
             "{} has no tests: #include <cweb_test.h> and write CWEB_TEST(name) {{ ... }} in the source, or in a project in \
              files named *_test.c or in tests/",
@@ -131,7 +131,7 @@ fn instruments(args: &TestArgs) -> Instruments {
     }
 }
 
-/// The files to compile: a project, or a source, with its `NAME_test.c` beside it if there is one.
+/// The files to compile: a project, or a source together with its `NAME_test.c` if that exists.
 fn posted(target: &Path, fields: &mut SourceFields) -> Result<Posted, String> {
     let read = |path: &Path| fs::read(path).map_err(|error| format!("{}: {error}", path.display()));
     if target.is_dir() {
@@ -159,7 +159,7 @@ fn build(args: &TestArgs, dir: &Path) -> Result<TestBuild, String> {
     })
 }
 
-/// What is said of the files of a module, with the names that the user gave.
+/// A text about the files of a module, with the user's file names.
 fn shown(text: &str, target: &Path) -> String {
     let text = renamed(text, target);
     if target.is_dir() {
@@ -173,7 +173,7 @@ fn shown(text: &str, target: &Path) -> String {
     })
 }
 
-/// The name of a source, as the user knows it: of a source that came alone the compiler has another one.
+/// The user's name of a source: the compiler uses another name for a single source.
 fn source_name(file: &str, target: &Path) -> String {
     let is_alone = !target.is_dir() && compiled_as(target).iter().any(|name| name == file);
     if is_alone { target.display().to_string() } else { file.to_owned() }
@@ -202,14 +202,14 @@ fn setup(args: &TestArgs, build: &TestBuild, dir: &Path, valgrind: Option<PathBu
     })
 }
 
-/// Runs all tests, some at once, and tells of each in their order.
+/// Runs all tests, some at once, and prints the results in the order of the tests.
 fn run_all(args: &TestArgs, setup: &Setup, tests: &[&Listed]) -> Vec<Outcome> {
     let cores = thread::available_parallelism().map_or(1, usize::from).min(PARALLEL_MAX);
     let workers = args.jobs.and_then(|jobs| usize::try_from(jobs).ok()).unwrap_or(cores).min(tests.len());
     let (next, (sender, receiver)) = (AtomicUsize::new(0), mpsc::channel());
     let mut outcomes: BTreeMap<usize, Outcome> = BTreeMap::new();
     let work = |sender: &mpsc::Sender<(usize, Outcome)>| {
-        // Relaxed: the number alone is shared, and each is given out once.
+        // Relaxed: the counter guards no other data, and `fetch_add` gives each number to one thread.
         while let Some((number, test)) =
             Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|number| Some((number, *tests.get(number)?)))
         {
@@ -224,7 +224,7 @@ fn run_all(args: &TestArgs, setup: &Setup, tests: &[&Listed]) -> Vec<Outcome> {
                 break;
             }
         }
-        // Does what no other thread does, if none could be started.
+        // If no thread could be started, this thread runs the tests.
         if workers == 0 {
             work(&sender);
         }
@@ -261,7 +261,7 @@ fn tell(args: &TestArgs, outcome: &Outcome) {
     }
 }
 
-/// Says how many passed. Whether none failed.
+/// Prints how many tests passed. Returns whether none failed.
 fn summary(outcomes: &[Outcome]) -> bool {
     let failed = outcomes.iter().filter(|outcome| !outcome.failures.is_empty()).count();
     let skipped = outcomes.iter().filter(|outcome| outcome.is_skipped()).count();

@@ -1,4 +1,4 @@
-//! Which servers `https://` believes: the roots, and what to say when they do not cover a server's certificate.
+//! Certificates that `https://` trusts, and explanations if a server's certificate is not among them.
 
 use clap::Args;
 use rustls::crypto::ring;
@@ -12,21 +12,21 @@ use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
 #[derive(Debug, Default, Args)]
 pub(super) struct TrustArgs {
-    /// Certificates (PEM) to trust for https:// in place of the system's: an authority's, or a self-signed server's own
+    /// Certificates (PEM) to trust for https:// instead of the system's: of an authority, or a server's self-signed one
     #[arg(long, env = "CWEB_CACERT", value_name = "FILE", global = true)]
     cacert: Option<OsString>,
 }
 
 impl TrustArgs {
-    /// The file of the certificates to trust; an empty CWEB_CACERT counts as unset.
+    /// The file of the trusted certificates; an empty CWEB_CACERT counts as unset.
     pub(super) fn file(&self) -> Option<&Path> {
         self.cacert.as_deref().filter(|name| !name.is_empty()).map(Path::new)
     }
 
-    /// How `https://` is spoken: rustls, ring, and the certificates of the file or else of the system.
+    /// The TLS configuration: rustls, ring, and the certificates of the file or else of the system.
     ///
     /// # Errors
-    /// There are none that can be read.
+    /// No certificate can be read.
     pub(super) fn tls(&self) -> Result<TlsConfig, String> {
         let roots = match self.file() {
             Some(path) => from_file(path).map_err(|why| format!("--cacert {}: {why}", path.display()))?,
@@ -44,7 +44,7 @@ fn from_file(path: &Path) -> Result<Vec<Certificate<'static>>, String> {
     let mut roots = Vec::new();
     for certificate in CertificateDer::pem_slice_iter(&bytes) {
         let certificate = certificate.map_err(|error| format!("damaged PEM: {error}"))?;
-        // The connection would pass over one that it can't read, and then blame the server.
+        // The connection would skip an unreadable certificate and then report the server as untrusted.
         let readable = RootCertStore::empty().add(certificate.clone());
         readable.map_err(|error| format!("a certificate in it can't be read: {error}"))?;
         roots.push(owned(&certificate));
@@ -55,7 +55,7 @@ fn from_file(path: &Path) -> Result<Vec<Certificate<'static>>, String> {
     Ok(roots)
 }
 
-/// What OpenSSL would trust: `SSL_CERT_FILE` and `SSL_CERT_DIR`, or where the distributions keep it.
+/// The certificates that OpenSSL would trust: `SSL_CERT_FILE` and `SSL_CERT_DIR`, or the directories of the distributions.
 fn from_system() -> Result<Vec<Certificate<'static>>, String> {
     let found = rustls_native_certs::load_native_certs();
     if found.certs.is_empty() {
@@ -72,11 +72,11 @@ fn owned(certificate: &CertificateDer<'_>) -> Certificate<'static> {
     Certificate::from_der(certificate).to_owned()
 }
 
-/// What went wrong with TLS, if it was that.
+/// The explanation of a TLS error; `None` for other errors.
 pub(super) fn explain(error: &ureq::Error) -> Option<String> {
     let error = match error {
         ureq::Error::Rustls(error) => error,
-        // Of the handshake.
+        // An error of the handshake.
         ureq::Error::Io(error) => error.get_ref()?.downcast_ref::<Error>()?,
         _ => return None,
     };
@@ -93,14 +93,14 @@ fn certificate(reason: &CertificateError) -> String {
              server of yours, name its certificate, or that of its authority, with --cacert FILE or CWEB_CACERT"
             .to_owned(),
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-            format!("its certificate is for other names: {reason}. Use a name that it has, or issue one with this name")
+            format!("its certificate is for other names: {reason}. Use one of these names, or issue a certificate for this name")
         }
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
             format!("its certificate has expired: {reason}")
         }
-        // What `openssl req -x509` makes when it is not told otherwise. (The type of this reason is not public.)
+        // `openssl req -x509` makes such a certificate by default. (The type of this error is not public.)
         CertificateError::Other(other) if other.to_string() == "CaUsedAsEndEntity" => {
-            "its certificate is one of an authority (CA:TRUE), which signs others and may not be a server's own. Make one \
+            "its certificate is one of an authority (CA:TRUE), which signs others and must not be a server's own. Make one \
              for the server: openssl req -x509 … -addext basicConstraints=critical,CA:FALSE"
                 .to_owned()
         }

@@ -14,7 +14,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// The server of a command.
+/// The flags that name a command's server.
 #[derive(Args)]
 pub(super) struct ServerArgs {
     /// The server's URL
@@ -25,7 +25,7 @@ pub(super) struct ServerArgs {
 }
 
 impl ServerArgs {
-    /// Does `work` with the server.
+    /// Runs `work` with the server.
     pub(super) fn run(&self, work: impl FnOnce(&Client) -> Result<(), Failure>) -> ExitCode {
         let done = Client::new(&self.server, &self.trust).map_err(Failure::from).and_then(|client| work(&client));
         done.map_or_else(Failure::end, |()| ExitCode::SUCCESS)
@@ -56,7 +56,7 @@ pub(super) struct ShowArgs {
 pub(super) struct DiffArgs {
     /// The module's name
     name: String,
-    /// The earlier version; without any, the one before the live one
+    /// The earlier version; if none is given, the version before the live one
     from: Option<u64>,
     /// The later version [default: the live one]
     to: Option<u64>,
@@ -68,7 +68,7 @@ pub(super) struct DiffArgs {
 pub(super) struct RollbackArgs {
     /// The module's name
     name: String,
-    /// The version to go back to [default: the one before the live one]
+    /// The version to deploy again [default: the one before the live one]
     version: Option<u64>,
     #[command(flatten)]
     server: ServerArgs,
@@ -76,8 +76,8 @@ pub(super) struct RollbackArgs {
 
 #[derive(Args)]
 pub(super) struct PullArgs {
-    /// The module's name, or NAME@VERSION; writes the file as it was called when it was deployed (or NAME.c), NAME.so of a ready
-    /// shared object, or the directory NAME of a project
+    /// The module's name, or NAME@VERSION; writes the file under its name at deployment (or NAME.c), NAME.so for a ready
+    /// shared object, or the directory NAME for a project
     #[arg(value_name = "NAME[@VERSION]")]
     name: String,
     #[command(flatten)]
@@ -102,7 +102,7 @@ struct Version {
     libraries: Vec<Library>,
     warnings: String,
     language: String,
-    /// The name of the file of a source that came alone.
+    /// The file name of a single source.
     #[serde(default)]
     file: Option<String>,
     #[serde(default)]
@@ -131,7 +131,7 @@ struct Crash {
 }
 
 impl Version {
-    /// Who has signed it: the name under which the server trusted the key, or else the key.
+    /// The signer: the name that the server had for the key, or else the key.
     fn signed(&self) -> Option<String> {
         let key = || self.signing_key.as_ref().map(|key| format!("the key {}…", key.get(..16).unwrap_or(key)));
         self.signer.clone().filter(|name| !name.is_empty()).or_else(key)
@@ -145,7 +145,7 @@ struct Library {
     file: String,
 }
 
-/// A text of somebody else's for one line of a terminal.
+/// A text from elsewhere, made safe for one line of a terminal.
 pub(super) fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
@@ -155,10 +155,10 @@ pub(super) fn expect(client: &Client, answer: Answer) -> Result<String, Failure>
 }
 
 pub(super) fn read<T: for<'a> Deserialize<'a>>(body: &str) -> Result<T, Failure> {
-    serde_json::from_str(body).map_err(|error| Failure::from(format!("the answer can't be read: {error}")))
+    serde_json::from_str(body).map_err(|error| Failure::from(format!("the server's answer can't be read: {error}")))
 }
 
-/// `NAME@VERSION`; a module's name may have an `@` itself.
+/// Splits `NAME@VERSION`; a module's name may contain an `@` itself.
 fn name_and_version(text: &str) -> (&str, Option<u64>) {
     let split = text.rsplit_once('@').and_then(|(name, version)| Some((name, version.parse().ok()?)));
     split.map_or((text, None), |(name, version)| (name, Some(version)))
@@ -246,14 +246,14 @@ fn tell_crash(crash: &Crash) {
     }
 }
 
-/// The files of a version by their paths.
+/// The files of a version, by path.
 pub(super) type Files = BTreeMap<String, Vec<u8>>;
 
 pub(super) fn sources(client: &Client, name: &str, number: Option<u64>) -> Result<Files, Failure> {
     source(client, name, number).map(|(_, files)| files)
 }
 
-/// Whether a version is a project, and its files by their paths.
+/// Whether a version is a project, and its files by path.
 pub(super) fn source(client: &Client, name: &str, number: Option<u64>) -> Result<(bool, Files), Failure> {
     let found = client.get_bytes(&path(name, number, "/source"))?;
     let (is_project, bytes) = found.map_err(|answer| client.refusal(&answer))?;
@@ -272,7 +272,8 @@ pub(super) fn source(client: &Client, name: &str, number: Option<u64>) -> Result
     Ok((false, BTreeMap::from([(format!("{}.{extension}", file_name(name)), bytes)])))
 }
 
-/// Whether `name` is that of a file in the current directory, and of none that is hidden or that a program takes for a flag.
+/// Whether `name` names a file in the current directory, not hidden, and without a leading `-`, which programs take for a
+/// flag.
 fn is_plain_file(name: &str) -> bool {
     !name.is_empty()
         && !name.starts_with(['.', '-'])
@@ -280,7 +281,7 @@ fn is_plain_file(name: &str) -> bool {
         && !name.chars().any(char::is_control)
 }
 
-/// A module's name as that of a file or a directory.
+/// A module's name, turned into the name of a file or a directory.
 fn file_name(name: &str) -> String {
     let is_plain = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.');
     let plain: String = name.chars().map(|c| if is_plain(c) { c } else { '_' }).collect();
@@ -310,7 +311,7 @@ pub(super) fn diff(args: &DiffArgs) -> ExitCode {
             println!("the files of versions {first} and {second} are the same");
             return Ok(());
         }
-        // A source that comes alone is compared with the other also where its name has changed.
+        // Two single sources are compared even if the file's name has changed.
         if let (Some((old_name, old)), Some((new_name, new)), true) =
             (from.first_key_value(), to.first_key_value(), from.len() == 1 && to.len() == 1)
         {
@@ -341,7 +342,7 @@ fn compared(client: &Client, args: &DiffArgs) -> Result<(u64, u64), Failure> {
     let before = numbers.iter().copied().filter(|number| *number < live).max();
     match args.from.or(before) {
         Some(from) if from != live => Ok((from, live)),
-        // Said here, since a comparison of a version with itself would print nothing.
+        // A comparison of a version with itself would print nothing, so the command reports an error.
         Some(_) => {
             let others: Vec<String> =
                 numbers.iter().filter(|number| **number != live).map(ToString::to_string).collect();
@@ -349,13 +350,15 @@ fn compared(client: &Client, args: &DiffArgs) -> Result<(u64, u64), Failure> {
             Err(Failure::new(
                 Exit::Usage,
                 format!(
-                    "version {live} of module {name} is the live one: name a second version to compare it with; others that are kept: {others}"
+                    "version {live} of module {name} is the live one: name a second version to compare it with; other stored versions: {others}"
                 ),
             ))
         }
         None => Err(Failure::new(
             Exit::Usage,
-            format!("module {name} has no version before {live}, which is live: there is nothing to compare it with"),
+            format!(
+                "module {name} has no version before {live}, which is live: there is no version to compare it with"
+            ),
         )),
     }
 }
@@ -376,7 +379,7 @@ fn print_diff(old_name: &str, new_name: &str, old: Option<&Vec<u8>>, new: Option
     }
 }
 
-/// The text of a file; `None`: it is none.
+/// The file as a text; `None`: it is not UTF-8.
 fn text(bytes: Option<&Vec<u8>>) -> Option<&str> {
     bytes.map_or(Some(""), |bytes| std::str::from_utf8(bytes).ok())
 }
@@ -403,7 +406,7 @@ pub(super) fn pull(args: &PullArgs) -> ExitCode {
         let is_alone = !is_project;
         let dir = if is_alone { PathBuf::new() } else { PathBuf::from(file_name(name)) };
         if !is_alone && dir.exists() {
-            return Err(Failure::from(format!("{}: it is there already; nothing was written", dir.display())));
+            return Err(Failure::from(format!("{}: the directory exists already; nothing was written", dir.display())));
         }
         for (path, bytes) in &files {
             write_new(&dir.join(path), bytes)
@@ -416,7 +419,7 @@ pub(super) fn pull(args: &PullArgs) -> ExitCode {
     })
 }
 
-/// Writes a file that is not there yet. Every path was checked: it stays below the directory.
+/// Writes a new file. The path was checked and stays below the directory.
 fn write_new(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         fs::create_dir_all(parent)?;

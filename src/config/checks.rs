@@ -1,4 +1,4 @@
-//! What is wrong with settings: each by itself, and together. The ranges of numbers stand in the table of `args`.
+//! Checks of settings, alone and in combination. The ranges of numbers are in the table of `args`.
 
 use super::values::DAY_S;
 use super::{Config, ModuleDatabase, Reactor};
@@ -6,11 +6,11 @@ use crate::net::{ListenAddr, Reach};
 use crate::proto::forwarded::{ForwardedBy, TrustedProxies};
 use crate::proto::http1;
 
-/// Longest that finished jobs are kept; far from where times in milliseconds would overflow.
+/// Limit on the retention of jobs; far below the overflow of times in milliseconds.
 const JOB_RETENTION_S_MAX: u64 = 36_500 * DAY_S;
 
 impl Config {
-    /// Everything that is wrong, a line each.
+    /// All invalid settings, one line each.
     pub(super) fn problems(&self) -> Vec<String> {
         let mut problems = Problems(Vec::new());
         self.check_addresses(&mut problems);
@@ -22,7 +22,7 @@ impl Config {
         problems.0
     }
 
-    /// Settings that don't go together, a line each.
+    /// Settings that can't be combined, one line each.
     pub(super) fn misfits(&self) -> Vec<String> {
         let mut problems = Problems(Vec::new());
         self.check_combinations(&mut problems);
@@ -35,16 +35,16 @@ impl Config {
         problems.0.extend(wrong.map(|error| error.to_string()));
         for address in &self.admin_listen {
             let own = parsed(address).ok();
-            // Port 0 is another one each time.
+            // The kernel chooses a different port for each port 0.
             let chosen = !matches!(own, Some(ListenAddr::Tcp(addr)) if addr.port() == 0);
             let taken = self.listen.iter().any(|other| own.is_some() && parsed(other).ok() == own);
             problems.check(chosen && taken, || {
-                format!("--admin-listen {address} is an address for modules too: give another")
+                format!("--admin-listen {address} is also an address for modules: use another address")
             });
         }
     }
 
-    /// Whose word counts about who the client is.
+    /// Checks the proxies that the server believes.
     fn check_proxies(&self, problems: &mut Problems) {
         let by = ForwardedBy::named(&self.trusted_proxy_header);
         problems.check(by.is_none(), || {
@@ -69,7 +69,7 @@ impl Config {
             ("cors-allow-methods", &self.cors_allow_methods),
             ("cors-allow-headers", &self.cors_allow_headers),
         ] {
-            // They are sent as they are (RFC 9110 §5.5).
+            // The values are sent unchanged (RFC 9110 §5.5).
             let sendable = value.bytes().all(|byte| matches!(byte, b' '..=b'~'));
             problems.check(!sendable, || format!("--{name} must be printable ASCII, as it is sent in a header field"));
         }
@@ -87,13 +87,13 @@ impl Config {
         if let Some(users) = self.projects.module_uids {
             problems.check(users.count() < self.domains_max as u64, || {
                 format!(
-                    "--module-uids has {} users for --domains-max {} domains: give as many",
+                    "--module-uids has {} users for --domains-max {} domains: name as many users as domains",
                     users.count(),
                     self.domains_max
                 )
             });
             problems.check(self.module_database == ModuleDatabase::Shared, || {
-                "--module-uids has domains run as different users, who can't share a file: not with --module-database shared".to_owned()
+                "--module-uids runs domains as different users, which can't share a file: leave out --module-uids or --module-database shared".to_owned()
             });
         }
         problems.check(self.reactor == Reactor::Glommio && !cfg!(feature = "glommio"), || {
@@ -102,7 +102,7 @@ impl Config {
                 .to_owned()
         });
         problems.check(self.production && self.admin_key.is_none() && self.keys_file.is_none(), || {
-            "--production needs a key; make one: cweb keygen NAME >> keys.toml, and add --keys-file keys.toml; or for one that may do everything: export CWEB_ADMIN_KEY=$(openssl rand -hex 32)".to_owned()
+            "--production needs a key; make one: cweb keygen NAME >> keys.toml, and add --keys-file keys.toml; or for a key with all rights: export CWEB_ADMIN_KEY=$(openssl rand -hex 32)".to_owned()
         });
         problems.check(self.production && self.projects.dev, || {
             "--dev is for development: leave it out with --production".to_owned()
@@ -112,12 +112,12 @@ impl Config {
             format!("CWEB_ADMIN_KEY is a weak key: --production wants at least {KEY_BYTES_MIN} bytes, {KEY_KINDS_MIN} of them different; make one: openssl rand -hex 32")
         });
         problems.check(self.tls_cert.is_some() != self.tls_key.is_some(), || {
-            "--tls-cert and --tls-key belong together: give both or none".to_owned()
+            "--tls-cert and --tls-key belong together: set both or none".to_owned()
         });
     }
 }
 
-/// Bytes of a key that can't be guessed, and how many of them differ at least.
+/// The smallest length of a key that can't be guessed, in bytes, and how many of its bytes must differ.
 const KEY_BYTES_MIN: usize = 16;
 const KEY_KINDS_MIN: usize = 6;
 
@@ -128,7 +128,7 @@ fn is_weak(key: &str) -> bool {
     key.len() < KEY_BYTES_MIN || kinds.len() < KEY_KINDS_MIN
 }
 
-/// What was found so far.
+/// The problems found so far.
 struct Problems(Vec<String>);
 
 impl Problems {

@@ -1,11 +1,11 @@
-//! The table of settings, the reference in docs/operations.md and the defaults in the code say the same.
+//! Tests that the table of settings, the reference in docs/operations.md and the defaults in the code agree.
 
 use super::{ServeArgs, default_of, told_defaults};
 use crate::config::Config;
 use clap::{Args, Command};
 use std::collections::BTreeMap;
 
-/// Flags that are no settings: they have no variable of their own, or none at all.
+/// Flags that are not settings: they have no environment variable, or one of another kind.
 const NOT_SETTINGS: &[&str] = &["config", "check"];
 
 /// A row of the reference: variable and default.
@@ -17,7 +17,7 @@ fn reference() -> BTreeMap<String, Row> {
     let mut rows = BTreeMap::new();
     for line in text.lines().filter(|line| line.starts_with("| `--")) {
         let cells: Vec<&str> = line.split('|').map(str::trim).collect();
-        // A shorter table names flags, too: what to do when a limit is reached.
+        // A narrower table in the same page names flags, too; it says what happens at each limit.
         if cells.len() < 7 {
             continue;
         }
@@ -40,7 +40,7 @@ fn number(text: &str) -> Option<u128> {
     digits.parse::<u128>().ok().map(|number| number * factor)
 }
 
-/// The text of a field of the settings without any given.
+/// The value of a field in the printed default settings.
 fn field(settings: &str, flag: &str) -> Option<u128> {
     let name = format!("{}: ", flag.replace('-', "_"));
     let line = settings.lines().find_map(|line| line.trim().strip_prefix(&name))?;
@@ -69,7 +69,7 @@ fn each_setting_has_its_row_in_the_reference_and_its_default_everywhere() {
             if times != 1 || !help.ends_with(&format!(" [default: {told}]")) {
                 wrong.push(format!("--{flag}: the help has {times} defaults: {help}"));
             }
-            // What follows a comma is about the machine.
+            // The text after a comma depends on the machine.
             let number = |text: &str| number(text.split(',').next().unwrap_or_default());
             if default != told && (number(&told).is_none() || number(&default) != number(&told)) {
                 wrong.push(format!("--{flag}: its default is {told}, and {default} in docs/operations.md"));

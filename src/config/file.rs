@@ -3,8 +3,8 @@
 use super::args::ServeArgs;
 use std::path::{Path, PathBuf};
 
-/// Reads the file at `path`; without one, `cweb.toml` in the data directory, which need not be there. What is wrong with it
-/// is left out, and told.
+/// Reads the file at `path`, or else `cweb.toml` in the data directory, which may be missing. Skips faulty keys and returns
+/// the problems.
 pub(super) fn read_file(path: Option<&Path>, data_dir: Option<&Path>) -> (ServeArgs, Vec<String>) {
     let fallback = data_dir.unwrap_or(Path::new(".")).join("cweb.toml");
     let (path, wanted) = (path.unwrap_or(&fallback), path.is_some());
@@ -18,7 +18,7 @@ pub(super) fn read_file(path: Option<&Path>, data_dir: Option<&Path>) -> (ServeA
         Ok(args) => return (args, Vec::new()),
         Err(error) => error,
     };
-    // The reader stops at the first fault; the keys one by one show them all.
+    // The TOML reader stops at the first fault; reading key by key finds them all.
     let Ok(table) = text.parse::<toml::Table>() else { return failed(error.to_string()) };
     let (mut read, mut problems) = (ServeArgs::default(), Vec::new());
     for (key, value) in table {
@@ -27,14 +27,14 @@ pub(super) fn read_file(path: Option<&Path>, data_dir: Option<&Path>) -> (ServeA
             Err(error) => problems.push(format!("{}: {key}: {}", path.display(), error.to_string().trim_end())),
         }
     }
-    // With its line, which a key by itself has not.
+    // For a single problem, the whole file's error replaces it, because that has the line.
     if problems.len() < 2 {
         problems = vec![format!("{}: {error}", path.display())];
     }
     (read, problems)
 }
 
-/// Where the file of settings is looked for.
+/// The path of the settings file.
 pub(super) fn settings_path(given: &ServeArgs) -> PathBuf {
     let own = || given.data_dir.as_deref().unwrap_or(Path::new(".")).join("cweb.toml");
     given.config.clone().unwrap_or_else(own)

@@ -3,21 +3,21 @@
 use super::ServeArgs;
 use super::values::DAY_S;
 
-/// Longest that blobs are kept.
+/// Limit on the retention of blobs, in seconds.
 const RETENTION_S_MAX: u64 = 36_500 * DAY_S;
 
-/// Events, checkpoints and blobs.
+/// Settings about events, checkpoints and blobs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JobDataSettings {
-    /// Most events that a job emits itself.
+    /// Limit on the events that a job emits itself.
     pub events_max: u64,
-    /// Largest checkpoint of a job.
+    /// Limit, in bytes, on a checkpoint of a job.
     pub checkpoint_bytes_max: usize,
-    /// Largest blob.
+    /// Limit, in bytes, on a blob.
     pub blob_bytes_max: u64,
-    /// Most bytes of all blobs together; `None`: a quarter of what is free at the start, at least 1 GiB.
+    /// Limit, in bytes, on all blobs together; `None`: a quarter of the free space at the start, at least 1 GiB.
     pub blobs_bytes_max: Option<u64>,
-    /// How long a blob is kept that no job needs, in seconds.
+    /// How long a blob that no job needs is kept, in seconds.
     pub blob_retention_s: u64,
 }
 

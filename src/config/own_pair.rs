@@ -1,16 +1,16 @@
-//! The certificate that `--production` serves with when no other is named.
+//! The certificate that `--production` uses if no other is named.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-/// Their names in the data directory.
+/// The file names in the data directory.
 const CERT: &str = "server.crt";
 const KEY: &str = "server.key";
 
-/// Certificate and key in `data_dir`; `None` when there are neither.
+/// Certificate and key in `data_dir`; `None` if both are missing.
 ///
 /// # Errors
-/// Only one of them is there: HTTP without TLS is not what was meant then.
+/// Only one of them exists: the operator certainly did not mean HTTP without TLS.
 pub(super) fn find(data_dir: &Path) -> Result<Option<(PathBuf, PathBuf)>, String> {
     let (cert, key) = (data_dir.join(CERT), data_dir.join(KEY));
     match (is_there(&cert)?, is_there(&key)?) {
@@ -21,7 +21,7 @@ pub(super) fn find(data_dir: &Path) -> Result<Option<(PathBuf, PathBuf)>, String
     }
 }
 
-/// Also of a link whose target is missing or closed to this user: reading it says so then.
+/// Whether the name exists, even as a link with a missing or unreadable target: reading it later gives a precise error.
 fn is_there(path: &Path) -> Result<bool, String> {
     match std::fs::symlink_metadata(path) {
         Ok(_) => Ok(true),
@@ -32,7 +32,7 @@ fn is_there(path: &Path) -> Result<bool, String> {
 
 fn alone(there: &Path, missing: &Path) -> String {
     format!(
-        "--production finds {} but not {}: HTTPS needs both; put the other beside it, or take this one away to serve HTTP",
+        "--production finds {} but not {}: HTTPS needs both; add the missing file, or remove this one to serve HTTP",
         there.display(),
         missing.display()
     )

@@ -1,44 +1,44 @@
-//! Settings about what modules are made of.
+//! Settings about projects, libraries and versions.
 
 use super::ServeArgs;
 use super::user_range::UserRange;
 use super::values::RequireSandbox;
 use std::path::PathBuf;
 
-/// Libraries, limits of projects, versions.
+/// Settings about projects, libraries, sandboxes and versions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProjectSettings {
-    /// Libraries that sources may link with beside those that only compute; `all` stands for every one.
+    /// Libraries that sources may link, beside those that only compute; `all` means every installed library.
     pub allow_lib: Vec<String>,
-    /// System calls that isolated modules may make besides, by name.
+    /// System calls, by name, that isolated modules may make in addition.
     pub allow_syscall: Vec<String>,
-    /// Memory of all processes of modules together, in bytes; 0: no limit; `None`: half of what there is.
+    /// Limit, in bytes, on the memory of all processes of modules together; 0: no limit; `None`: half of the memory.
     pub modules_memory_bytes_max: Option<u64>,
-    /// Users that domains run as; `None`: all as nobody.
+    /// The users of domains; `None`: all run as nobody.
     pub module_uids: Option<UserRange>,
-    /// How strong the sandbox of modules has to be for the server to start; `None`: `landlock` with `--production`, else `basic`.
+    /// The weakest sandbox of modules with which the server starts; `None`: `landlock` with `--production`, else `basic`.
     pub require_sandbox: Option<RequireSandbox>,
-    /// Whether ready shared objects are served.
+    /// Whether the server takes ready shared objects.
     pub allow_binary: bool,
-    /// Whether pages are told of deployments, which load again then.
+    /// Whether pages are told of deployments, so that they reload.
     pub dev: bool,
-    /// Most files of a project: 422 beyond it.
+    /// Limit on the files of a project: 422 beyond it.
     pub files_max: usize,
-    /// Most bytes of all files of a project together: 422 beyond it.
+    /// Limit, in bytes, on all files of a project together: 422 beyond it.
     pub bytes_max: usize,
-    /// Versions of each module that are kept with their sources, the live one among them.
+    /// Number of versions of each module that are kept with their sources, including the live one.
     pub versions_kept: usize,
-    /// Most bytes of the last lines of each module that are kept for `cweb logs`.
+    /// Limit, in bytes, on the last lines of each module that are kept for `cweb logs`.
     pub log_bytes_max: usize,
     /// Directory of core files of modules; absolute.
     pub core_dir: Option<PathBuf>,
-    /// Most bytes of a core file.
+    /// Limit, in bytes, on a core file.
     pub core_bytes_max: u64,
-    /// Most core files.
+    /// Limit on the core files in the directory.
     pub core_files_max: usize,
-    /// Calls of routes of `CWEB_KILLABLE` at once, a domain.
+    /// Limit on concurrent calls of routes of `CWEB_KILLABLE`, for each domain.
     pub killable_calls_max: usize,
-    /// The file of those whose signatures are asked for; absolute.
+    /// The file of trusted signers; absolute.
     pub trusted_signers: Option<PathBuf>,
 }
 
@@ -59,7 +59,7 @@ impl ProjectSettings {
             core_bytes_max: args.core_bytes_max(),
             core_files_max: args.core_files_max(),
             killable_calls_max: args.killable_calls_max(),
-            // The server leaves its directory for that of its data.
+            // The server changes to its data directory later, so the path must be absolute.
             trusted_signers: args.trusted_signers.clone().map(|path| std::path::absolute(&path).unwrap_or(path)),
             log_bytes_max: args.module_log_bytes_max(),
         }

@@ -1,4 +1,4 @@
-//! Settings about what the server itself may use, with defaults from the machine.
+//! Settings about the server's own resources, with defaults from the machine.
 
 use super::ServeArgs;
 use crate::machine;
@@ -7,24 +7,25 @@ use std::fs;
 
 /// Descriptors that the server needs beside those of connections.
 const OWN_DESCRIPTORS: usize = 256;
-/// The default of the server's memory is this part of the machine's: the rest is for modules, the compiler and the kernel.
+/// The default limit on the server's memory is this fraction of the machine's memory: the rest is for modules, the compiler
+/// and the kernel.
 const MEMORY_DIVISOR: u64 = 4;
-/// Least default.
+/// The smallest default limit, in bytes.
 const MEMORY_BYTES_DEFAULT_MIN: u64 = 64 * 1024 * 1024;
 
-/// What the server itself may use, and limits of modules.
+/// Limits on the server's own resources, and some of modules.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResourceSettings {
-    /// Most bytes of memory that clients make the server hold: unfinished heads, bodies and messages, answers that clients
-    /// have not taken. Beyond it the biggest idle holders are closed, then 503.
+    /// Limit, in bytes, on the server's memory for clients: unfinished heads, bodies and messages, and answers that clients
+    /// have not taken. Beyond it the server closes the idle connections with the most memory; then new requests get 503.
     pub memory_bytes_max: usize,
-    /// Most descriptors that a process of modules has open, at least 256.
+    /// Limit on the open descriptors of a domain's process, at least 256.
     pub module_open_files_max: u64,
-    /// Most jobs of the modules of one domain that run at once; 0: no limit but the workers.
+    /// Limit on the jobs of one domain's modules that run at once; 0: no limit but the workers.
     pub job_domain_running_max: usize,
-    /// Longest run of a job for which neither its submission nor its module gives one; 0: no limit.
+    /// Time limit of a job, if neither its submission nor its module sets one; 0: no limit.
     pub job_timeout_ms: u64,
-    /// Most bytes of the events that a job emits itself.
+    /// Limit, in bytes, on the events that a job emits itself.
     pub job_events_bytes_max: u64,
 }
 
@@ -40,7 +41,7 @@ impl ResourceSettings {
     }
 }
 
-/// Connections that each of `shards` shards may have, as far as descriptors go.
+/// The limit on connections for each of `shards` shards, derived from the limit on descriptors.
 pub(super) fn connections_max(shards: usize) -> usize {
     let share = limit_of("Max open files").map_or(usize::MAX, |soft| usize::try_from(soft).unwrap_or(usize::MAX));
     (share.saturating_sub(OWN_DESCRIPTORS) / shards.max(1)).saturating_sub(RESERVED_CONNECTIONS).max(16)
@@ -53,7 +54,7 @@ fn limit_of(name: &str) -> Option<u64> {
     line.split_whitespace().next()?.parse().ok()
 }
 
-/// The default of the server's memory.
+/// The default limit on the server's memory, in bytes.
 fn memory_share() -> usize {
     let least = limit_of("Max address space").unwrap_or(u64::MAX).min(machine::memory_bytes());
     usize::try_from((least / MEMORY_DIVISOR).max(MEMORY_BYTES_DEFAULT_MIN)).unwrap_or(usize::MAX)

@@ -1,17 +1,17 @@
-//! Values of settings: names, spans of time, and the ranges of numbers.
+//! Types of settings: names, time spans, and ranges of numbers.
 
 use clap::ValueEnum;
 use serde::Deserialize;
 use std::fmt::{Display, Formatter};
 use std::str::FromStr;
 
-/// The reactors by name.
+/// The available reactors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Reactor {
-    /// io_uring, or epoll where that is refused.
+    /// io_uring, or epoll if the kernel refuses io_uring.
     Monoio,
-    /// Not available in this version; refused in words.
+    /// Not available in this build; the server refuses to start with an explanation.
     Glommio,
 }
 
@@ -25,15 +25,15 @@ pub enum Isolation {
     None,
 }
 
-/// How much has to stand between code of others and the machine; each level has all of those before.
+/// The strength of the sandbox around modules; each level includes the levels before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RequireSandbox {
-    /// A process, a user without rights, limits.
+    /// A process of its own, a user without rights, limits.
     Basic,
-    /// Landlock and seccomp besides.
+    /// Also Landlock and seccomp.
     Landlock,
-    /// Namespaces besides.
+    /// Also namespaces.
     Namespaces,
 }
 
@@ -41,37 +41,37 @@ pub enum RequireSandbox {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ModuleDatabase {
-    /// None: each has its own.
+    /// Each domain has its own.
     Domain,
-    /// All of them.
+    /// All domains share one.
     Shared,
 }
 
-/// Of which modules a module may create and read jobs.
+/// The modules whose jobs a module may create and read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ModuleJobs {
-    /// Those of its own domain.
+    /// Modules of the same domain.
     Domain,
-    /// All.
+    /// All modules.
     All,
 }
 
-/// When a job's story counts as written.
+/// When a change of a job counts as written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Durability {
-    /// When the disk has it: survives a power failure (SQLite's `synchronous = FULL`).
+    /// A change is on the disk: it survives a power failure (SQLite's `synchronous = FULL`).
     Full,
-    /// When the kernel has it: survives the end of the server, not that of the machine (`synchronous = NORMAL`).
+    /// The kernel has the change: it survives the end of the server, but not of the machine (`synchronous = NORMAL`).
     Normal,
 }
 
-/// A span of time as people write it: whole seconds, or a number with one of the suffixes s, m, h, d, w.
+/// A time span: whole seconds, or a number with one of the suffixes s, m, h, d, w.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "SpanText")]
 pub struct Span {
-    /// Its length in seconds.
+    /// The length in seconds.
     pub seconds: u64,
 }
 
@@ -92,11 +92,11 @@ impl FromStr for Span {
         let seconds = count.and_then(|count| count.checked_mul(factor));
         seconds
             .map(|seconds| Self { seconds })
-            .ok_or_else(|| format!("\"{text}\" is no span of time: write seconds, or a number with s, m, h, d or w"))
+            .ok_or_else(|| format!("\"{text}\" is not a time span: write seconds, or a number with s, m, h, d or w"))
     }
 }
 
-/// What a settings file may say for a [`Span`].
+/// The forms of a [`Span`] in a settings file.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum SpanText {
@@ -127,7 +127,7 @@ impl Display for Span {
     }
 }
 
-/// A value as the help shows it.
+/// Formats a value for the help.
 pub(super) trait Shown {
     fn shown(&self) -> String;
 }
@@ -183,15 +183,15 @@ impl Shown for Vec<String> {
     }
 }
 
-/// A setting whose value is a number.
+/// A setting with a numeric value.
 pub(super) trait Number {
     fn number(&self) -> u64;
 }
 
-/// Numbers that a setting may have.
+/// The valid numbers of a setting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Range {
-    /// 0 stands for no limit.
+    /// Whether 0 is valid, too; it means "no limit".
     zero: bool,
     min: u64,
     max: u64,
@@ -210,7 +210,7 @@ pub(super) const fn zero_or(min: u64) -> Range {
 }
 
 impl Range {
-    /// What is wrong with `value` for the flag of the field `name`, if anything is.
+    /// The error if `value` is not valid for the flag of the field `name`.
     pub(super) fn problem(self, name: &str, value: u64) -> Option<String> {
         if (self.min..=self.max).contains(&value) || self.zero && value == 0 {
             return None;

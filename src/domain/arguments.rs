@@ -1,8 +1,8 @@
-//! Whether the functions that a module declares take as many arguments as the server calls them with.
+//! Checks that the functions that a module declares take as many arguments as the server passes.
 //!
-//! The compiler refuses a handler of another kind, unless the source keeps the types from it: by a cast, by a function
-//! without a prototype, by a pragma. What such a function takes is in the debug information, which every module has. It
-//! is read in the process of the inspection, whose sandbox limits what reading hostile debug information can cost.
+//! The compiler refuses a handler of another kind, unless the source hides the types by a cast, by a function without a
+//! prototype, or by a pragma. The debug information, which every module has, shows the real parameters. It is read in the
+//! inspection process, whose sandbox limits the cost of hostile debug information.
 
 use crate::abi::module::Declared;
 use addr2line::gimli::{
@@ -18,13 +18,13 @@ use std::path::Path;
 
 type Bytes<'a> = EndianSlice<'a, NativeEndian>;
 
-/// Larger files are not read.
+/// Limit, in bytes, on the file; larger files are not read.
 const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
-/// Debugging entries beyond these are not read.
+/// Limit on debugging entries; the rest is not read.
 const ENTRIES_MAX: usize = 2_000_000;
 
 /// Checks the functions `declared` of the shared object at `path`, which is loaded at `base`. Returns a sentence for each
-/// problem, and the places of the functions of which the debug information says nothing.
+/// problem, and the places of functions without debug information.
 pub(super) fn problems(path: &Path, base: usize, declared: &[Declared]) -> (Vec<String>, Vec<String>) {
     let mut bytes = Vec::new();
     let read = File::open(path).and_then(|file| file.take(FILE_BYTES_MAX).read_to_end(&mut bytes));
@@ -34,12 +34,12 @@ pub(super) fn problems(path: &Path, base: usize, declared: &[Declared]) -> (Vec<
     }
     let offset = |declared: &Declared| declared.address.checked_sub(base).map(|offset| offset as u64);
     let wanted = declared.iter().filter_map(offset).collect();
-    // Debug information that can't be read says nothing; a panic of its parser is none of the module's doing.
+    // Unreadable debug information proves nothing. A panic of its parser is not the module's fault.
     let taken = std::panic::catch_unwind(|| taken(&bytes, &wanted)).unwrap_or_default();
     let problem = |declared: &Declared| {
         let (taken, gets) = (taken.get(&offset(declared)?)?, declared.arguments);
         let takes = taken.parameters;
-        // A function that takes none does not look at what it gets.
+        // A function without parameters ignores the arguments that it gets.
         (takes > gets || takes < gets && takes != 0 && !taken.may_be_more).then(|| {
             format!(
                 "config.{}: the function takes {takes} arguments, but would be called with {gets}; in C a cast, a \
@@ -55,15 +55,15 @@ pub(super) fn problems(path: &Path, base: usize, declared: &[Declared]) -> (Vec<
     (declared.iter().filter_map(problem).collect(), declared.iter().filter(is_unknown).map(place).collect())
 }
 
-/// Parameters of a function according to the debug information.
+/// The parameters of a function according to the debug information.
 #[derive(Debug, Clone, Copy)]
 struct Taken {
     parameters: usize,
-    /// Compilers of other languages than C and C++ leave out parameters without a name.
+    /// Whether parameters may be missing: compilers of languages other than C and C++ leave out unnamed parameters.
     may_be_more: bool,
 }
 
-/// The languages whose compilers leave out no parameter: C and C++, of whatever year.
+/// The languages whose compilers leave out no parameter: C and C++, of any year.
 const C: [DwLang; 11] = [
     gimli::DW_LANG_C89,
     gimli::DW_LANG_C,
@@ -77,10 +77,10 @@ const C: [DwLang; 11] = [
     gimli::DW_LANG_C_plus_plus_17,
     gimli::DW_LANG_C_plus_plus_20,
 ];
-/// Names that compilers of C and C++ give themselves: other compilers, such as Zig's, also claim the language C.
+/// How compilers of C and C++ name themselves: other compilers, such as Zig's, also claim the language C.
 const COMPILERS: [&str; 2] = ["GNU C", "clang"];
 
-/// Whether every parameter is in the debug information of the unit with this first entry.
+/// Whether the unit with this first entry has all parameters in its debug information.
 fn names_all(dwarf: &Dwarf<Bytes<'_>>, unit: &Unit<Bytes<'_>>, root: &DebuggingInformationEntry<Bytes<'_>>) -> bool {
     let Some(AttributeValue::Language(language)) = root.attr_value(DW_AT_language) else { return false };
     let producer = root.attr_value(DW_AT_producer).and_then(|value| dwarf.attr_string(unit, value).ok());
@@ -88,10 +88,10 @@ fn names_all(dwarf: &Dwarf<Bytes<'_>>, unit: &Unit<Bytes<'_>>, root: &DebuggingI
     C.contains(&language) && COMPILERS.iter().any(|name| producer.contains(name))
 }
 
-/// How many arguments the functions at the offsets `wanted` take, as far as the debug information says.
+/// The number of parameters of the functions at the offsets `wanted`, as far as the debug information says.
 fn taken(bytes: &[u8], wanted: &HashSet<u64>) -> HashMap<u64, Taken> {
     let mut taken = HashMap::new();
-    // What was read before an error counts.
+    // Entries read before an error count.
     let _ = read(bytes, wanted, &mut taken);
     taken
 }
@@ -99,7 +99,7 @@ fn taken(bytes: &[u8], wanted: &HashSet<u64>) -> HashMap<u64, Taken> {
 fn read(bytes: &[u8], wanted: &HashSet<u64>, taken: &mut HashMap<u64, Taken>) -> Result<(), Error> {
     let Ok(file) = object::File::parse(bytes) else { return Ok(()) };
     let section = |id: SectionId| -> Result<Bytes<'_>, Error> {
-        // As it is: a section that is compressed is no debug information.
+        // The section must be uncompressed; a compressed section counts as missing.
         let data = file.section_by_name(id.name()).and_then(|section| section.data().ok()).unwrap_or_default();
         Ok(EndianSlice::new(data, NativeEndian))
     };
@@ -113,12 +113,12 @@ fn read(bytes: &[u8], wanted: &HashSet<u64>, taken: &mut HashMap<u64, Taken>) ->
     Ok(())
 }
 
-/// What is known of a function: where it begins, if it is one of those wanted, and whose parameters it has.
+/// The facts about a function: its start, if it is wanted, and its parameters.
 struct Function {
     begins: Option<u64>,
     origin: Option<UnitOffset>,
     parameters: usize,
-    /// More may follow than are named: `...`, or no prototype and no definition.
+    /// Whether more parameters may follow: `...`, or neither a prototype nor a definition.
     is_open: bool,
 }
 
@@ -160,7 +160,7 @@ fn unit_functions(
     for function in functions.values() {
         let Some(begins) = function.begins else { continue };
         let origin = function.origin.and_then(|offset| functions.get(&offset));
-        // A copy of a function that was inlined elsewhere may leave parameters out.
+        // An out-of-line copy of an inlined function may leave parameters out.
         let parameters = origin.map_or(0, |origin| origin.parameters).max(function.parameters);
         if !function.is_open && !origin.is_some_and(|origin| origin.is_open) {
             taken.insert(begins, Taken { parameters, may_be_more });
@@ -169,14 +169,14 @@ fn unit_functions(
     Ok(())
 }
 
-/// What the entry of a function itself says.
+/// The facts in the entry of a function itself.
 fn function<'a>(
     dwarf: &Dwarf<Bytes<'a>>,
     unit: &Unit<Bytes<'a>>,
     entry: &DebuggingInformationEntry<Bytes<'a>>,
     wanted: &HashSet<u64>,
 ) -> Result<Function, Error> {
-    // One with a part for what is unlikely has several ranges; it begins at one of them.
+    // A function with a separate part for unlikely code has several ranges; it begins at one of them.
     let mut ranges = dwarf.die_ranges(unit, entry)?;
     let mut begins = None;
     while let Some(range) = ranges.next()? {

@@ -1,4 +1,4 @@
-//! A piece of module work on its way from a shard to an executor.
+//! A task of a module on its way from a shard to an executor.
 
 use super::Instance;
 use super::placed::PlacedBody;
@@ -15,19 +15,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-/// Bodies below this are not counted: what they take is bounded by how many calls there may be.
+/// Smaller bodies are not counted: the limit on calls bounds their memory.
 const COUNTED_BODY_BYTES_MIN: usize = 4 * 1024;
 
-/// Keeps a generation alive while its code runs, and learns how long its handlers take.
+/// Keeps a generation loaded while its code runs, and collects the duration of its handlers.
 pub trait GenerationRef: Send + Sync {
     /// The loaded module.
     fn instance(&self) -> &dyn Instance;
 
-    /// Unit number `unit` (see `ShardGen`) ran for `elapsed` and gave an answer of `answer_bytes`.
+    /// Records that unit number `unit` (see `ShardGen`) ran for `elapsed` and gave an answer of `answer_bytes` bytes.
     fn ran(&self, unit: usize, elapsed: Duration, answer_bytes: usize);
 }
 
-/// How the answer to a request is to be framed; decided by the shard when it parsed the request.
+/// The framing of an answer; the shard decides it when it parses the request.
 #[derive(Debug, Clone)]
 pub struct AnswerMeta {
     /// The `Date` field's value.
@@ -40,9 +40,9 @@ pub struct AnswerMeta {
     pub head_only: bool,
     /// The value of `Access-Control-Allow-Origin`, unless the handler sets one.
     pub cors_origin: Option<Arc<str>>,
-    /// Of a request with OPTIONS: what the answer allows, unless the handler says.
+    /// For an OPTIONS request: the permissions in the answer, unless the handler sets them.
     pub preflight: Option<Arc<Preflight>>,
-    /// Of the handshake of a WebSocket: with status 200 it is accepted.
+    /// For a WebSocket handshake, which an answer with status 200 accepts.
     pub switching: Option<Arc<Switching>>,
 }
 
@@ -63,7 +63,7 @@ impl AnswerMeta {
         }
     }
 
-    /// The bytes of an answer in the place of a module's: `text`, and with 503 when to come back.
+    /// The bytes of an answer in place of a module's: `text`, and with 503 a `Retry-After`.
     #[must_use]
     pub(super) fn plain(&self, status: u16, text: &str) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(256);
@@ -73,16 +73,16 @@ impl AnswerMeta {
     }
 }
 
-/// Whether clients are told why a module has failed.
+/// Whether clients get the reason of a module's failure.
 static TELLS_WHY: AtomicBool = AtomicBool::new(true);
 
-/// Says whether clients are told why a module has failed: signals, addresses and functions among it. Otherwise they get a
-/// number under which the log has it.
+/// Sets whether clients get the reason of a module's failure, which includes signals, addresses and functions. Otherwise
+/// they get a number, under which the log has the reason.
 pub fn tell_why(tells: bool) {
     TELLS_WHY.store(tells, Ordering::Relaxed);
 }
 
-/// The text for a client whose request failed because of `why`, which ends its line.
+/// The text for a client whose request failed because of `why`, which must end with a line feed.
 #[cold]
 pub(super) fn failure(why: &str) -> Cow<'_, str> {
     if TELLS_WHY.load(Ordering::Relaxed) {
@@ -93,15 +93,15 @@ pub(super) fn failure(why: &str) -> Cow<'_, str> {
     Cow::Owned(format!("the request failed; the server's log has the reason under {id}\n"))
 }
 
-/// The header fields of an answer in plain text that the server gives in the place of a module's.
+/// The header fields of a plain-text answer in place of a module's.
 pub(super) fn plain_headers(status: u16) -> impl Iterator<Item = (&'static [u8], &'static [u8])> {
     let kind: (&[u8], &[u8]) = (b"Content-Type", b"text/plain; charset=utf-8");
     let retry: (&[u8], &[u8]) = (b"Retry-After", b"1");
     [kind].into_iter().chain((status == 503).then_some(retry))
 }
 
-/// Bytes of bodies that wait or are being worked on: all that one shard has handed out, or those for one domain, which count among
-/// the shard's too.
+/// The bytes of bodies that wait or are in use: all that one shard has passed on, or those for one domain, which the
+/// shard's ledger includes.
 #[derive(Debug, Default)]
 pub struct BodyLedger {
     bytes: AtomicUsize,
@@ -109,19 +109,19 @@ pub struct BodyLedger {
 }
 
 impl BodyLedger {
-    /// An empty ledger whose bytes count in `ledger`, too.
+    /// An empty ledger, whose bytes `ledger` includes.
     #[must_use]
     pub fn within(ledger: &Arc<Self>) -> Arc<Self> {
         Arc::new(Self { bytes: AtomicUsize::new(0), within: Some(Arc::clone(ledger)) })
     }
 
-    /// The sum. A hint for admission: it orders nothing else.
+    /// The sum. Relaxed: it only decides about admission and orders no other access.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Counts `bytes` until the charge is dropped, if they are not few.
+    /// Counts `bytes` until the charge is dropped. Returns `None`, without counting, for fewer than 4 KiB.
     #[must_use]
     pub fn charge(self: &Arc<Self>, bytes: usize) -> Option<Charge> {
         if bytes < COUNTED_BODY_BYTES_MIN {
@@ -133,13 +133,13 @@ impl BodyLedger {
         Some(Charge { ledger: Arc::clone(self), bytes })
     }
 
-    /// This one, and those that it counts in.
+    /// This ledger, and those that include it.
     fn all(&self) -> impl Iterator<Item = &Self> {
         std::iter::successors(Some(self), |ledger| ledger.within.as_deref())
     }
 }
 
-/// A part of a ledger's sum, until it is dropped.
+/// A part of a ledger's sum, counted until it is dropped.
 #[derive(Debug)]
 pub struct Charge {
     ledger: Arc<BodyLedger>,
@@ -154,24 +154,24 @@ impl Drop for Charge {
     }
 }
 
-/// A request copied out of the shard's buffers.
+/// A request, copied out of the shard's buffers.
 #[derive(Debug)]
 pub struct OwnedRequest {
     head: Head,
     bytes: Box<[u8]>,
-    /// Bytes of the head in `bytes`: it is limited to much less.
+    /// The length of the head in `bytes`; its limit is far below `u32::MAX`.
     head_len: u32,
-    /// The body, where it is not part of `bytes`.
+    /// The body, if it is shared and not part of `bytes`.
     shared: Option<Arc<Vec<u8>>>,
-    /// The body, where it lies in the memory of a domain already.
+    /// The body, if it already lies in the memory of a domain.
     placed: Option<Box<PlacedBody>>,
     peer: Option<IpAddr>,
     charge: Option<Charge>,
 }
 
 impl OwnedRequest {
-    /// Copies `view`: one allocation for head and body together, one for the header spans. A body that can be shared is
-    /// not copied.
+    /// Copies `view` with one allocation for head and body together and one for the header spans. A shareable body is not
+    /// copied.
     #[must_use]
     pub fn copy(view: &RequestView<'_>) -> Self {
         let shared = view.shared.cloned();
@@ -184,52 +184,52 @@ impl OwnedRequest {
         Self { head, head_len, bytes, shared, placed: None, peer: view.peer, charge: None }
     }
 
-    /// The same, with a body that is not small counted in `ledger` for as long as this lives.
+    /// Counts the body, unless it is small, in `ledger` as long as the request exists.
     #[must_use]
     pub fn charged(mut self, ledger: &Arc<BodyLedger>) -> Self {
-        // It counts once, also where it was counted elsewhere before.
+        // An earlier charge ends first, so that the body counts only once.
         self.charge = None;
         self.charge = ledger.charge(self.body_bytes());
         self
     }
 
-    /// Its body is not counted any more.
+    /// Stops counting the body.
     pub fn discharge(&mut self) {
         self.charge = None;
     }
 
-    /// Bytes of head and body.
+    /// The bytes of head and body.
     #[must_use]
     pub fn bytes(&self) -> usize {
         let placed = self.placed.as_ref().map_or(0, |body| body.bytes());
         self.bytes.len() + self.shared.as_ref().map_or(0, |body| body.len()) + placed
     }
 
-    /// Bytes of the body, wherever it lies.
+    /// The bytes of the body, in any memory.
     #[must_use]
     pub fn body_bytes(&self) -> usize {
         self.bytes().saturating_sub(self.head_len as usize)
     }
 
-    /// The same request with `body`, which lies in the memory of a domain. [`OwnedRequest::view`] is without a body then.
+    /// The same request with `body`, which lies in the memory of a domain. [`OwnedRequest::view`] then has no body.
     #[must_use]
     pub fn with_placed(mut self, body: Box<PlacedBody>) -> Self {
         self.placed = Some(body);
         self
     }
 
-    /// The body that lies in the memory of a domain.
+    /// The body in the memory of a domain.
     #[must_use]
     pub fn placed(&self) -> Option<&PlacedBody> {
         self.placed.as_deref()
     }
 
-    /// Takes the body that lies in the memory of a domain.
+    /// Takes the body in the memory of a domain.
     pub fn take_placed(&mut self) -> Option<PlacedBody> {
         self.placed.take().map(|body| *body)
     }
 
-    /// Copies the body out of the memory of a domain, because the request goes to another one.
+    /// Copies the body out of the memory of a domain, because the request goes to another domain.
     pub fn gather(&mut self) {
         if let Some(body) = self.placed.take() {
             self.shared = Some(Arc::new(body.load()));
@@ -249,13 +249,13 @@ impl OwnedRequest {
 /// The request that opened a WebSocket.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Handshake {
-    /// Its head, packed: see [`Head::unpack`](crate::proto::http1::Head::unpack).
+    /// The request's head, packed: see [`Head::unpack`](crate::proto::http1::Head::unpack).
     pub head: Box<[u8]>,
-    /// The address at the other end of the connection.
+    /// The address of the peer.
     pub peer: Option<IpAddr>,
 }
 
-/// The text that `websocket_t.session` has: `ID|SINCE` from the query's `id` and `since_event_id`.
+/// The text of `websocket_t.session`: `ID|SINCE`, from the query's `id` and `since_event_id`.
 #[must_use]
 pub fn session_text(query: Option<&[u8]>) -> Option<Vec<u8>> {
     let (mut id, mut since) = (None::<Vec<u8>>, None::<Vec<u8>>);
@@ -270,32 +270,32 @@ pub fn session_text(query: Option<&[u8]>) -> Option<Vec<u8>> {
     Some(text)
 }
 
-/// Something that happened on a WebSocket.
+/// An event of a WebSocket.
 #[derive(Debug)]
 pub enum SocketEvent {
     /// The handshake is done: `on_open`.
     Open {
-        /// The request that asked for it.
+        /// The request that opened the socket.
         handshake: Option<Box<Handshake>>,
     },
     /// A whole message: `on_message`.
     Message {
-        /// Its type.
+        /// The message's type.
         kind: Kind,
-        /// Its bytes.
+        /// The message's bytes.
         payload: Vec<u8>,
-        /// The bytes are compressed; the thread that runs the callback expands them.
+        /// Whether the bytes are compressed; the thread that runs the callback expands them.
         deflated: bool,
     },
-    /// The socket is gone: `on_close`. Always the last event.
+    /// The socket is closed: `on_close`. Always the last event.
     Close,
 }
 
 /// A request that is still in the shard's buffer.
 pub struct NewRequest<'a> {
-    /// Connection to answer on.
+    /// The connection for the answer.
     pub conn: ConnId,
-    /// Number of the request on that connection.
+    /// The number of the request on that connection.
     pub seq: u64,
     /// Index into the manifest's routes.
     pub route: usize,
@@ -306,7 +306,7 @@ pub struct NewRequest<'a> {
 }
 
 impl NewRequest<'_> {
-    /// The same with a copy of the request, whose body is counted in `ledger`.
+    /// The task with a copy of the request; `ledger` counts its body.
     #[must_use]
     pub fn copied(self, ledger: &Arc<BodyLedger>) -> Task {
         let Self { conn, seq, route, view, meta } = self;
@@ -314,13 +314,13 @@ impl NewRequest<'_> {
     }
 }
 
-/// What is to run.
+/// A task for an executor.
 pub enum Task {
     /// An HTTP handler.
     Request {
-        /// Connection to answer on.
+        /// The connection for the answer.
         conn: ConnId,
-        /// Number of the request on that connection.
+        /// The number of the request on that connection.
         seq: u64,
         /// Index into the manifest's routes.
         route: usize,
@@ -328,7 +328,7 @@ pub enum Task {
         request: OwnedRequest,
         /// Framing of the answer.
         meta: AnswerMeta,
-        /// Of a route of `CWEB_STREAM`.
+        /// For a route of `CWEB_STREAM`.
         stream: Option<Box<StreamStart>>,
     },
     /// WebSocket callbacks, in order.
@@ -337,16 +337,16 @@ pub enum Task {
         socket: Arc<Socket>,
         /// Index into the manifest's websockets.
         index: usize,
-        /// What happened, oldest first.
+        /// The events, oldest first.
         events: Vec<SocketEvent>,
     },
 }
 
-/// Compressed bytes of messages that may become more than a companion should be busy with: a thousandfold.
+/// Compressed bytes that may expand to more than a companion should process: expansion can be a thousandfold.
 const EXPANDING_BYTES: usize = 2 * 1024;
 
 impl Task {
-    /// Whether messages have to be expanded first that may become large.
+    /// Whether the task must expand messages that may become large.
     #[must_use]
     pub fn may_expand(&self) -> bool {
         let Self::Socket { events, .. } = self else { return false };

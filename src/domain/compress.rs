@@ -1,6 +1,6 @@
-//! Compressing answers, and reading compressed request bodies, on the thread that ran the handler: never a shard's.
+//! Compression of answers and decompression of request bodies, on the thread that ran the handler and never on a shard.
 //!
-//! Answers below `ANSWER_BYTES_MIN` are not looked at further.
+//! Answers below `ANSWER_BYTES_MIN` are never compressed.
 
 mod streamed;
 
@@ -16,31 +16,31 @@ use std::cell::RefCell;
 use std::io::{self, Read, Write};
 use std::sync::OnceLock;
 
-/// Smaller answers stay as they are: head and packet are most of what is sent.
+/// Smaller answers are not compressed: most of their bytes on the wire are head and packet anyway.
 const ANSWER_BYTES_MIN: usize = 1024;
 
-/// Larger answers stay as they are: a thread would be busy with one for many seconds.
+/// Larger answers are not compressed: one would occupy a thread for many seconds.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// Levels that give most of what there is to win in about a tenth of the time of the highest: see docs/files.md.
+/// These levels give most of the possible gain in about a tenth of the time of the highest level: see docs/files.md.
 const ZSTD_LEVEL: i32 = 3;
 const BROTLI_QUALITY: i32 = 4;
 const BROTLI_WINDOW: i32 = 20;
 const GZIP_LEVEL: u32 = 5;
 
-/// Codings of one request body; each can multiply its size.
+/// Limit on the codings of one request body; each can multiply its size.
 const LAYERS_MAX: usize = 2;
 
 static SETTINGS: OnceLock<Chosen> = OnceLock::new();
 
-/// What is compressed and expanded in this process.
+/// The settings of compression and decompression in this process.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CodingSettings {
-    /// Codings of answers by name, the ones that are preferred first; none: nothing is compressed.
+    /// Codings of answers, by name, in the order of preference; if empty, answers are not compressed.
     pub answers: Vec<String>,
-    /// Largest expanded body of a request whose route names no limit, in bytes.
+    /// Limit, in bytes, on the expanded body of a request whose route sets no limit.
     pub body_bytes_max: usize,
-    /// Largest limit that a route can give itself, in bytes.
+    /// Limit, in bytes, on the limit that a route may set.
     pub route_body_bytes_max: usize,
 }
 
@@ -50,14 +50,14 @@ struct Chosen {
     route_body_bytes_max: usize,
 }
 
-/// Says what is compressed and expanded in this process. Only the first call counts; before it nothing is compressed.
+/// Sets the settings of this process. Calls after the first have no effect; before the first nothing is compressed.
 pub fn set_codings(settings: &CodingSettings) {
     let codings = settings.answers.iter().filter_map(|name| Coding::of(name.as_bytes())).collect();
     let CodingSettings { body_bytes_max, route_body_bytes_max, .. } = *settings;
     let _ = SETTINGS.set(Chosen { codings, body_bytes_max, route_body_bytes_max });
 }
 
-/// Bytes that the expanded body of a request to this route may have.
+/// The limit on the expanded body of a request to this route, in bytes.
 pub(super) fn body_bytes_max(route: &RouteDecl) -> usize {
     let Some(settings) = SETTINGS.get() else { return 0 };
     route.body_bytes_max().map_or(settings.body_bytes_max, |own| own.min(settings.route_body_bytes_max))
@@ -66,14 +66,15 @@ pub(super) fn body_bytes_max(route: &RouteDecl) -> usize {
 /// A header field.
 type Field<'a> = (Cow<'a, [u8]>, Cow<'a, [u8]>);
 
-/// An answer that is sent in another way than its handler made it.
+/// An answer with other header fields or another body than its handler gave.
 pub(super) struct Changed<'a> {
     fields: Vec<Field<'a>>,
-    /// The body, if it is another.
+    /// The compressed body, if it was compressed.
     pub(super) body: Option<Vec<u8>>,
 }
 
-/// Compresses the body of an answer to `view`, if that is worth it and wanted; `None`: it is sent as it is.
+/// Compresses the body of an answer to `view`, if the client accepts that and the size is worth it. `None`: the answer is
+/// sent unchanged.
 pub(super) fn changed<'a>(view: &RequestView<'_>, answer: &'a HandlerAnswer<'_>) -> Option<Changed<'a>> {
     if !(ANSWER_BYTES_MIN..=ANSWER_BYTES_MAX).contains(&answer.body.len()) {
         return None;
@@ -95,7 +96,7 @@ pub(super) fn changed<'a>(view: &RequestView<'_>, answer: &'a HandlerAnswer<'_>)
 }
 
 impl Changed<'_> {
-    /// Appends the answer, whose handler has made `body`. Returns how many header fields were dropped.
+    /// Appends the answer, whose handler gave `body`. Returns the number of dropped header fields.
     pub(super) fn encode<'h>(
         &self,
         out: &mut Vec<u8>,
@@ -127,9 +128,9 @@ fn is_eligible<'a>(fields: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> bool {
                 }
                 false
             }
-            // RFC 9110 §7.7 by RFC 9111 §5.2.2.6: nobody may change such an answer.
+            // RFC 9111 §5.2.2.6, RFC 9110 §7.7: no intermediary may transform such an answer.
             13 => is(name, "cache-control") && lists(value, "no-transform") || is(name, "content-range"),
-            // Digests of the body as it is.
+            // A digest covers the uncompressed body.
             6 => is(name, "digest"),
             11 => is(name, "content-md5"),
             14 => is(name, "content-digest"),
@@ -143,13 +144,13 @@ fn is_eligible<'a>(fields: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> bool {
     compressible
 }
 
-/// Whether a list in a field has `item`, or `*`.
+/// Whether the list in a field contains `item`, or `*`.
 fn lists(list: &[u8], item: &str) -> bool {
     let mut items = list.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
     items.any(|known| known == b"*" || is(known, item))
 }
 
-/// RFC 9110 §12.5.5: the answer depends on the codings that the client takes, also where it has got none.
+/// RFC 9110 §12.5.5: the answer depends on the codings that the client accepts, even if it was not compressed.
 fn add_vary(fields: &mut Vec<Field<'_>>) {
     let varies = |(name, value): &Field<'_>| is(name, "vary") && lists(value, "accept-encoding");
     if fields.iter().any(varies) {
@@ -162,7 +163,7 @@ fn add_vary(fields: &mut Vec<Field<'_>>) {
     }
 }
 
-/// RFC 9110 §8.8.3.3: bytes that are not the same can't have the same strong tag.
+/// RFC 9110 §8.8.3.3: different bytes must not have the same strong tag.
 fn weaken_tags(fields: &mut [Field<'_>]) {
     for (_, value) in fields.iter_mut().filter(|(name, value)| is(name, "etag") && value.starts_with(b"\"")) {
         *value = [b"W/", value.as_ref()].concat().into();
@@ -173,12 +174,12 @@ thread_local! {
     static ZSTD: RefCell<Option<zstd::bulk::Compressor<'static>>> = const { RefCell::new(None) };
 }
 
-/// Makes the calling thread's own state; see [`super::executor::prepare_thread`].
+/// Creates the thread-local state of the calling thread; see [`super::executor::prepare_thread`].
 pub(super) fn ready() {
     let _ = ZSTD.try_with(|_| ());
 }
 
-/// `body` in this coding; `None` if that is no smaller, or fails.
+/// `body` in this coding; `None` if it is not smaller, or if compression fails.
 fn compress(coding: Coding, body: &[u8]) -> Option<Vec<u8>> {
     let encoded = match coding {
         Coding::Zstd => ZSTD.with_borrow_mut(|kept| {
@@ -213,19 +214,19 @@ fn brotli(body: &[u8]) -> io::Result<Vec<u8>> {
     Ok(out)
 }
 
-/// Why a request body can't be decoded.
+/// The reason why a request body can't be decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Undecodable {
-    /// 413: it has more than this many bytes when it is expanded.
+    /// 413: its expanded size exceeds this many bytes.
     TooLarge(usize),
-    /// 400: it is not what its coding says.
+    /// 400: it is not valid data of its coding.
     Broken(Coding),
-    /// 415: the coding is none that is known, or there are too many.
+    /// 415: a coding is unknown, or there are too many codings.
     Unknown,
 }
 
 impl Undecodable {
-    /// Status and words for the client.
+    /// The status and the text for the client.
     pub(super) fn answer(self) -> (u16, String) {
         match self {
             Self::TooLarge(bytes) => (413, format!("the body has more than {bytes} bytes when it is expanded\n")),
@@ -235,7 +236,7 @@ impl Undecodable {
     }
 }
 
-/// The body of a request without its codings, of at most `bytes_max` bytes; `None` if it has none.
+/// The body of a request with its codings removed, at most `bytes_max` bytes; `None` if it has no coding.
 ///
 /// # Errors
 /// See [`Undecodable`].
@@ -252,7 +253,7 @@ pub(super) fn decoded(view: &RequestView<'_>, bytes_max: usize) -> Result<Option
         return Err(Undecodable::Unknown);
     }
     let mut body = None;
-    // The last one was applied last (RFC 9110 §8.4).
+    // The last coding was applied last (RFC 9110 §8.4).
     for coding in codings.into_iter().rev() {
         body = Some(expand(coding, body.as_deref().unwrap_or(view.body), bytes_max)?);
     }
@@ -267,7 +268,8 @@ fn expand(coding: Coding, body: &[u8], bytes_max: usize) -> Result<Vec<u8>, Unde
     let read = match coding {
         Coding::Zstd => {
             let decoder = zstd::stream::read::Decoder::with_buffer(&mut rest).and_then(|mut decoder| {
-                // 8 MiB, what every decoder has to take (RFC 8878 §3.1.1.1.2); more is memory that the client chooses.
+                // 8 MiB, which every decoder must support (RFC 8878 §3.1.1.1.2); with more, the client would choose the
+                // server's memory.
                 decoder.window_log_max(23)?;
                 Ok(decoder)
             });

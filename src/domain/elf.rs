@@ -1,34 +1,34 @@
-//! Finds out how the dynamic loader would treat a shared object, from the headers that the loader itself follows: program
-//! headers and the dynamic section. Section headers may say anything, so no code here reads them.
+//! Predicts how the dynamic loader would treat a shared object, from the headers that the loader itself uses: program
+//! headers and the dynamic section. Section headers may contain anything, so no code here reads them.
 //!
 //! The file is untrusted: every offset, size and count is checked against the file before it is used, and counts have
 //! limits. Nothing of the file is executed.
 
 use std::ops::Range;
 
-/// First bytes of an ELF file.
+/// The first bytes of an ELF file.
 pub const MAGIC: &[u8; 4] = b"\x7fELF";
 
-/// Sizes of the parts of a 64-bit file.
+/// Sizes, in bytes, of the parts of a 64-bit file.
 const HEADER_BYTES: usize = 64;
 const SEGMENT_BYTES: u64 = 56;
 const DYNAMIC_BYTES: usize = 16;
 const SYMBOL_BYTES: u64 = 24;
 
-/// Most program headers, entries of the dynamic section, and symbols.
+/// Limits on program headers, entries of the dynamic section, and symbols.
 const SEGMENTS_MAX: u64 = 128;
 const DYNAMIC_MAX: usize = 4096;
 const SYMBOLS_MAX: u64 = 200_000;
-/// Most libraries, and longest name of one: a component of a path has no more.
+/// Limits on libraries and on the length of a library's name, which is at most one path component (bytes).
 const NEEDED_MAX: usize = 64;
 const NEEDED_BYTES_MAX: usize = 255;
-/// Longest name, and most bytes of the names of all symbols: many may name one long text.
+/// Limits, in bytes, on one name and on the names of all symbols together: many symbols may share one long text.
 const NAME_BYTES_MAX: usize = 16 * 1024;
 const NAMES_BYTES_MAX: usize = 32 * 1024 * 1024;
-/// Largest memory of all segments, and of the variables that each thread has.
+/// Limits, in bytes, on the memory of all segments, and on the thread-local variables of each thread.
 const MEMORY_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 const THREAD_BYTES_MAX: u64 = 1024 * 1024;
-/// The loader maps pages.
+/// The loader maps whole pages.
 const PAGE_BYTES: u64 = 4096;
 
 const TYPE_SHARED: u16 = 3;
@@ -48,7 +48,7 @@ const TEXT_RELOCATIONS: u64 = 22;
 const FLAGS: u64 = 30;
 const GNU_HASH: u64 = 0x6fff_fef5;
 const FLAGS_1: u64 = 0x6fff_fffb;
-/// Entries that have the loader look for libraries elsewhere, or load others.
+/// Entries that make the loader search other directories, or load other libraries.
 const SEARCHING: [(u64, &str); 7] = [
     (15, "DT_RPATH"),
     (29, "DT_RUNPATH"),
@@ -63,11 +63,11 @@ const FLAG_TEXT_RELOCATIONS: u64 = 4;
 const FLAG_STATIC_TLS: u64 = 0x10;
 const FLAG_1_NO_DELETE: u64 = 8;
 const FLAG_1_PIE: u64 = 0x0800_0000;
-/// Bits of `DT_FLAGS_1` that reach beyond the object.
+/// Bits of `DT_FLAGS_1` with effects beyond the object.
 const REACHING: [(u64, &str); 4] =
     [(2, "DF_1_GLOBAL"), (0x20, "DF_1_INITFIRST"), (0x40, "DF_1_NOOPEN"), (0x400, "DF_1_INTERPOSE")];
 
-/// The number and the names of this machine's architecture.
+/// The numbers and names of machine architectures in ELF headers.
 const MACHINES: [(u16, &str); 6] =
     [(3, "x86"), (40, "arm"), (62, "x86_64"), (183, "aarch64"), (243, "riscv64"), (21, "powerpc64")];
 
@@ -81,7 +81,7 @@ struct Segment {
     memory_bytes: u64,
 }
 
-/// A shared object of this machine.
+/// A shared object for this machine.
 #[derive(Debug)]
 pub struct Elf<'a> {
     bytes: &'a [u8],
@@ -89,20 +89,20 @@ pub struct Elf<'a> {
     dynamic: Vec<(u64, u64)>,
 }
 
-/// A symbol that the loader knows.
+/// A symbol in the loader's table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Symbol {
-    /// Its name.
+    /// The symbol's name.
     pub name: String,
     /// Whether the object defines the symbol; otherwise another object must.
     pub is_defined: bool,
     /// Whether the object may be loaded although no object defines the symbol.
     pub is_weak: bool,
-    /// Whether it is a function.
+    /// Whether the symbol is a function.
     pub is_function: bool,
-    /// Address of the symbol, from the beginning of the object.
+    /// The symbol's address, relative to the start of the object.
     pub address: u64,
-    /// Its size in bytes.
+    /// The symbol's size in bytes.
     pub size_bytes: u64,
 }
 
@@ -137,7 +137,7 @@ impl<'a> Elf<'a> {
     /// Reads the headers of `bytes`.
     ///
     /// # Errors
-    /// A sentence: the file is cut off, lies about itself, or is nothing that can be loaded here.
+    /// A sentence for the author: the file is cut off, inconsistent, or can't be loaded here.
     pub fn read(bytes: &'a [u8]) -> Result<Self, String> {
         check_header(bytes)?;
         let segments = read_segments(bytes)?;
@@ -163,7 +163,7 @@ impl<'a> Elf<'a> {
             }
             if segment.kind == SEGMENT_TLS && segment.memory_bytes > THREAD_BYTES_MAX {
                 return Err(format!(
-                    "its variables of threads have {} bytes, which each thread of the server would get; at most {THREAD_BYTES_MAX} are taken",
+                    "its thread-local variables have {} bytes, which each thread of the server would need; the limit is {THREAD_BYTES_MAX}",
                     segment.memory_bytes
                 ));
             }
@@ -183,9 +183,7 @@ impl<'a> Elf<'a> {
             end = memory_end;
         }
         if end > MEMORY_BYTES_MAX {
-            return Err(format!(
-                "it takes {end} bytes of memory when it is loaded; at most {MEMORY_BYTES_MAX} are taken"
-            ));
+            return Err(format!("it takes {end} bytes of memory when it is loaded; the limit is {MEMORY_BYTES_MAX}"));
         }
         Ok(())
     }
@@ -195,7 +193,7 @@ impl<'a> Elf<'a> {
         let (Some(segment), None) = (found.next(), found.next()) else {
             return Err("it has no dynamic section, or several: link it as a shared object (cc -shared)".to_owned());
         };
-        // The loader reads the bytes that are mapped at the address, and ignores the offset.
+        // The loader reads the bytes that are mapped at the address, and ignores the offset. Both must agree here.
         let bytes = self
             .loaded(segment.address, segment.file_bytes)
             .filter(|_| self.offset(segment.address, segment.file_bytes) == usize::try_from(segment.offset).ok());
@@ -214,7 +212,7 @@ impl<'a> Elf<'a> {
         Err("its dynamic section does not end: the upload was damaged, or the header is wrong".to_owned())
     }
 
-    /// Offset in the file of `size_bytes` bytes at `address`.
+    /// The file offset of `size_bytes` bytes at `address`.
     fn offset(&self, address: u64, size_bytes: u64) -> Option<usize> {
         let load = self.segments.iter().filter(|segment| segment.kind == SEGMENT_LOAD);
         let mut inside = load.filter_map(|segment| {
@@ -225,7 +223,7 @@ impl<'a> Elf<'a> {
         usize::try_from(inside.next()?).ok()
     }
 
-    /// The bytes that are mapped from the file at `address`.
+    /// The file's bytes that are mapped at `address`.
     fn loaded(&self, address: u64, size_bytes: u64) -> Option<&'a [u8]> {
         let start = self.offset(address, size_bytes)?;
         let range: Range<usize> = start..start.checked_add(usize::try_from(size_bytes).ok()?)?;
@@ -246,7 +244,7 @@ impl<'a> Elf<'a> {
         self.dynamic.iter().filter(|(found, _)| *found == tag).fold(0, |all, (_, value)| all | value)
     }
 
-    /// The text at `at` of the table of strings.
+    /// The text at offset `at` in the string table.
     fn string(&self, at: u64) -> Option<&'a [u8]> {
         let table = self.loaded(self.entry(STRINGS)?, self.entry(STRINGS_BYTES)?)?;
         let text = table.get(usize::try_from(at).ok()?..)?;
@@ -254,10 +252,10 @@ impl<'a> Elf<'a> {
         text.get(..memchr::memchr(0, text)?)
     }
 
-    /// The libraries that the loader loads with it, as they are written there.
+    /// The libraries that the loader loads for the object, as named in it.
     ///
     /// # Errors
-    /// A sentence: a name is too long or lies outside of the table of strings, or there are too many.
+    /// A sentence for the author: a name is too long or lies outside of the string table, or there are too many names.
     pub fn needed(&self) -> Result<Vec<String>, String> {
         let names = self.dynamic.iter().filter(|(tag, _)| *tag == NEEDED);
         if names.clone().count() > NEEDED_MAX {
@@ -272,7 +270,7 @@ impl<'a> Elf<'a> {
         names.map(name).collect()
     }
 
-    /// Reasons to refuse the object: things that the loader would do beyond mapping it, one sentence each.
+    /// Reasons to refuse the object, one sentence each: actions of the loader beyond mapping the object.
     #[must_use]
     pub fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
@@ -280,7 +278,7 @@ impl<'a> Elf<'a> {
             if let Some((_, name)) = SEARCHING.iter().find(|(searching, _)| searching == tag) {
                 let text = self.string(*value).map(printable).unwrap_or_default();
                 problems.push(format!(
-                    "it says where libraries are looked for or loaded from ({name} \"{text}\"): the server takes those of the system only; \
+                    "it says where libraries are looked for or loaded from ({name} \"{text}\"): the server uses only the system's libraries; \
                      link without -rpath and the like, or remove it: patchelf --remove-rpath FILE"
                 ));
             }
@@ -316,17 +314,19 @@ impl<'a> Elf<'a> {
         }
         let both = WRITABLE | EXECUTABLE;
         if self.segments.iter().any(|segment| segment.kind == SEGMENT_LOAD && segment.flags & both == both) {
-            problems.push("a segment of it is both writable and executable: link without -N (--omagic)".to_owned());
+            problems.push("one of its segments is both writable and executable: link without -N (--omagic)".to_owned());
         }
         problems
     }
 
-    /// Warnings: properties that work, though not as in a compiled module, one sentence each.
+    /// Warnings, one sentence each: properties that work, but not as in a compiled module.
     #[must_use]
     pub fn remarks(&self) -> Vec<String> {
         let mut remarks = Vec::new();
         if self.flags(FLAGS_1) & FLAG_1_NO_DELETE != 0 {
-            remarks.push("it stays in memory after it was replaced, with each new version (DF_1_NODELETE)".to_owned());
+            remarks.push(
+                "it stays in memory after its replacement, and so does each further version (DF_1_NODELETE)".to_owned(),
+            );
         }
         if self.flags(FLAGS) & FLAG_STATIC_TLS != 0 {
             remarks.push(
@@ -338,10 +338,10 @@ impl<'a> Elf<'a> {
         remarks
     }
 
-    /// The symbols that the loader knows.
+    /// The symbols in the loader's table.
     ///
     /// # Errors
-    /// A sentence: there are none, or their table is not in the file.
+    /// A sentence for the author: the table is missing, or lies outside of the file.
     pub fn symbols(&self) -> Result<Vec<Symbol>, String> {
         let damaged = || "its table of symbols is damaged, or lies outside of the file".to_owned();
         let table = self.entry(SYMBOLS).ok_or("it has no table of symbols (DT_SYMTAB)")?;
@@ -351,7 +351,7 @@ impl<'a> Elf<'a> {
         }
         let all = self.loaded(table, count.checked_mul(SYMBOL_BYTES).ok_or_else(damaged)?).ok_or_else(damaged)?;
         let (mut symbols, mut names_bytes) = (Vec::new(), 0);
-        // The first one is none.
+        // The first entry is not a symbol.
         for at in (1..count).map(|number| number * SYMBOL_BYTES) {
             let read = || {
                 let (name, info) = (u32_at(all, at)?, *all.get(usize::try_from(at).ok()? + 4)?);
@@ -360,7 +360,7 @@ impl<'a> Elf<'a> {
                 let name = String::from_utf8_lossy(self.string(u64::from(name))?).into_owned();
                 let (binding, kind) = (info >> 4, info & 15);
                 let (is_defined, is_weak) = (section != 0, binding == 2);
-                // Global, weak, or unique in the process.
+                // Bindings that the loader sees: global, weak, or unique in the process.
                 let is_seen = matches!(binding, 1 | 2 | 10);
                 Some((is_seen, Symbol { name, is_defined, is_weak, is_function: kind == 2, address, size_bytes }))
             };
@@ -374,7 +374,7 @@ impl<'a> Elf<'a> {
         Ok(symbols)
     }
 
-    /// How many symbols there are: the loader finds them by a table of hashes, whose newer kind it prefers.
+    /// The number of symbols. The loader finds symbols through a hash table and prefers the newer kind.
     fn symbol_count(&self) -> Option<u64> {
         let Some(table) = self.entry(GNU_HASH) else {
             return self.u32_at(self.entry(HASH)?.checked_add(4)?).map(u64::from);
@@ -390,7 +390,7 @@ impl<'a> Elf<'a> {
             return Some(first);
         }
         for number in last..last.checked_add(SYMBOLS_MAX)? {
-            // The last symbol of a bucket has the lowest bit.
+            // The lowest bit marks the last symbol of a bucket.
             if word(chains_at.checked_add((number - first).checked_mul(4)?)?)? & 1 != 0 {
                 return number.checked_add(1);
             }
@@ -431,7 +431,7 @@ fn check_header(bytes: &[u8]) -> Result<(), String> {
             1 => "an object file that is not linked yet (ET_REL)",
             2 => "a program (ET_EXEC)",
             4 => "a core file (ET_CORE)",
-            _ => "no shared object",
+            _ => "not a shared object",
         };
         return Err(format!(
             "it is {what}: link it as a shared object (cc -shared, crate-type = [\"cdylib\"], zig build-lib -dynamic)"
@@ -449,12 +449,12 @@ fn read_segments(bytes: &[u8]) -> Result<Vec<Segment>, String> {
     let (size, count) = (u16_at(bytes, 54).unwrap_or_default(), u64::from(u16_at(bytes, 56).unwrap_or_default()));
     if u64::from(size) != SEGMENT_BYTES || count == 0 || count > SEGMENTS_MAX {
         return Err(format!(
-            "its header says {count} program headers of {size} bytes; there must be 1 to {SEGMENTS_MAX} of {SEGMENT_BYTES}: the header is wrong"
+            "its header announces {count} program headers of {size} bytes; there must be 1 to {SEGMENTS_MAX} of {SEGMENT_BYTES}: the header is wrong"
         ));
     }
     let segment = |number: u64| {
         let at = start.checked_add(number * SEGMENT_BYTES)?;
-        // All of them, before any field is read.
+        // The whole entry must lie in the file before any field is read.
         at.checked_add(SEGMENT_BYTES).filter(|end| *end <= bytes.len() as u64)?;
         Some(Segment {
             kind: u32_at(bytes, at)?,

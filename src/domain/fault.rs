@@ -1,8 +1,8 @@
-//! Faults in words.
+//! Descriptions of faults.
 
 use super::Fault;
 
-/// The name of a signal, as signal(7) has it.
+/// The name of a signal, as in signal(7).
 #[must_use]
 pub(super) fn signal_name(signal: i32) -> String {
     let name = match signal {
@@ -22,7 +22,7 @@ pub(super) fn signal_name(signal: i32) -> String {
 }
 
 impl Fault {
-    /// A fault by signal `signal` at `address`.
+    /// The fault of signal `signal` at `address`.
     #[must_use]
     pub fn signal(signal: i32, address: usize, stack_overflow: bool) -> Self {
         let name = signal_name(signal);
@@ -35,14 +35,14 @@ impl Fault {
         Self { what }
     }
 
-    /// A call of exit(3) or a relative.
+    /// The fault of a call of exit(3) or a similar function.
     #[must_use]
     pub fn exit(code: i32) -> Self {
         Self { what: format!("called exit({code})") }
     }
 }
 
-/// What the process has used up, if the dynamic loader's words are about that.
+/// The resource that the process has used up, if the loader's message `text` says so.
 pub(super) fn exhausted(text: &str) -> Option<&'static str> {
     let reasons = [
         ("static TLS block", "the memory for thread-local variables of the initial-exec model (static TLS)"),
@@ -55,17 +55,17 @@ pub(super) fn exhausted(text: &str) -> Option<&'static str> {
     reasons.iter().find(|(words, _)| text.contains(words)).map(|(_, what)| *what)
 }
 
-/// What is answered where a handler gives no answer.
+/// The answer in place of a handler's.
 #[derive(Debug)]
 pub(super) struct NoAnswer {
-    /// The status.
+    /// The HTTP status.
     pub(super) status: u16,
-    /// Why, for the client.
+    /// The reason, for the client.
     pub(super) text: String,
 }
 
 impl NoAnswer {
-    /// 500
+    /// An answer with status 500.
     pub(super) fn failed(text: impl Into<String>) -> Self {
         Self { status: 500, text: text.into() }
     }

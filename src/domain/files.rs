@@ -1,4 +1,4 @@
-//! Answers with files on their way from where modules run to a connection.
+//! Answers with files, on their way from the module's process to a connection.
 
 use crate::abi::files::{FileAnswer, Piece};
 use crate::net::{Attached, BodyPiece, FileRange};
@@ -6,8 +6,8 @@ use crate::proto::http1::{ResponseHead, encode_response};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-/// Appends the head of an answer with a file, whose handler has set the header fields `given`. Returns how many of them
-/// were dropped.
+/// Appends the head of an answer with a file, whose handler has set the header fields `given`. Returns the number of
+/// dropped fields.
 pub(super) fn encode<'a>(
     out: &mut Vec<u8>,
     head: &ResponseHead<'_>,
@@ -16,7 +16,7 @@ pub(super) fn encode<'a>(
 ) -> u32 {
     let fields = file.fields(given);
     let fields = fields.iter().map(|(name, value)| (name.as_ref(), value.as_ref()));
-    // The body has a length, and its bytes follow: those of `body` are left out.
+    // The head has the body's length; the body's bytes are sent separately.
     let head = ResponseHead { head_only: true, ..*head };
     encode_response(out, &head, fields, &[])
 }

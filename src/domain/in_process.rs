@@ -1,7 +1,7 @@
 //! Modules in the server's own process (`--isolation none`).
 //!
-//! The fastest way to run them, for code that is trusted: a fault is caught by the guard of the C trampoline and
-//! answered 500, but a module that scribbles over memory scribbles over the server's.
+//! This mode is the fastest, for trusted code. The guard of the C trampoline catches a fault, and the client gets 500. A
+//! module that overwrites foreign memory, however, can damage the server.
 
 mod callbacks;
 mod calls;
@@ -52,63 +52,63 @@ pub struct InProcess {
     symbols: Arc<SymbolTable>,
 }
 
-/// Why a call is not run whose turn does not come.
+/// The reason for refusing a call whose turn does not come.
 pub(super) const BUSY: &str = "it answers one request at a time, and an earlier one does not end";
 
 /// A module loaded into this process.
 pub struct InProcessModule {
-    /// Gone before the module is closed: its connections to the database may have functions of the module.
+    /// Dropped before the module is closed, because its database connections may have functions of the module.
     context: ManuallyDrop<Arc<ModuleContext>>,
-    /// Closed, which runs the module's destructors, as code of the module.
+    /// The shared object. Closing it runs the module's destructors, which are code of the module.
     open: ManuallyDrop<OpenModule>,
-    /// What the server calls it, where this process is a domain's; else 0.
+    /// In a domain's process, the server's number for the module; else 0.
     number: u64,
-    /// Bits of [`Thing`] that were warned of.
+    /// The bits of [`Thing`] for which a warning was logged.
     warned: AtomicU32,
-    /// Of the routes whose calls run one at a time.
+    /// The turns of routes whose calls run one at a time.
     turns: Arc<Turns>,
-    /// Of the routes, and of the WebSockets behind them.
+    /// The paths of the routes, and after them of the WebSockets.
     paths: Vec<RoutePath>,
-    /// What runs calls of routes with `CWEB_KILLABLE`, in the process of a domain.
+    /// In a domain's process: runs calls of routes with `CWEB_KILLABLE`.
     workers: OnceLock<Box<dyn Workers>>,
-    /// While there is a version of the module, its detached answers go on.
+    /// Keeps the module's detached answers going while any version of it is loaded.
     _loaded: detached::Loaded,
 }
 
-/// Why a call has no answer.
+/// The reason why a call has no answer.
 enum Failure {
     Trap(guard::Trap),
-    /// What the handler left can't be sent; why.
+    /// The handler's answer can't be sent, for this reason.
     Refused(&'static str),
-    /// A function that the handler deferred to the request's end did not return.
+    /// A function that the handler deferred to the end of the request faulted.
     Deferred(guard::Trap),
 }
 
-/// Module code that did not return.
+/// Module code that faulted.
 pub(super) struct Caught<'a> {
     /// The module's number in [`running`].
     pub(super) number: u64,
     pub(super) trap: guard::Trap,
-    /// Which code, for people.
+    /// The code, for messages.
     pub(super) place: &'a str,
 }
 
-/// Learns of every fault.
+/// A callback for faults.
 pub(super) type Observer = Box<dyn Fn(&Caught<'_>) + Send + Sync>;
 
 static OBSERVER: OnceLock<Observer> = OnceLock::new();
 
-/// Has `observer` told of every fault from now on, on the thread that it happened on. Only the first call counts.
+/// Calls `observer` for every fault from now on, on the faulting thread. Calls after the first have no effect.
 pub(super) fn observe_faults(observer: Observer) {
     let _ = OBSERVER.set(observer);
 }
 
 impl InProcess {
-    /// A host whose modules share one context: a cache, a database at `database`, a scheduler. `jobs` is where
-    /// modules read the tables of jobs.
+    /// A host whose modules share one context: a cache, the database at `database`, a scheduler. Modules read the tables of
+    /// jobs through `jobs`.
     ///
     /// # Errors
-    /// The context could not be made; a database that can't be opened is only logged, because modules that use none
+    /// The context could not be made. A database that can't be opened is only logged, because modules that don't use it
     /// still work.
     pub fn start(database: &Path, jobs: Option<JobTables<'_>>) -> std::io::Result<Self> {
         guard::install()?;
@@ -141,7 +141,7 @@ impl InProcess {
         Executor { _guard: ThreadGuard::new(), frame: Box::new(frame), state, attached: None, inflater: None }
     }
 
-    /// The services modules share.
+    /// The services that modules share.
     #[must_use]
     pub fn context(&self) -> &Arc<ModuleContext> {
         &self.context
@@ -149,7 +149,7 @@ impl InProcess {
 }
 
 impl InProcess {
-    /// Loads the shared object at `path`, to be known as `number`: see [`Host::load`].
+    /// Loads the shared object at `path` under the number `number`: see [`Host::load`].
     ///
     /// # Errors
     /// See [`LoadError`].
@@ -161,7 +161,7 @@ impl InProcess {
             },
             OpenError::Manifest(text) => LoadError::Manifest(text),
         })?;
-        // Code of the module's, too, which may end the process.
+        // This, too, is code of the module, which may end the process.
         running::during(number, || open.bind(number));
         let context = self.context.for_module(&open.manifest.name, open.symbol("config\0") as usize);
         let context = context.ok_or_else(|| LoadError::Host("there is no memory for it".to_owned()))?;
@@ -201,8 +201,8 @@ impl Drop for InProcessModule {
     fn drop(&mut self) {
         let name = self.open.manifest.name.clone();
         self.context.retire();
-        // SAFETY: both are dropped here only, and not used afterwards. The context goes first: the module has the last
-        // reference to it, and lets go of it before its code.
+        // SAFETY: only this code drops the two fields, and nothing uses them afterwards. The context is dropped first: the
+        // module has its last reference, and must release it before its code is unmapped.
         let close = || unsafe {
             ManuallyDrop::drop(&mut self.context);
             ManuallyDrop::drop(&mut self.open);
@@ -220,48 +220,48 @@ impl InProcessModule {
         outcome.map_err(|trap| self.fault(trap, place))
     }
 
-    /// Runs `body`, which is code of this module.
+    /// Runs `body`, which is code of this module, under the module's name.
     fn attributed<T>(&self, body: impl FnOnce() -> T) -> T {
         running::during(self.number, || output::attributed(&self.open.manifest.name, body))
     }
 
-    /// Runs `body`, which is one call of this module; `faulted` says whether it did not return.
+    /// Runs `body`, which is one call of this module; `faulted` says whether it faulted.
     fn calling<T>(&self, body: impl FnOnce() -> T, faulted: impl FnOnce(&T) -> bool) -> T {
         self.attributed(|| self.context.call(false, body, faulted))
     }
 
-    /// Whether the handler of route number `route` may leave a request to others.
+    /// Whether the handler of route number `route` may decline a request.
     pub(super) fn may_decline(&self, route: usize) -> bool {
         let declines = |route: &RouteDecl| route.is_fallback() && !route.is_inline();
         self.open.manifest.routes.get(route).is_some_and(declines)
     }
 
-    /// Whether route number `route` is asked before a WebSocket is opened.
+    /// Whether route number `route` decides about WebSockets.
     fn is_handshake(&self, route: usize) -> bool {
         self.route(route).is_some_and(RouteDecl::is_handshake)
     }
 
-    /// The directory that route number `route` serves, if it has no handler for that.
+    /// The directory that route number `route` serves, if it is a mount.
     fn mount(&self, route: usize) -> Option<&Mount> {
         self.route(route)?.mount.as_ref()
     }
 
-    /// Route number `route` as it is declared.
+    /// The declaration of route number `route`.
     pub(super) fn route(&self, route: usize) -> Option<&RouteDecl> {
         self.open.manifest.routes.get(route)
     }
 
-    /// Whose turns the calls of route number `route` take, if they run one at a time.
+    /// The turns for calls of route number `route`, if its calls run one at a time.
     pub(super) fn turns(&self, route: usize) -> Option<&Arc<Turns>> {
         self.open.manifest.routes.get(route).filter(|route| route.is_serial()).map(|_| &self.turns)
     }
 
-    /// Where its shared object begins in memory.
+    /// The address at which the shared object is loaded.
     pub(super) fn base(&self) -> usize {
         self.open.base()
     }
 
-    /// Says, once a kind, that the module has handed over memory that is not from malloc(3).
+    /// Warns, once for each kind, that the module has passed memory that is not from malloc(3).
     fn warn_of(&self, strange: u32) {
         if strange == 0 {
             return;
@@ -291,7 +291,7 @@ fn report(caught: &Caught<'_>) {
     }
 }
 
-/// A trap in words.
+/// The description of a trap.
 pub(super) fn fault_of(trap: guard::Trap) -> Fault {
     match trap {
         guard::Trap::Signal { signal, address, stack_overflow, .. } => Fault::signal(signal, address, stack_overflow),
@@ -339,7 +339,7 @@ impl Instance for InProcessModule {
     fn setting_changed(&self, key: &str) -> Result<(), Fault> {
         let Some(on_setting) = self.open.symbols.on_setting else { return Ok(()) };
         let _guard = ThreadGuard::new();
-        // The function is of the type of a job's cancel callback: it takes the context and a text.
+        // The function has the type of a job's cancel callback: it takes the context and a text.
         // SAFETY: `self` keeps the module open.
         let call = || unsafe { job::cancel(on_setting, &self.context, key) };
         self.calling(call, Result::is_err).map_err(|trap| self.fault(trap, "on_setting"))
@@ -354,13 +354,13 @@ impl Instance for InProcessModule {
     }
 }
 
-/// Runs module code on one thread: an executor's, or a shard's own for what is declared inline.
+/// Runs module code on one thread: on an executor's, or on a shard's own for inline routes.
 pub struct Executor {
     _guard: ThreadGuard,
     frame: Box<CallFrame>,
     state: Arc<CallState>,
     attached: Option<Attached>,
-    /// Made for the first message that is compressed.
+    /// Created for the first compressed message.
     inflater: Option<Box<Inflater>>,
 }
 
@@ -371,8 +371,9 @@ impl Drop for Executor {
 }
 
 impl Executor {
-    /// Runs the handler of route number `route` and appends its encoded answer to `out`: nothing, if it leaves the request
-    /// to others, or has sent the answer itself. Returns how many header fields were dropped because they could not be sent.
+    /// Runs the handler of route number `route` and appends its encoded answer to `out`. Appends nothing if the handler
+    /// declines the request, or has sent the answer itself. Returns the number of header fields that can't be sent and were
+    /// dropped.
     pub fn request(
         &mut self,
         hold: &dyn GenerationRef,
@@ -385,9 +386,9 @@ impl Executor {
         self.request_with(hold, route, view, meta, cors_origin, None, out).1
     }
 
-    /// [`Executor::request`] of a handler that may send its answer itself, if there are `facts`. Gives also how the answer
-    /// was used.
-    #[allow(clippy::too_many_arguments)] // All that a call is made of.
+    /// Like [`Executor::request`], for a handler that may send its answer itself if there are `facts`. Also returns how the
+    /// answer was used.
+    #[allow(clippy::too_many_arguments)] // The parts of a call.
     pub(super) fn request_with(
         &mut self,
         hold: &dyn GenerationRef,
@@ -416,7 +417,7 @@ impl Executor {
             return (Used::Whole, 0);
         };
         let name = &module.open.manifest.name;
-        // What is inline runs on the shard's own thread here.
+        // An inline handler runs on the shard's own thread, which must not compress.
         let compresses = module.route(route).is_some_and(|route| route.may_compress() && !route.is_inline());
         let (begin, mut dropped, mut attached) = (out.len(), 0, None);
         let result = self.handler(module, route, view, facts, |answer, is_streamed| {
@@ -441,7 +442,7 @@ impl Executor {
         self.finish();
         let used = self.finish_stream(result.is_ok());
         if let Err(NoAnswer { status, text }) = result {
-            // What the module has handed over may have been encoded before it was found that it can't be freed.
+            // Memory that can't be freed may be noticed only after the module's answer was encoded.
             out.truncate(begin);
             let text = if status == 500 { failure(&text) } else { text.as_str().into() };
             encode_response(out, &head(status, text.len()), plain.into_iter(), text.as_bytes());
@@ -454,23 +455,23 @@ impl Executor {
         (used, dropped)
     }
 
-    /// How the last call has used its answer. One in pieces is ended if the handler `returned`, and not with an error; otherwise the
-    /// client sees that something is missing.
+    /// Returns how the last call has used its answer. A streamed answer is ended properly if the handler `returned` without
+    /// an error; otherwise the client can tell that the answer is incomplete.
     pub(super) fn finish_stream(&self, returned: bool) -> Used {
         self.state.finish(returned, self.frame.returned() < 0)
     }
 
-    /// What follows the bytes of the last answer.
+    /// The attached body of the last answer.
     pub fn take_attached(&mut self) -> Option<Attached> {
         self.attached.take()
     }
 
     /// Runs the handler of route number `route` of `module`. `take` copies its answer, of which only
-    /// [`Executor::kept_body`] is there afterwards, and is told whether the handler has sent another itself; it may have run
-    /// also when there is an error. [`Executor::finish_stream`] must follow if there are `facts`.
+    /// [`Executor::kept_body`] remains afterwards, and learns whether the handler has sent another answer itself. `take`
+    /// may have run even if there is an error. With `facts`, [`Executor::finish_stream`] must follow.
     ///
     /// # Errors
-    /// What is answered instead.
+    /// The answer in place of the handler's.
     pub(super) fn handler(
         &mut self,
         module: &InProcessModule,
@@ -497,8 +498,8 @@ impl Executor {
             return Err(NoAnswer::failed("the route has no handler\n"));
         };
         let Some(path) = module.paths.get(route) else { return Err(NoAnswer::failed("the route has no path\n")) };
-        // SAFETY: both outlive the handler and its deferred functions, after which nothing asks for them; the frame is boxed, and
-        // whoever calls this finishes it; a failed call abandons it.
+        // SAFETY: both outlive the handler and its deferred functions, and nothing uses them after that. The frame is
+        // boxed; the caller finishes it, and a failed call abandons it.
         let Some(pointers) = (unsafe { self.frame.prepare(view, path) }) else {
             return Err(NoAnswer::failed("out of memory\n"));
         };
@@ -539,7 +540,7 @@ impl Executor {
         if let Some(failure) = failure {
             return Err(NoAnswer::failed(self.failed(module, view, failure)));
         }
-        // The value counts for answers in pieces alone: before there were any, it was ignored.
+        // Only for streamed answers the returned value counts; before they existed it was ignored.
         let has_none =
             is_untouched && module.route(route).is_some_and(RouteDecl::is_stream) && !self.state.is_streamed();
         if has_none && self.frame.returned() < 0 {
@@ -548,17 +549,17 @@ impl Executor {
         Ok(())
     }
 
-    /// The body of the last answer, if it is the executor's own memory: readable until [`Executor::finish`].
+    /// The body of the last answer, if it lies in the executor's own memory; readable until [`Executor::finish`].
     pub(super) fn kept_body(&self) -> Option<&[u8]> {
         self.frame.kept_body()
     }
 
-    /// The last answer is not needed any more.
+    /// Ends the use of the last answer.
     pub(super) fn finish(&mut self) {
         self.frame.finish();
     }
 
-    /// Takes note of a call without an answer, and says why in words for the client.
+    /// Logs a call without an answer, and returns the reason for the client.
     #[cold]
     fn failed(&mut self, module: &InProcessModule, view: &RequestView<'_>, failure: Failure) -> String {
         let name = &module.open.manifest.name;

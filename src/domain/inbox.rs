@@ -1,7 +1,7 @@
-//! What other threads send to a shard.
+//! The messages of other threads to a shard.
 //!
-//! A shard owns its connections alone; an executor, a module's thread or the control plane that has something for one
-//! of them leaves a [`Message`] here. The push costs no syscall unless the shard sleeps (see [`Waker`]).
+//! A shard alone owns its connections. An executor, a module's thread or the control plane pushes a [`Message`] for one of
+//! them here. A push costs no system call unless the shard sleeps (see [`Waker`]).
 
 use super::DEFAULT_DOMAIN;
 use super::module_message::ModuleMessage;
@@ -18,38 +18,38 @@ use std::sync::Arc;
 /// One message to a shard.
 #[derive(Debug)]
 pub enum Message {
-    /// What module code, or the domain that it runs in, gives to its clients.
+    /// A message of module code, or of its domain, for clients of the module.
     Module(ModuleMessage),
     /// The answer to a request on one of the server's own paths, like [`ModuleMessage::Answer`].
     OwnAnswer {
-        /// The connection it belongs to.
+        /// The connection of the request.
         conn: ConnId,
         /// The request's number on that connection.
         seq: u64,
         /// The encoded response, or its head if the body is attached.
         bytes: Vec<u8>,
-        /// The body, where it is not part of `bytes`.
+        /// The body, if it is not part of `bytes`.
         attached: Option<Attached>,
     },
-    /// The job of a stream has been looked up: its number, or a status and why not.
+    /// The job of a stream was looked up: its number, or a status and the reason.
     StreamFound {
         /// The shard's key of the stream.
         stream: u64,
-        /// What was found.
+        /// The result of the look-up.
         job: Result<i64, (u16, String)>,
     },
     /// A step of a stream's replay has been read.
     StreamReplay {
         /// The shard's key of the stream.
         stream: u64,
-        /// The events, or why they can't be read.
+        /// The events, or the reason why they can't be read.
         replay: Result<Replay, String>,
     },
-    /// Events of jobs that this shard's streams watch were committed.
+    /// Jobs that this shard's streams watch have new, committed events.
     JobEvents(Vec<Arc<JobFrame>>),
-    /// A stream of a module's lines takes its place: the answer to request number `seq` of connection `conn`.
+    /// A stream of log lines is ready: it is the answer to request number `seq` of connection `conn`.
     LogsReady {
-        /// The connection it belongs to.
+        /// The connection of the request.
         conn: ConnId,
         /// The request's number on that connection.
         seq: u64,
@@ -58,19 +58,19 @@ pub enum Message {
     },
     /// Modules that this shard's streams show have new lines.
     LogLines,
-    /// A domain is there: the rings to it.
+    /// A domain's process has started; its rings.
     DomainUp(Box<RingEndpoints>),
-    /// A domain is to end when it has done what it is at: send it nothing more.
+    /// A domain's process is to end after its present work: send it nothing more.
     DomainDrain {
-        /// Its number.
+        /// The domain's number.
         domain: usize,
     },
-    /// A domain has died.
+    /// A domain's process has died.
     DomainDown {
-        /// Its number.
+        /// The domain's number.
         domain: usize,
     },
-    /// The module table has changed: take a new snapshot and let go of the old one.
+    /// The module table has changed: take a new snapshot and release the old one.
     TableChanged,
     /// Stop accepting, finish what is in flight, close what is idle.
     Drain,
@@ -84,12 +84,12 @@ impl From<ModuleMessage> for Message {
     }
 }
 
-/// A shard's queue of messages, with the wake that goes with it.
+/// A shard's queue of messages, together with the shard's waker.
 #[derive(Debug)]
 pub struct Inbox {
     queue: SegQueue<Message>,
     waker: Arc<Waker>,
-    /// Where modules run in this process.
+    /// Only where modules run in this process.
     streams: Option<Arc<ShardStreams>>,
 }
 
@@ -100,7 +100,7 @@ impl Inbox {
         Self::with_streams(waker, None)
     }
 
-    /// The same of a shard whose modules run in this process, with its streams.
+    /// An empty inbox of a shard whose modules run in this process, with its streams.
     #[must_use]
     pub fn with_streams(waker: Arc<Waker>, streams: Option<Arc<ShardStreams>>) -> Self {
         Self { queue: SegQueue::new(), waker, streams }
@@ -112,7 +112,7 @@ impl Inbox {
         self.streams.as_ref()
     }
 
-    /// Leaves a message and wakes the shard if it sleeps.
+    /// Pushes a message, and wakes the shard if it sleeps.
     pub fn push(&self, message: impl Into<Message>) {
         self.queue.push(message.into());
         self.waker.wake();

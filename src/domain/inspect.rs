@@ -1,9 +1,9 @@
 //! Reading a module's manifest in a process of its own.
 //!
-//! `dlopen` runs a module's constructors. One that crashes, exits or hangs must do so where it harms nobody, so the
-//! server starts itself as `cweb inspect FILE`, which loads the file, prints its manifest as JSON and ends. It does so in
-//! a sandbox where constructors can read the system's libraries and compute. `cweb inspect DIR NAME` gets ready while the
-//! compiler still works: the file need not be there before the server says so with a byte on standard input.
+//! `dlopen` runs a module's constructors, which may crash, exit or hang. The server therefore starts itself as `cweb
+//! inspect FILE`, which loads the file, prints its manifest as JSON and ends. This process has a sandbox in which
+//! constructors can only compute and read the system's libraries. `cweb inspect DIR NAME` prepares itself while the
+//! compiler still works: the file may be missing until the server sends a byte on standard input.
 
 use super::sandbox::{self, Policy};
 use super::{Fault, LoadError, arguments, missing, sanitized};
@@ -23,24 +23,24 @@ use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// What the child waits for on its standard input.
+/// The byte that the child waits for on its standard input.
 const GO: u8 = b'\n';
-/// How long a child that has closed its standard output may take to end by itself.
+/// How long a child that has closed its standard output may take to end.
 const EXIT_WAIT: Duration = Duration::from_secs(1);
-/// The first pause between two looks whether the child has ended; each pause is twice as long as the one before,
+/// The first pause between two checks whether the child has ended; the pauses double
 const EXIT_LOOK: Duration = Duration::from_micros(250);
-/// up to this.
+/// up to this one.
 const EXIT_LOOK_MAX: Duration = Duration::from_millis(8);
 
-/// A manifest is a few KiB; what is longer is no manifest.
+/// Limit, in bytes, on a report: a manifest has a few KiB.
 const REPORT_BYTES_MAX: u64 = 1024 * 1024;
 
 /// Result of an inspection.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Inspected {
-    /// Declarations of the module.
+    /// The module's declarations.
     pub manifest: Manifest,
-    /// Functions of its `config` of which the debug information does not say how many arguments they take.
+    /// Functions of the module's `config` whose parameters the debug information does not show.
     pub unproved: Vec<String>,
 }
 
@@ -53,13 +53,13 @@ enum Report {
     Host(String),
 }
 
-/// Address space: that of this program and of a module with large tables.
+/// Limit on the address space, in bytes: room for this program and a module with large tables.
 const MEMORY_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
-/// There is nothing to write to but files in memory.
+/// Limit on written files, in bytes; the sandbox only permits files in memory.
 const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
-/// The server's limit of time is far below; this is for a server that has died.
+/// Limit on the CPU time. The server's own limit is much shorter; this one applies if the server has died.
 const CPU_SECONDS_MAX: u64 = 60;
-/// Threads of all inspections together, about.
+/// Approximate limit on the threads of all inspections together.
 const THREADS_MAX: u64 = 256;
 const OPEN_FILES_MAX: u64 = 256;
 
@@ -71,10 +71,10 @@ pub(super) fn inspect(path: &Path, preload: &[PathBuf], limit: Duration) -> Resu
     Ok(Inspection::start([path.as_os_str()], preload)?.finish(limit)?.manifest)
 }
 
-/// A process that is ready to load a file. Dropping it ends it.
+/// A process that is ready to load a file. Dropping this value ends the process.
 #[derive(Debug)]
 pub struct Inspection {
-    /// `None` once somebody else sees to its end.
+    /// `None` once another owner ends the process.
     child: Option<Child>,
 }
 
@@ -83,11 +83,11 @@ fn host(error: &std::io::Error) -> LoadError {
 }
 
 impl Inspection {
-    /// Prepares for the file `name` in `dir`, which may be made meanwhile. The process reads nothing else in there but
-    /// what lies in `dir` itself. It ends with the calling thread.
+    /// Prepares the inspection of the file `name` in `dir`, which may be created meanwhile. In `dir` the process reads only
+    /// that directory itself. The process ends with the calling thread.
     ///
     /// # Errors
-    /// [`LoadError::Host`]: there is no process for it.
+    /// [`LoadError::Host`]: the process can't be started.
     pub fn begin(dir: &Path, name: &str, preload: &[PathBuf]) -> Result<Self, LoadError> {
         Self::start([dir.as_os_str(), OsStr::new(name)], preload)
     }
@@ -103,7 +103,7 @@ impl Inspection {
         Ok(Self { child: Some(child) })
     }
 
-    /// Whether the process is there.
+    /// Whether the process is running.
     pub fn is_there(&mut self) -> bool {
         self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
     }
@@ -113,16 +113,16 @@ impl Inspection {
     /// # Errors
     /// See [`LoadError`].
     pub fn finish(mut self, limit: Duration) -> Result<Inspected, LoadError> {
-        let gone = || LoadError::Host("the inspection process was asked before".to_owned());
+        let gone = || LoadError::Host("the inspection process was used before".to_owned());
         let mut child = self.child.take().ok_or_else(gone)?;
         if let Some(mut stdin) = child.stdin.take() {
-            // One that has ended already has said why, or its status will.
+            // A process that has already ended has printed the reason, or its status shows it.
             let _ = stdin.write_all(&[GO]);
         }
         let report = read_report(&mut child, limit);
         let read = report.as_deref().and_then(|report| serde_json::from_slice(report).ok());
         if let Some(read) = read {
-            // All is said: a deployment need not wait until the process is gone.
+            // The report is complete, so the deployment need not wait for the process's end.
             end_aside(child);
             return match read {
                 Report::Read(inspected) => Ok(inspected),
@@ -150,7 +150,7 @@ impl Drop for Inspection {
     }
 }
 
-/// Ends a child that is not wanted any more, on a thread of its own, or here if there can be none.
+/// Ends a child that is not needed any more, on a thread of its own, or on this thread if none can be started.
 fn end_aside(child: Child) {
     let child = Arc::new(Mutex::new(child));
     let ends = Arc::clone(&child);
@@ -160,7 +160,7 @@ fn end_aside(child: Child) {
     }
 }
 
-/// Reads until the child closes its standard output; `None` when it has not within `limit`.
+/// Reads until the child closes its standard output; `None` if it does not within `limit`.
 pub fn read_report(child: &mut Child, limit: Duration) -> Option<Vec<u8>> {
     let mut pipe = child.stdout.take()?;
     let deadline = Instant::now() + limit;
@@ -172,7 +172,7 @@ pub fn read_report(child: &mut Child, limit: Duration) -> Option<Vec<u8>> {
         // SAFETY: one pollfd, of which the kernel writes only `revents`.
         let ready = unsafe { libc::poll(&raw mut poll, 1, wait_ms) };
         if ready <= 0 {
-            continue; // Nothing yet, or a signal: the deadline decides.
+            continue; // No data yet, or a signal: the deadline decides.
         }
         let mut chunk = [0; 16 * 1024];
         match pipe.read(&mut chunk) {
@@ -185,15 +185,15 @@ pub fn read_report(child: &mut Child, limit: Duration) -> Option<Vec<u8>> {
     }
 }
 
-/// Ends the child and whatever it started, and collects its status.
+/// Ends the child and its process group, and returns its status.
 ///
 /// # Errors
-/// Those of waitpid(2).
+/// The errors of waitpid(2).
 pub fn end(child: &mut Child, hung: bool) -> std::io::Result<ExitStatus> {
     let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     if let Some(group) = group {
-        // A child that closed its pipe is on its way out, which may take long on a busy machine; its own status is wanted. It
-        // is not reaped by that, so its id, which is its group's too, can't name another process.
+        // A child that has closed its pipe is about to end, which may take long on a busy machine, and its own status is
+        // needed. This wait does not reap the child, so its id, which is also its group's, can't belong to another process.
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
         let deadline = Instant::now() + if hung { Duration::ZERO } else { EXIT_WAIT };
         let mut pause = EXIT_LOOK;
@@ -216,7 +216,7 @@ fn ending(status: ExitStatus) -> String {
     }
 }
 
-/// The child's main: `cweb inspect FILE`, or `cweb inspect DIR NAME`. Prints one JSON report to stdout.
+/// The main function of the child: `cweb inspect FILE`, or `cweb inspect DIR NAME`. Prints one JSON report to stdout.
 #[must_use]
 pub fn main(arguments: &[OsString]) -> ExitCode {
     let (path, name) = match arguments {
@@ -228,7 +228,7 @@ pub fn main(arguments: &[OsString]) -> ExitCode {
     let report = match confine(path) {
         Ok(place) => {
             if !matches!(std::io::stdin().read(&mut [0]), Ok(1)) {
-                return ExitCode::FAILURE; // Nobody wants to know any more.
+                return ExitCode::FAILURE; // The server does not wait any more.
             }
             read_manifest(path, &place, name)
         }
@@ -239,24 +239,24 @@ pub fn main(arguments: &[OsString]) -> ExitCode {
     leave(code)
 }
 
-/// Ends the process at once: destructors of modules don't run.
+/// Ends the process at once, without the destructors of modules.
 pub fn leave(code: i32) -> ! {
     // SAFETY: no memory is involved.
     unsafe { libc::_exit(code) }
 }
 
-/// Opens the file or directory and lets this process do nothing but load what it is or has.
+/// Opens the file or directory, and restricts this process to loading from there.
 fn confine(path: &Path) -> Result<File, String> {
-    // Opened now: the user that this process becomes may not be allowed to reach it.
+    // Opened before the sandbox applies: the user that this process becomes may not be allowed to reach the path.
     let place = File::open(path).map_err(|error| format!("{}: {error}", path.display()))?;
     let mut read = sandbox::system_paths();
-    // A file, not its directory, where the sources of other modules may lie; or the directory of a compilation.
+    // Only the file itself, because its directory may hold other modules' sources; or the directory of a compilation.
     read.push(path.to_path_buf());
     let policy = Policy {
         read,
         write: vec!["/dev/null".into()],
         threads_allowed: true,
-        // A sanitizer reserves addresses for all of the memory that there could be.
+        // A sanitizer reserves address space for all possible memory.
         memory_bytes_max: (!sanitizer::is_active()).then_some(MEMORY_BYTES_MAX),
         cpu_seconds_max: Some(CPU_SECONDS_MAX),
         file_bytes_max: Some(FILE_BYTES_MAX),
@@ -278,7 +278,7 @@ fn read_manifest(path: &Path, place: &File, name: Option<&Path>) -> Report {
     };
     match module::open(&open) {
         Ok(mut opened) => {
-            // A crash in that function would end each process that the module is loaded into.
+            // A crash in this function would end each process that loads the module.
             opened.bind(0);
             let (problems, unproved) = arguments::problems(&open, opened.base(), &opened.declared());
             let mut manifest = opened.manifest.clone();
@@ -293,7 +293,7 @@ fn read_manifest(path: &Path, place: &File, name: Option<&Path>) -> Report {
     }
 }
 
-/// Moves the report's pipe away from fd 1, so that constructors that print don't write into it.
+/// Moves the report's pipe away from descriptor 1, so that constructors that print don't write into it.
 pub fn private_stdout() -> Option<File> {
     // SAFETY: plain descriptor calls; the new descriptor is owned by the File from here on.
     unsafe {

@@ -1,13 +1,13 @@
-//! Finds out whether a file is open for writing anywhere.
+//! Checks whether a file is open for writing in any process.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// fcntl(2); libc does not name it.
+/// From fcntl(2); libc has no constant for it.
 const F_SETSIG: libc::c_int = 10;
 
-/// Whether a descriptor for writing the regular file `file`, which is itself open for reading only, is open anywhere: a lease
-/// for reading can't be had then (`F_SETLEASE` in fcntl(2)). Where the file system has no leases, or the file is another
-/// user's, the answer is no.
+/// Whether any process has the regular file `file` open for writing: a read lease can't be taken then (`F_SETLEASE` in
+/// fcntl(2)). `file` must be open only for reading. Returns false if the file system has no leases or the file belongs to
+/// another user.
 #[must_use]
 pub fn is_open_for_writing(file: BorrowedFd<'_>) -> bool {
     let fd = file.as_raw_fd();

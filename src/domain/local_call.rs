@@ -4,12 +4,12 @@ use super::call::{GenerationRef, Task};
 use super::inbox::Inbox;
 use std::sync::Arc;
 
-/// A piece of work with all it needs.
+/// A task with everything that running it needs.
 pub struct Call {
     /// Keeps the module's generation loaded.
     pub hold: Arc<dyn GenerationRef>,
-    /// Where the outcome goes.
+    /// The inbox for the outcome.
     pub reply: Arc<Inbox>,
-    /// What to run.
+    /// The task.
     pub work: Task,
 }

@@ -1,6 +1,6 @@
-//! Lists all symbols of a shared object that no library defines: the loader's message names the first only.
+//! Lists all symbols of a shared object that no library defines; the loader's message names only the first.
 //!
-//! Runs in the process of an inspection, after the loader has refused the object there.
+//! Runs in the inspection process, after the loader has refused the object.
 
 use super::elf::Elf;
 use std::ffi::CString;
@@ -8,12 +8,12 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-/// Larger files are not read.
+/// Limit, in bytes, on the file; larger files are not read.
 const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
-/// Most names that are told.
+/// Limit on the names in the message.
 const NAMES_MAX: usize = 20;
 
-/// Text to append to the loader's message about the object at `path`; empty if no symbol is missing.
+/// The text to append to the loader's message about the object at `path`; empty if no symbol is missing.
 pub(super) fn sentence(path: &Path) -> String {
     let mut bytes = Vec::new();
     let read = File::open(path).and_then(|file| file.take(FILE_BYTES_MAX).read_to_end(&mut bytes));
@@ -30,13 +30,13 @@ pub(super) fn sentence(path: &Path) -> String {
     );
     if missing.iter().any(|name| name.starts_with("cweb_") || name.starts_with("http_")) {
         text.push_str(
-            "; the functions of cweb.h are compiled into a module in C: another language calls the table that cweb_bind_host is given",
+            "; the functions of cweb.h are compiled into a module in C: code in another language must use the function table that cweb_bind_host gets",
         );
     }
     text
 }
 
-/// The names that the object needs and that neither this program nor the libraries of the object have.
+/// The names that the object needs and that neither this program nor the object's libraries define.
 fn missing(bytes: &[u8]) -> Vec<String> {
     let Ok(elf) = Elf::read(bytes) else { return Vec::new() };
     let (Ok(needed), Ok(symbols)) = (elf.needed(), elf.symbols()) else { return Vec::new() };

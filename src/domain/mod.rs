@@ -1,7 +1,7 @@
-//! Where module code executes.
+//! The execution of module code.
 //!
-//! Everything above this room reaches C code only through [`Host`] and [`Instance`]; whether a module
-//! lives in this process or in another is decided here.
+//! All code above this room reaches C code only through [`Host`] and [`Instance`]; this room decides whether a module runs
+//! in this process or in another.
 
 mod arguments;
 pub mod call;
@@ -42,44 +42,44 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Why module code did not return normally.
+/// The reason why module code did not return normally.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{what}")]
 pub struct Fault {
-    /// For people: `"SIGSEGV at 0x0 (…)"`, `"called exit(3)"`, `"did not return within 5000 ms"`.
+    /// A text for people: `"SIGSEGV at 0x0 (…)"`, `"called exit(3)"`, `"did not return within 5000 ms"`.
     pub what: String,
 }
 
-/// Why a shared object could not become a running module.
+/// The reason why a shared object could not be loaded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LoadError {
-    /// The dynamic loader refused it: an undefined symbol, not an ELF file. Holds the loader's words.
+    /// The dynamic loader refused it, for example because of an undefined symbol; the value is the loader's message.
     #[error("the loader refused the module: {0}")]
     Loader(String),
-    /// It has no `config` symbol, or `config` can't be a `module_t`.
+    /// The object has no `config` symbol, or `config` can't be a `module_t`.
     #[error("{0}")]
     Manifest(String),
-    /// Its constructors faulted or took too long.
+    /// A constructor faulted or took too long.
     #[error("a constructor of the module failed: {0}")]
     Constructor(Fault),
-    /// The host itself could not do it (no memory, no file descriptors, no process).
+    /// The host could not load it (no memory, no descriptors, no process).
     #[error("the module could not be loaded: {0}")]
     Host(String),
-    /// The process that it is to be loaded into has used something up.
+    /// The process that should load the module has used up a resource.
     #[error(
-        "the module can't be loaded: modules have used up {what} in this process: {text}; restart it, and find the module \
+        "the module can't be loaded: modules have used up {what} in this process: {text}; restart the process, and find the module \
          that keeps taking more"
     )]
     Exhausted {
-        /// What is used up.
+        /// The resource.
         what: String,
-        /// The dynamic loader's words.
+        /// The dynamic loader's message.
         text: String,
     },
-    /// There can be no domain of that name here; why.
+    /// There can be no domain of this name here; the value is the reason.
     #[error("{0}")]
     Domain(String),
-    /// One more domain would be too many.
+    /// The limit on domains is reached.
     #[error("there are {max} domains already, the limit of --domains-max; deploy into one of them, or empty one")]
     DomainsMax {
         /// The limit.
@@ -87,17 +87,17 @@ pub enum LoadError {
     },
 }
 
-/// The domain that is always there, where modules run that were not given another.
+/// The domain that always exists, for modules that were not given another.
 pub const DEFAULT_DOMAIN: &str = "default";
 
-/// Longest name of a domain.
+/// Limit, in bytes, on the name of a domain.
 const DOMAIN_NAME_BYTES_MAX: usize = 64;
 
-/// Checks that `name` can be a domain's: 1 to 64 of `A-Z a-z 0-9 . _ -`, and no name that means a directory, since a domain has
-/// a directory of its name.
+/// Checks that `name` can be a domain's: 1 to 64 of `A-Z a-z 0-9 . _ -`. `.` and `..` are refused, since a domain has a
+/// directory with its name.
 ///
 /// # Errors
-/// [`LoadError::Domain`].
+/// [`LoadError::Domain`]: the name is not valid.
 pub fn check_domain_name(name: &str) -> Result<(), LoadError> {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
     let fits = (1..=DOMAIN_NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(is_plain);
@@ -112,14 +112,14 @@ pub fn check_domain_name(name: &str) -> Result<(), LoadError> {
 
 /// Loads shared objects for execution.
 pub trait Host: Send + Sync {
-    /// Reads the manifest of the shared object at `path` in a process of its own, so that a constructor that
-    /// crashes, exits or hangs (longer than `limit`) harms nobody. `preload` are the libraries of its sanitizers.
+    /// Reads the manifest of the shared object at `path` in a process of its own, so that a constructor that crashes, exits
+    /// or runs longer than `limit` does no harm. `preload` are the libraries of its sanitizers.
     ///
     /// # Errors
     /// Each variant of [`LoadError`].
     fn inspect(&self, path: &Path, preload: &[PathBuf], limit: Duration) -> Result<Manifest, LoadError>;
 
-    /// Prepares the inspection of the file `name`, which is still to be made in `dir`.
+    /// Prepares the inspection of the file `name`, which will be created in `dir`.
     ///
     /// # Errors
     /// [`LoadError::Host`].
@@ -127,66 +127,66 @@ pub trait Host: Send + Sync {
         Inspection::begin(dir, name, preload)
     }
 
-    /// Loads the shared object at `path` for execution in the domain `domain`. Every call needs a file (inode) of its
-    /// own: the dynamic loader gives two loads of one inode the same image, and so the same static variables.
+    /// Loads the shared object at `path` for execution in the domain `domain`. Each call needs a file (inode) of its own:
+    /// the dynamic loader gives two loads of one inode the same image, and so the same static variables.
     ///
     /// # Errors
     /// Each variant of [`LoadError`].
     fn load(&self, path: &Path, domain: &str) -> Result<Arc<dyn Instance>, LoadError>;
 
-    /// Whether a module can be loaded into the domain `domain`, as far as the name tells.
+    /// Checks whether a domain may have the name `domain` here.
     ///
     /// # Errors
     /// [`LoadError::Domain`].
     fn check_domain(&self, domain: &str) -> Result<(), LoadError>;
 
-    /// The last crash of the module `module` in the domain `domain`, if it is known.
+    /// The last known crash of the module `module` in the domain `domain`.
     fn last_crash(&self, _domain: &str, _module: &str) -> Option<process::CrashReport> {
         None
     }
 
-    /// The last reports of sanitizers in the domain `domain`, the oldest first.
+    /// The last sanitizer reports of the domain `domain`, oldest first.
     fn sanitizer_reports(&self, _domain: &str) -> Vec<String> {
         Vec::new()
     }
 
-    /// The domains that there are now; none where modules run in this process.
+    /// The present domains; none where modules run in this process.
     fn domains(&self) -> Vec<DomainView> {
         Vec::new()
     }
 }
 
-/// A loaded module. Dropping the last reference closes its shared object; `unload` is not called by that.
+/// A loaded module. Dropping the last reference closes its shared object, without calling `unload`.
 pub trait Instance: Send + Sync + Any {
-    /// What the module declares.
+    /// The module's manifest.
     fn manifest(&self) -> &Manifest;
 
-    /// Has the module's code find `settings`, and no others, from now on; also where it is loaded again.
+    /// Gives the module's code exactly these `settings`, from now on and after each reload.
     ///
     /// # Errors
-    /// The process that it lives in could not be told; one that follows will be.
+    /// The module's process did not get the settings; its successor will.
     fn configure(&self, settings: &Settings) -> Result<(), Fault>;
 
-    /// Runs the module's `onload` hook, if it has one, on the calling thread or while that waits.
+    /// Runs the module's `onload` hook, if it has one, and waits for its end.
     ///
     /// # Errors
     /// The hook faulted, or took too long where there is a limit.
     fn onload(&self) -> Result<(), Fault>;
 
-    /// Runs the module's `on_setting` callback for `key`, if it has one, on the calling thread or while that waits. The
-    /// new value was handed over by [`Instance::configure`].
+    /// Runs the module's `on_setting` callback for `key`, if it has one, and waits for its end. [`Instance::configure`] has
+    /// passed the new value before.
     ///
     /// # Errors
     /// The callback faulted, or took too long where there is a limit.
     fn setting_changed(&self, key: &str) -> Result<(), Fault>;
 
-    /// Runs the module's `unload` hook, if it has one, on the calling thread or while that waits.
+    /// Runs the module's `unload` hook, if it has one, and waits for its end.
     ///
     /// # Errors
     /// The hook faulted, or took too long where there is a limit.
     fn unload(&self) -> Result<(), Fault>;
 
-    /// Runs job number `job` of the manifest on the calling thread and returns what its run function returned.
+    /// Runs job number `job` of the manifest on the calling thread and returns the value of its run function.
     ///
     /// # Errors
     /// The run faulted.
@@ -198,28 +198,29 @@ pub trait Instance: Send + Sync + Any {
     /// The callback faulted.
     fn cancel_job(&self, job: usize, uuid: &str) -> Result<(), Fault>;
 
-    /// Says which version of its module this is, for reports.
+    /// Sets the number of the module's version, for reports.
     fn set_version(&self, _number: u64) {}
 
-    /// Names this very load in the calls its code makes ([`ModuleToken::id`](crate::abi::module_token::ModuleToken)).
+    /// The number of this load, which the module's code passes in calls
+    /// ([`ModuleToken::id`](crate::abi::module_token::ModuleToken)).
     fn id(&self) -> u64;
 
-    /// Why the module is not run any more, for people, if it is in quarantine: it crashed its process too often. What is
-    /// called in it fails with this.
+    /// The reason of the module's quarantine, for people, if the module is in quarantine: it crashed its process too often.
+    /// Calls of its code fail with this reason.
     fn quarantine(&self) -> Option<String> {
         None
     }
 
-    /// Lifts a quarantine and runs the module again, `onload` included; for a module that is in none, asks for a
-    /// graceful replacement of the process it runs in.
+    /// Ends a quarantine and runs the module again, including `onload`. For a module without a quarantine, requests a
+    /// graceful replacement of its process.
     ///
     /// # Errors
-    /// It could not be loaded again, or it has no process of its own to be replaced.
+    /// The module could not be loaded again, or has no process of its own.
     fn restart(&self) -> Result<(), Fault> {
         Err(Fault { what: "it runs in the server's own process, which is not restarted".to_owned() })
     }
 
-    /// The host's own data of the module: for the executors and the shards' calls of the same host.
+    /// The host's own data of the module, for the executors and the shards' calls of the same host.
     fn as_any(&self) -> &dyn Any;
 }
 

@@ -1,4 +1,4 @@
-//! What module code gives to a shard: answers, frames of WebSockets, and notices about both.
+//! The messages of module code to a shard: answers, frames of WebSockets, and notices about both.
 
 use super::call::{AnswerMeta, OwnedRequest};
 use super::stream::StreamBegin;
@@ -11,43 +11,43 @@ use std::sync::Arc;
 pub enum ModuleMessage {
     /// The answer to request number `seq` of connection `conn`.
     Answer {
-        /// The connection it belongs to.
+        /// The connection of the request.
         conn: ConnId,
         /// The request's number on that connection.
         seq: u64,
         /// The encoded response, or its head if the body is attached.
         bytes: Vec<u8>,
-        /// The body, where it is not part of `bytes`.
+        /// The body, if it is not part of `bytes`.
         lent: Option<Attached>,
     },
-    /// The handler of a fallback route has declined: the next one is asked.
+    /// The handler of a fallback route has declined: the shard asks the next one.
     Declined(Box<Declined>),
-    /// An answer that is sent piece by piece begins.
+    /// A streamed answer begins.
     StreamBegin(Box<StreamBegin>),
-    /// There is something to do for the stream of request number `seq` of connection `conn`.
+    /// The stream of request number `seq` of connection `conn` has new data or room.
     StreamNotice {
-        /// The connection it belongs to.
+        /// The connection of the request.
         conn: ConnId,
         /// The request's number on that connection.
         seq: u64,
-        /// Its handler reads the body for the first time.
+        /// Whether its handler reads the body for the first time.
         wants_body: bool,
     },
-    /// The handler of such an answer has returned.
+    /// The handler of a streamed answer has returned.
     StreamReturned {
-        /// The connection it belongs to.
+        /// The connection of the request.
         conn: ConnId,
         /// The request's number on that connection.
         seq: u64,
     },
-    /// Such an answer can't be completed.
+    /// A streamed answer can't be completed.
     StreamBroken {
-        /// The connection it belongs to.
+        /// The connection of the request.
         conn: ConnId,
         /// The request's number on that connection.
         seq: u64,
     },
-    /// The callbacks handed out for this WebSocket have returned.
+    /// The callbacks of a batch for this WebSocket have returned.
     SocketIdle {
         /// The shard's key of the socket.
         socket: u64,
@@ -56,26 +56,26 @@ pub enum ModuleMessage {
     SocketSend {
         /// The shard's key of the socket.
         socket: u64,
-        /// One whole frame; shared when it is a broadcast.
+        /// One whole frame, which a broadcast shares.
         frame: Arc<[u8]>,
     },
-    /// The same with a frame that lies in a domain's memory.
+    /// Send a frame that lies in a domain's memory to a WebSocket.
     SocketSendLent {
         /// The shard's key of the socket.
         socket: u64,
         /// One whole frame.
         frame: Box<dyn Lent>,
     },
-    /// Put a WebSocket into a room, or take it out.
+    /// Add a WebSocket to a room, or remove it.
     SocketRoom {
         /// The shard's key of the socket.
         socket: u64,
         /// The room's name.
         room: Box<[u8]>,
-        /// In, or out.
+        /// Whether the socket joins the room or leaves it.
         joins: bool,
     },
-    /// Send an encoded message to the WebSockets of a domain that are in a room.
+    /// Send an encoded message to the members of a domain's room.
     RoomPublish {
         /// The domain's name.
         domain: Arc<str>,
@@ -93,12 +93,12 @@ pub enum ModuleMessage {
     },
 }
 
-/// A request that the handler of a fallback route leaves to others.
+/// A request that the handler of a fallback route has declined.
 #[derive(Debug)]
 pub struct Declined {
     /// The name of the module that declined.
     pub by: String,
-    /// The connection it came on.
+    /// The connection of the request.
     pub conn: ConnId,
     /// The request's number on that connection.
     pub seq: u64,

@@ -1,7 +1,7 @@
-//! What modules print, line by line in the server's log under the module's name.
+//! The output of modules: lines in the server's log under the module's name.
 //!
-//! The C side replaces `stdout` and `stderr` by streams that call [`sink`] on the printing thread, so the thread
-//! itself knows whose output it is.
+//! The C side replaces `stdout` and `stderr` by streams that call [`sink`] on the printing thread, so that the thread
+//! identifies the module.
 
 use super::process::relay;
 use crate::abi::visible::visible;
@@ -10,7 +10,7 @@ use std::cell::RefCell;
 use std::ffi::{c_char, c_void};
 use tracing::Level;
 
-/// Longer lines are cut into several: a module can't make the server hold an endless one.
+/// Limit, in bytes, on a line; longer lines are split, so that a module can't make the server hold an endless line.
 const LINE_BYTES_MAX: usize = 4 * 1024;
 
 #[derive(Default)]
@@ -23,12 +23,12 @@ thread_local! {
     static PRINTING: RefCell<Printing> = const { RefCell::new(Printing { module: None, line: Vec::new() }) };
 }
 
-/// Makes the calling thread's own state; see [`super::executor::prepare_thread`].
+/// Creates the thread-local state of the calling thread; see [`super::executor::prepare_thread`].
 pub(super) fn ready() {
     let _ = PRINTING.try_with(|_| ());
 }
 
-/// Runs `body`; what the thread prints meanwhile is `module`'s.
+/// Runs `body`; output of the thread during this time belongs to `module`.
 pub(super) fn attributed<T>(module: &str, body: impl FnOnce() -> T) -> T {
     enter(module);
     let value = body();
@@ -36,7 +36,7 @@ pub(super) fn attributed<T>(module: &str, body: impl FnOnce() -> T) -> T {
     value
 }
 
-/// The name is copied only when the thread last ran another module.
+/// Copies the name only if the thread last ran another module.
 fn enter(module: &str) {
     PRINTING.with_borrow_mut(|printing| {
         if printing.module.as_deref() != Some(module) {
@@ -83,16 +83,16 @@ impl Printing {
     }
 }
 
-/// Takes a line that `module` has printed or logged.
+/// Handles a line that `module` has printed or logged.
 pub(super) fn said(module: &str, level: Level, text: &str) {
-    // The server makes it visible, and adds it to the lines of the module.
+    // The server escapes the line and adds it to the module's log.
     if relay::is_on() {
         return relay::said(module, level, text);
     }
     logged(module, level, text);
 }
 
-/// Adds a line to those of `module`, and to the server's log.
+/// Adds a line to the log of `module` and to the server's log.
 pub(super) fn logged(module: &str, level: Level, text: &str) {
     let text = visible(text);
     let kind = match level {
@@ -109,17 +109,17 @@ pub(super) fn logged(module: &str, level: Level, text: &str) {
     }
 }
 
-/// Called by the C streams with what was printed on this thread.
+/// Called by the C streams with output of this thread.
 ///
 /// # Safety
-/// `bytes` has `len` readable bytes.
+/// `bytes` must have `len` readable bytes.
 pub(super) unsafe extern "C" fn sink(_user: *mut c_void, bytes: *const c_char, len: usize) {
     if bytes.is_null() || len == 0 {
         return;
     }
     // SAFETY: the caller's contract.
     let bytes = unsafe { std::slice::from_raw_parts(bytes.cast::<u8>(), len) };
-    // A thread that is ending, or that prints while it is printing (a fault inside the sink), loses the text, not more.
+    // A thread that is ending, or that prints while it is printing (after a fault in the sink), loses only this text.
     let _ = PRINTING.try_with(|printing| {
         if let Ok(mut printing) = printing.try_borrow_mut() {
             printing.write(bytes);

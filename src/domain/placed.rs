@@ -1,32 +1,32 @@
-//! A large body that is written to its place beside the rings of a domain while it arrives.
+//! Large bodies that are written directly to the memory beside a domain's rings while they arrive.
 //!
-//! The shard that receives the body owns it. When the body is complete, the record of its request names the place, and the body is
-//! copied nowhere else. A body whose request does not get there gives its place back when it is dropped. The domain can write to the
-//! memory, so the bytes that come out of it are no more trustworthy than the domain. They go to the process that serves the path when the
-//! body is complete; that is another domain's only if the path has moved there while the body arrived.
+//! The shard that receives the body owns it. When the body is complete, the record of its request names the place, and the
+//! body is not copied again. A dropped body returns its place. The domain can write to the memory, so its bytes are as
+//! untrustworthy as the domain. The bytes go to the process that serves the path when the body is complete, which is
+//! another domain's only if the path has moved while the body arrived.
 
 use super::ring::Region;
 use crossbeam::queue::SegQueue;
 use std::io;
 use std::sync::Arc;
 
-/// Places that nobody hands over any more: offset, bytes, and bytes that were written there.
+/// Returned places: offset, size in bytes, and the number of bytes written there.
 pub(in crate::domain) type Abandoned = SegQueue<(usize, usize, usize)>;
 
-/// See the module's documentation.
+/// A large body at its place in a domain's memory.
 #[derive(Debug)]
 pub struct PlacedBody {
     memory: Arc<Region>,
     offset: usize,
     bytes: usize,
     written: usize,
-    /// Of the lender that has given the place out.
+    /// The list of returned places of the lender.
     abandoned: Arc<Abandoned>,
     is_handed_over: bool,
 }
 
 impl PlacedBody {
-    /// A body of `bytes` bytes, of which none has come, at `offset` in `memory`.
+    /// A body of `bytes` bytes, still empty, at `offset` in `memory`.
     pub(in crate::domain) fn new(
         memory: &Arc<Region>,
         offset: usize,
@@ -40,7 +40,7 @@ impl PlacedBody {
     /// Appends `part`.
     ///
     /// # Errors
-    /// There is no memory (`ENOSPC`, `ENOMEM`), or the part is larger than what is left of the place.
+    /// `ENOSPC` or `ENOMEM`: there is no memory; `InvalidInput`: the part is larger than the rest of the place.
     pub fn put(&mut self, part: &[u8]) -> io::Result<()> {
         if part.len() > self.bytes - self.written {
             return Err(io::ErrorKind::InvalidInput.into());
@@ -50,30 +50,30 @@ impl PlacedBody {
         Ok(())
     }
 
-    /// Bytes of the whole body.
+    /// The size of the whole body, in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Bytes that have come.
+    /// The bytes that have arrived.
     #[must_use]
     pub fn written(&self) -> usize {
         self.written
     }
 
-    /// A copy of what has come.
+    /// A copy of the bytes that have arrived.
     #[must_use]
     pub fn load(&self) -> Vec<u8> {
         self.memory.load(self.offset..self.offset + self.written)
     }
 
-    /// Its offset in the memory, if `abandoned` is of the lender that has given the place out.
+    /// The offset in the memory, if the body is complete and `abandoned` belongs to the lender of its place.
     pub(in crate::domain) fn offset_of(&self, abandoned: &Arc<Abandoned>) -> Option<usize> {
         (Arc::ptr_eq(&self.abandoned, abandoned) && self.written == self.bytes).then_some(self.offset)
     }
 
-    /// The domain has the record that names the place.
+    /// Records that the domain has the record that names the place.
     pub(in crate::domain) fn set_handed_over(&mut self) {
         self.is_handed_over = true;
     }

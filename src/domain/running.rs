@@ -1,9 +1,9 @@
-//! Which module each thread of a process is in, in memory that outlives the process.
+//! Records which module each thread of a process runs, in memory that outlives the process.
 //!
-//! A module can end its process in ways that no handler sees: SIGKILL, `_exit` by a direct system call, a signal in a
-//! thread of its own. Then the server looks here whose code was running. Each thread has a slot, a cache line of its own,
-//! and stores a number when it enters a module and when it leaves: two plain stores a call. Module code can write
-//! anything here: a reader takes the words for hints.
+//! A module can end its process in ways that no handler sees: by SIGKILL, by `_exit` as a direct system call, or by a
+//! signal on a thread of its own. The server then looks here to find whose code was running. Each thread has a slot in a
+//! cache line of its own, and stores a number when it enters a module and when it leaves, which costs two plain stores for
+//! each call. Module code can overwrite this memory, so the reader treats the words as hints.
 
 use super::ring::Region;
 use crate::abi::guard::{self, Trace};
@@ -11,16 +11,16 @@ use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-/// Threads that have a slot; further ones are not seen.
+/// The number of slots; further threads are not recorded.
 const SLOTS: usize = 512;
-/// Words from slot to slot: a cache line.
+/// The words from slot to slot: a cache line.
 const STRIDE: usize = 8;
-/// Words of the note of a deadly signal, before the slots.
+/// The words of the note of a deadly signal, which precede the slots.
 const NOTE_WORDS: usize = guard::NOTE_WORDS.next_multiple_of(STRIDE);
-/// Words of all of it.
+/// The words of the note and all slots.
 pub(super) const BOARD_WORDS: usize = NOTE_WORDS + SLOTS * STRIDE;
 
-/// The words of this process, and the slots that no thread has.
+/// The words of this process, and the free slots.
 struct Board {
     words: &'static [AtomicU64],
     free: Mutex<Vec<usize>>,
@@ -28,10 +28,10 @@ struct Board {
 
 static BOARD: OnceLock<Board> = OnceLock::new();
 
-/// Has the threads of this process say from now on what they run, in `region` from word `first` on. Only the first call
-/// counts; threads that have run modules before are not seen. False: the region is too small.
+/// Makes the threads of this process record what they run, in `region` from word `first` on. Calls after the first have no
+/// effect. Threads that have run modules before are not recorded. Returns false if the region is too small.
 pub(super) fn show(region: &Arc<Region>, first: usize) -> bool {
-    // For the life of the process: threads use it to their very end.
+    // Leaked for the life of the process: threads use it until their very end.
     let region: &'static Arc<Region> = Box::leak(Box::new(Arc::clone(region)));
     let Some(words) = region.words_at(first, BOARD_WORDS) else { return false };
     guard::note_deaths(words);
@@ -39,7 +39,7 @@ pub(super) fn show(region: &Arc<Region>, first: usize) -> bool {
     true
 }
 
-/// A thread's slot, given back at its end.
+/// A thread's slot, returned when the thread ends.
 struct CallerSlot {
     index: usize,
     word: Cell<Option<&'static AtomicU64>>,
@@ -54,7 +54,7 @@ impl CallerSlot {
         Self { index: taken.map_or(0, |(index, _)| index), word: Cell::new(taken.map(|(_, word)| word)) }
     }
 
-    /// Gives it back.
+    /// Returns the slot.
     fn give_back(&self) {
         if let (Some(word), Some(board)) = (self.word.take(), BOARD.get()) {
             word.store(0, Ordering::Relaxed);
@@ -78,17 +78,17 @@ pub(super) fn ready() {
     let _ = SLOT.try_with(|slot| slot.index);
 }
 
-/// The calling thread is not seen: processes that are forked by it run modules, and don't share the memory.
+/// Stops recording the calling thread. Processes that it forks run modules, and must not share its slot.
 pub(super) fn hide() {
     let _ = SLOT.try_with(CallerSlot::give_back);
 }
 
-/// Runs `body`, which is code of the module with this number; 0 for a module nobody wants to know about.
+/// Runs `body`, which is code of the module with this number; 0 for a module that is not recorded.
 pub(super) fn during<T>(number: u64, body: impl FnOnce() -> T) -> T {
     if number == 0 {
         return body();
     }
-    // For the signal handler, and for the threads that the module starts.
+    // For the signal handler, and for threads that the module starts.
     let outer = guard::enter_module(number);
     let Some(word) = SLOT.try_with(|slot| slot.word.get()).ok().flatten() else {
         let value = body();
@@ -103,35 +103,35 @@ pub(super) fn during<T>(number: u64, body: impl FnOnce() -> T) -> T {
     value
 }
 
-/// What a process has left, as another reads it; nothing in it is certain.
+/// The last record of a process, as another process reads it. No part of it is certain.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Remains {
-    /// The numbers of the modules that were running, each once.
+    /// The numbers of the modules that were running, without duplicates.
     pub(super) running: Vec<u64>,
-    /// The signal that ended it.
+    /// The signal that ended the process.
     pub(super) note: Option<Note>,
-    /// Where its thread was.
+    /// The position of its thread.
     pub(super) trace: Trace,
 }
 
-/// A deadly signal.
+/// A note of a deadly signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Note {
-    /// Its number.
+    /// The signal's number.
     pub(super) signal: i32,
-    /// The address accessed; 0: none.
+    /// The accessed address; 0: none.
     pub(super) address: u64,
-    /// The instruction.
+    /// The address of the instruction.
     pub(super) instruction: u64,
-    /// The module in whose code, or on whose own thread, that was; 0: none, or not known.
+    /// The module whose code, or whose own thread, got the signal; 0: none, or unknown.
     pub(super) module: u64,
-    /// The process ended itself by exit_group(2), with this code.
+    /// The exit code, if the process ended itself with exit_group(2).
     pub(super) exit: Option<i32>,
-    /// The signal that the process would have sent itself.
+    /// The signal, if the process was about to send it to itself.
     pub(super) sends: Option<i32>,
 }
 
-/// Reads what a process has left in `region` from word `first` on.
+/// Reads the record of a process from `region`, starting at word `first`.
 pub(super) fn remains(region: &Region, first: usize) -> Remains {
     let Some(words) = region.words_at(first, BOARD_WORDS) else { return Remains::default() };
     let word = |at: usize| words.get(at).map_or(0, |word| word.load(Ordering::Relaxed));

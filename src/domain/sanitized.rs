@@ -1,21 +1,21 @@
-//! Domains of modules that are compiled with a sanitizer: what is different about their processes.
+//! Domains of modules with a sanitizer, and the differences of their processes.
 //!
-//! A sanitizer's library has to be in a process from its start, replaces malloc(3) and needs addresses without end, so a module
-//! with one has a domain of its own, whose name says it.
+//! A sanitizer's library must be in a process from its start, replaces malloc(3), and needs a huge address space. A module
+//! with a sanitizer therefore has a domain of its own, whose name shows it.
 
 use crate::abi::sanitizer;
 use std::path::{Path, PathBuf};
 
-/// What the names of these domains begin with; others may not.
+/// The prefix of the names of these domains; other domains must not have it.
 pub const PREFIX: &str = "sanitized-";
 
-/// Longest part of a module's name in the name of its domain.
+/// Limit, in characters, on the module's name within the domain's name.
 const NAME_BYTES_MAX: usize = 50;
 
-/// The exit code of a process in which a sanitizer has found something that it can't go on from.
+/// The exit code of a process in which a sanitizer found a fatal error.
 pub const FOUND: i32 = 99;
 
-/// The sanitizers' libraries, or why there are none, for people. Asks the compiler.
+/// Returns the sanitizers' libraries, or the reason why there are none, for people. Runs the compiler.
 pub type Libraries = fn() -> Result<Vec<PathBuf>, String>;
 
 /// The domain of the sanitized module `name`.
@@ -26,13 +26,14 @@ pub fn domain_of(name: &str) -> String {
     format!("{PREFIX}{name}")
 }
 
-/// Whether `domain` is one of these.
+/// Whether `domain` is the domain of a sanitized module.
 #[must_use]
 pub fn is_one(domain: &str) -> bool {
     domain.starts_with(PREFIX)
 }
 
-/// The environment of a process with the sanitizers' libraries `preload`; files below `dir` are named without it.
+/// The environment of a process with the sanitizers' libraries `preload`. Reports name files below `dir` without that
+/// prefix.
 #[must_use]
 pub fn environment(preload: &[PathBuf], dir: Option<&Path>) -> Vec<(String, String)> {
     let strip = dir.map(|dir| format!(":strip_path_prefix={}/", dir.display())).unwrap_or_default();
@@ -40,7 +41,7 @@ pub fn environment(preload: &[PathBuf], dir: Option<&Path>) -> Vec<(String, Stri
     let mut variables = vec![
         (
             "ASAN_OPTIONS".to_owned(),
-            // Leaks are looked for while the module is loaded; a deadly signal is the sanitizer's to report.
+            // Leaks are checked while the module is loaded; the sanitizer reports deadly signals.
             format!(
                 "{common}:detect_leaks=1:leak_check_at_exit=0:allow_user_segv_handler=0:handle_abort=1:handle_sigfpe=1:\
                  quarantine_size_mb=64"
@@ -48,7 +49,8 @@ pub fn environment(preload: &[PathBuf], dir: Option<&Path>) -> Vec<(String, Stri
         ),
         ("UBSAN_OPTIONS".to_owned(), format!("{common}:print_stacktrace=1")),
         ("LSAN_OPTIONS".to_owned(), "report_objects=0:print_suppressions=0".to_owned()),
-        // Our own atomics and futexes are not seen: only code that was compiled with the sanitizer is told of.
+        // The sanitizer does not see this program's atomics and futexes, so it must only report code that was compiled with
+        // it.
         (
             "TSAN_OPTIONS".to_owned(),
             format!("{common}:halt_on_error=1:atexit_sleep_ms=0:ignore_noninstrumented_modules=1"),
@@ -62,13 +64,13 @@ pub fn environment(preload: &[PathBuf], dir: Option<&Path>) -> Vec<(String, Stri
     variables
 }
 
-/// Whether a frame, or the place in a summary, is in the sanitizer's own library.
+/// Whether a frame, or the place in a summary, is in the sanitizer's library.
 fn is_of_sanitizer(text: &str) -> bool {
     ["libsanitizer", " in __interceptor_", " in __asan", " in ___interceptor_"].iter().any(|part| text.contains(part))
 }
 
-/// The summary of a sanitizer's report: the kind of the error, its place and function. A library function that the sanitizer
-/// replaces (strcpy, memcpy) is not the place; then it is the function that has called it.
+/// The summary of a sanitizer's report: the kind of the error, its place and function. If the place is a library function
+/// that the sanitizer replaces (strcpy, memcpy), the caller is reported instead.
 #[must_use]
 pub fn headline(report: &str) -> Option<String> {
     let summary = report.lines().find_map(|line| line.trim_start().strip_prefix("SUMMARY: "))?.trim();

@@ -1,6 +1,6 @@
-//! Threads that run module code: where they may run, and how eagerly.
+//! The processors and the priority of threads that run module code.
 
-/// Makes the calling thread a background one: it may run on `cores` (anywhere if empty) and gives way to the
+/// Makes the calling thread a background thread: it may run on `cores` (on any core if empty), with a lower priority than
 /// shards and companions (`nice` 5), so that CPU-bound handlers don't delay the reactors.
 pub(super) fn background_thread(cores: &[core_affinity::CoreId]) {
     // SAFETY: `set` is plain data, zeroed and filled by the libc macros within its size; both calls affect only the

@@ -1,37 +1,37 @@
-//! Calls of one module that run one at a time.
+//! Serialises the calls of one module.
 //!
-//! No thread waits for its turn: a call that comes while another runs is kept here, and the thread that runs the other
-//! takes it afterwards. A call that exits or faults returns to its thread as any other does, so its turn ends too. Nothing
-//! in the module's memory is locked meanwhile.
+//! No thread waits for a turn: a call that arrives while another runs is queued here, and the thread of the running call
+//! takes it afterwards. A call that exits or faults returns to its thread like any other, so its turn ends, too. No memory
+//! of the module is locked meanwhile.
 
 use std::any::Any;
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// While one call has been running for longer than this, no other is kept waiting for its end.
+/// If a call has been running for longer than this, other calls are refused instead of queued.
 const STUCK_AFTER: Duration = Duration::from_secs(30);
-/// Calls that wait for their turn.
+/// Limit on the calls that wait for their turn.
 const WAITING_MAX: usize = 4096;
 
-/// What became of a call that asked for its turn.
+/// The result of asking for a turn.
 pub(super) enum Turn<W> {
-    /// It may run now; [`Turns::next`] must follow.
+    /// The call may run now; the caller must call [`Turns::next`] afterwards.
     Now(W),
-    /// It is kept until its turn comes.
+    /// The call is queued until its turn comes.
     Later,
-    /// The turn of another call does not end: these are to be answered without being run.
+    /// The running call does not end: answer these calls without running them.
     Stuck(Vec<W>),
 }
 
 #[derive(Default)]
 struct SerialState {
-    /// Start of the running call.
+    /// The start of the running call.
     since: Option<Instant>,
     waiting: VecDeque<Box<dyn Any + Send>>,
 }
 
-/// The turns of one module. The calls of one are all of one type.
+/// The turns of one module. All its calls must have the same type.
 #[derive(Default)]
 pub(super) struct Turns {
     state: Mutex<SerialState>,
@@ -59,7 +59,7 @@ impl Turns {
         Turn::Later
     }
 
-    /// The running call has ended: the one whose turn it is now, if any waits.
+    /// Ends the running call's turn, and returns the next queued call, if any.
     pub(super) fn next<W: 'static>(&self) -> Option<W> {
         let mut state = self.state();
         let next = state.waiting.pop_front().and_then(|work| work.downcast::<W>().ok()).map(|work| *work);

@@ -1,19 +1,19 @@
-//! A domain as its operator sees it.
+//! The operator's view of a domain.
 
 use super::process::CrashReport;
 use std::time::SystemTime;
 
-/// What limits the memory of a domain's process.
+/// The limit on the memory of a domain's process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MemoryLimit {
-    /// A cgroup limits what it uses; its address space may be limited as well.
+    /// A cgroup limits the used memory; the address space may be limited as well.
     Cgroup,
-    /// Its address space alone is limited (`RLIMIT_AS` in setrlimit(2)).
+    /// Only the address space is limited (`RLIMIT_AS` in setrlimit(2)).
     AddressSpace,
 }
 
 impl MemoryLimit {
-    /// Its name in answers.
+    /// The limit's name in answers.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -23,27 +23,27 @@ impl MemoryLimit {
     }
 }
 
-/// What is known of one domain at one moment.
+/// The state of one domain at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DomainView {
-    /// Its name.
+    /// The domain's name.
     pub name: String,
-    /// Its process; `None` while that is being started.
+    /// The process id; `None` while the process is starting.
     pub pid: Option<u32>,
-    /// Since when that process is there.
+    /// The start of the process.
     pub up_since: Option<SystemTime>,
-    /// Modules loaded into it; a swap has two for a moment.
+    /// The number of loaded modules; during a swap two versions of a module count.
     pub modules: usize,
-    /// Requests that were handed to it.
+    /// The number of requests that the domain got.
     pub requests: u64,
-    /// How often its process was started again.
+    /// How often the process was started again after it had died.
     pub restarts: u64,
-    /// Its resident memory.
+    /// The resident memory of the process, in bytes.
     pub resident_bytes: u64,
-    /// What limits that, if anything does.
+    /// The limit on that memory, if there is one.
     pub memory_limit: Option<MemoryLimit>,
-    /// Times its process was replaced while it lived.
+    /// How often the process was replaced while it lived.
     pub replacements: u64,
-    /// What went wrong there the last time.
+    /// The last crash of the domain's process.
     pub last_crash: Option<CrashReport>,
 }

@@ -1,32 +1,32 @@
-//! Tar files of projects, plain or compressed by gzip or zstd: read with limits, since they come from clients, and written
-//! in one form.
+//! Tar files of projects, plain or compressed by gzip or zstd. Clients send them, so they are read with limits; the server
+//! writes them in one canonical form.
 
 use super::project_files::{NamedFile, ProjectLimits, too_large, too_many};
 use std::collections::BTreeMap;
 use std::io::{self, Read};
 use tar::{Archive, Builder, EntryType, Header};
 
-/// Where a tar file says that it is one, and how (POSIX.1-1988 `ustar`, and GNU's).
+/// Offset, in bytes, of the magic of a tar header, and the magic (POSIX.1-1988 `ustar`, and GNU's variant).
 const MAGIC_AT: usize = 257;
 const MAGIC: &[u8] = b"ustar";
 const GZIP: &[u8] = &[0x1f, 0x8b];
 const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
 
-/// Said of an archive without files.
+/// The error for an archive without files.
 const NO_FILES: &str = "the archive has no files: pack the project's directory, as in: tar c -C shop .";
 
-/// Memory that a zstd frame may ask for: 2^23 bytes, more than any level below 20 takes.
+/// Limit on the window of a zstd frame, as a power of two: 2^23 bytes, more than any compression level below 20 uses.
 const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 
-/// Heads and padding of a tar file beside its content, for each file.
+/// Limit, in bytes, on a tar entry's header and padding, for each file.
 const ENTRY_BYTES_MAX: usize = 4096;
 
-/// The files in `bytes` by their paths; `None` if it is no archive.
+/// Returns the files in `bytes` with their paths; `None` if `bytes` is not an archive.
 ///
 /// # Errors
-/// For people: what is wrong with the archive, or how it is too large.
+/// A text for the author: the archive is damaged, has no files, or is too large.
 pub(super) fn unpack(bytes: &[u8], limits: ProjectLimits) -> Result<Option<Vec<NamedFile>>, String> {
-    // What comes out of a few bytes may be any amount.
+    // A few compressed bytes can expand to any amount, so the reader stops at a limit.
     let most = limits.files_max.saturating_mul(ENTRY_BYTES_MAX).saturating_add(limits.bytes_max);
     let most = u64::try_from(most).unwrap_or(u64::MAX);
     if bytes.starts_with(GZIP) {
@@ -37,7 +37,7 @@ pub(super) fn unpack(bytes: &[u8], limits: ProjectLimits) -> Result<Option<Vec<N
         decoder.window_log_max(ZSTD_WINDOW_LOG_MAX).map_err(|error| unreadable(&error))?;
         return files(decoder.take(most), limits).map(Some);
     }
-    // The end of a tar file is blocks of zeros: one without files is nothing else.
+    // A tar file ends with blocks of zeros: an archive without files is nothing but zeros.
     if bytes.len() >= 512 && bytes.iter().all(|byte| *byte == 0) {
         return Err(NO_FILES.to_owned());
     }
@@ -69,7 +69,7 @@ fn files(reader: impl Read, limits: ProjectLimits) -> Result<Vec<NamedFile>, Str
         let mut bytes = Vec::new();
         let left = limits.bytes_max.saturating_sub(bytes_sum);
         let most = u64::try_from(left).unwrap_or(u64::MAX).saturating_add(1);
-        // Not by the size that the head claims.
+        // The header's size is not trusted: the limit applies to the bytes read.
         let read = entry.by_ref().take(most).read_to_end(&mut bytes).map_err(|error| unreadable(&error))?;
         if read > left {
             return Err(too_large(limits));
@@ -86,7 +86,7 @@ fn files(reader: impl Read, limits: ProjectLimits) -> Result<Vec<NamedFile>, Str
     Ok(found)
 }
 
-/// The tar file of `files`: the same files give the same bytes.
+/// Packs `files` into a tar file. The same files always give the same bytes.
 pub(super) fn pack(files: &BTreeMap<String, Vec<u8>>) -> io::Result<Vec<u8>> {
     let mut builder = Builder::new(Vec::new());
     for (path, bytes) in files {
@@ -107,7 +107,7 @@ mod tests {
 
     const LIMITS: ProjectLimits = ProjectLimits { files_max: 3, bytes_max: 1000 };
 
-    /// A tar file whose entries are written as they are, whatever their paths.
+    /// A tar file with the given entries; the paths are not checked.
     fn tar(entries: &[(&str, EntryType, &[u8])]) -> Vec<u8> {
         let mut builder = Builder::new(Vec::new());
         for (path, kind, bytes) in entries {
@@ -147,7 +147,7 @@ mod tests {
         assert!(unpack(&cut, LIMITS).unwrap_err().contains("can't be read"));
         assert!(unpack(&[0x1f, 0x8b, 1, 2], LIMITS).is_err());
         assert!(unpack(&[0x28, 0xb5, 0x2f, 0xfd, 1], LIMITS).is_err());
-        // A gigabyte of zeros in a megabyte.
+        // 64 MiB of zeros, compressed to some kilobytes.
         let large = vec![0_u8; 64 * 1024 * 1024];
         let bomb = zstd::encode_all(tar(&[("x", EntryType::Regular, &large)]).as_slice(), 3).unwrap();
         assert!(unpack(&bomb, LIMITS).unwrap_err().contains("1000 bytes"));

@@ -1,4 +1,4 @@
-//! Compilations: from a source that was read to a shared object in the store, and its manifest.
+//! Compilations: from a source to a shared object in the store, and its manifest.
 
 use super::compile::Plan;
 use super::control_state::ControlState;
@@ -13,11 +13,11 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// The shared object in the directory of its compilation.
+/// The name of the shared object in the directory of its compilation.
 const OBJECT: &str = "module.so";
 
-/// Sees to it that compilation `key` is in the store. Returns its warnings and its manifest, which is `known` if it was
-/// there already.
+/// Ensures that the store holds compilation `key`, and returns its warnings and manifest. For a compilation that was in the
+/// store already, the manifest is `known()`, or else comes from an inspection.
 pub(super) fn built(
     control: &ControlState,
     ticket: u64,
@@ -42,7 +42,7 @@ pub(super) fn built(
     let dir = build.workdir.path().to_path_buf();
     let remove = move || _ = std::fs::remove_dir_all(&dir);
     match result {
-        // The client need not wait for the end of some fifty files.
+        // A separate thread removes the scratch directory (about 50 files), so the client doesn't wait for the removal.
         Ok((warnings, manifest)) => {
             aside("scratch", remove);
             Ok((warnings, Arc::new(manifest)))
@@ -60,16 +60,17 @@ fn empty_dir(control: &ControlState, name: &str) -> Result<PathBuf, DeployError>
     Ok(dir)
 }
 
-/// Starts the thread that makes ready what the next compilation needs.
+/// Starts the thread that prepares the directory and the processes of the next compilation.
 ///
 /// # Errors
-/// There is no thread.
+/// The thread can't be started.
 pub(super) fn keep_spare(control: &Arc<ControlState>) -> io::Result<()> {
     let state = Arc::clone(control);
     control.spare_build.start(move |orders| {
         let made = Arc::clone(&state);
         let make = move || {
-            // Its tickets are those of the deployments, so no two directories have one name.
+            // The number comes from the same counter as the tickets of deployments, so every directory has a name of its
+            // own.
             let dir = empty_dir(&made, &format!("spare-{}", made.ticket())).ok()?;
             let workdir = made.compiler.prepare(dir.clone());
             let inspection = workdir.and_then(|workdir| {
@@ -77,7 +78,7 @@ pub(super) fn keep_spare(control: &Arc<ControlState>) -> io::Result<()> {
                 Ok(Build { workdir, inspection: Some(inspection) })
             });
             let failed = |error: &DeployError| {
-                tracing::debug!("nothing is made ready for the next compilation: {error}");
+                tracing::debug!("the next compilation can't be prepared: {error}");
                 let _ = std::fs::remove_dir_all(&dir);
             };
             inspection.inspect_err(failed).ok()
@@ -86,7 +87,7 @@ pub(super) fn keep_spare(control: &Arc<ControlState>) -> io::Result<()> {
     })
 }
 
-/// Does `work` on a thread of its own, or here if there can be none.
+/// Runs `work` on a thread of its own, or on this thread if none can be started.
 fn aside(name: &str, work: impl FnOnce() + Send + Clone + 'static) {
     let thread = std::thread::Builder::new().name(name.to_owned());
     if thread.spawn(work.clone()).is_err() {
@@ -94,7 +95,7 @@ fn aside(name: &str, work: impl FnOnce() + Send + Clone + 'static) {
     }
 }
 
-/// Compiles `source` in the directory of `build`, inspects the result and keeps it.
+/// Compiles `source` in the directory of `build`, inspects the result and stores it.
 fn compiled(
     control: &ControlState,
     build: &mut Build,
@@ -105,16 +106,18 @@ fn compiled(
     let preload = control.compiler.preload_of(plan)?;
     let dir = &build.workdir.path().to_path_buf();
     let begin = || control.host.begin_inspection(dir, OBJECT, &preload);
-    // One that waits has no sanitizer's libraries.
+    // An inspection process that was started beforehand has not loaded a sanitizer's libraries, so it serves only a module
+    // without them.
     let ready = build.inspection.take().filter(|_| preload.is_empty());
     let mut begun = ready.and_then(|mut inspection| inspection.is_there().then_some(Ok(inspection)));
-    // The inspecting process gets ready while the compiler works. Started before the compiler, it would hold the compiler up.
+    // The inspection process starts while the compiler works. Started before the compiler, it would delay the compiler.
     let mut while_compiling = || _ = begun.get_or_insert_with(begin);
     let units = &control.units;
     let warnings = control.compiler.compile(source, plan, &mut build.workdir, OBJECT, units, &mut while_compiling)?;
     let inspection = begun.unwrap_or_else(begin)?;
     if plan.is_object() {
-        // The stored warnings include those of the inspection. A refused object is not kept: it cost no compilation.
+        // The stored warnings include those of the inspection. A refused object is not stored: refusing it again costs no
+        // compilation.
         let inspected = inspection.finish(control.config.inspect_timeout)?;
         let warnings = warnings + &shared_object::unproved(&inspected.unproved);
         control.store.prepare(key, source, &dir.join(OBJECT), &warnings)?.commit()?;
@@ -122,7 +125,7 @@ fn compiled(
     }
     let keep = || control.store.prepare(key, source, &dir.join(OBJECT), &warnings);
     let (kept, inspected) = both(keep, || inspection.finish(control.config.inspect_timeout))?;
-    // A refused object is kept, too: the next attempt is refused without a compilation.
+    // A refused object is stored, too: the next attempt is then refused without a compilation.
     kept?.commit()?;
     Ok((warnings, inspected?.manifest))
 }

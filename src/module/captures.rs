@@ -1,21 +1,21 @@
-//! Captures of route paths: segments `:name`, and groups of the pattern, as a module asks for them by `cweb_param`.
+//! Captures of route paths: segments `:name`, and groups of the pattern, which a module reads with `cweb_param`.
 //!
-//! A segment `:name` is written as the group `([^/]+)` before a pattern is translated, wherever patterns are read. Which bytes
-//! a group matched is found where the module runs, when its handler asks; a shard only finds the route.
+//! Every reader of patterns first rewrites a segment `:name` as the group `([^/]+)`. A shard only finds the route; the
+//! domain finds the bytes that a group matched, when the handler asks for them.
 
 use super::pattern::{GROUPS_MAX, Groups};
 use super::segment_names::written;
 use crate::abi::request::{Captures, Found};
 use std::sync::Arc;
 
-/// What is wrong with the names of `path`, for its author.
+/// The error in the names of `path`, as a text for its author.
 pub(super) fn problem(path: &str) -> Option<String> {
     let groups = written(path);
     let names: Vec<&str> = groups.iter().filter_map(|group| group.name).collect();
     let twice =
         names.iter().enumerate().find(|(at, name)| names.get(..*at).is_some_and(|earlier| earlier.contains(name)));
     if let Some((_, name)) = twice {
-        return Some(format!("the segment :{name} stands there twice; give each a name of its own"));
+        return Some(format!("the segment :{name} stands there twice; give each segment a name of its own"));
     }
     if !names.is_empty() && Groups::compile(path).is_none() {
         return Some(format!(
@@ -40,7 +40,8 @@ impl Captures for RouteGroups {
     }
 }
 
-/// Reads the path of a route, for [`crate::abi::request::set_captures`].
+/// Reads the path of a route, for [`crate::abi::request::set_captures`]. `None`: the path's groups can't be told apart in
+/// one pass.
 #[must_use]
 pub fn of_route(path: &str) -> Option<Arc<dyn Captures>> {
     let groups = Groups::compile(path)?;

@@ -1,8 +1,9 @@
 //! Running the system's C compiler.
 //!
-//! A source decides what the compiler reads (`#include`, `.incbin`) and how long it works, so it runs in a sandbox: it
-//! sees the system's programs, headers and libraries and its scratch directory, with a copy of the SDK in it. Paths in
-//! there are relative, since the user it becomes may not be allowed to reach the directory from the root.
+//! A source decides which files the compiler reads (`#include`, `.incbin`) and how long it works, so the compiler runs in a
+//! sandbox. The sandbox shows the system's programs, headers and libraries, and the scratch directory with a copy of the
+//! SDK. Paths in the scratch directory are relative, since the compiler's user may not be allowed to reach it from the
+//! root.
 
 mod assets;
 mod hints;
@@ -35,14 +36,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-/// Flags before the source, behind the standard of its language; `include/cweb_config.h` documents them for authors.
-/// `-fstack-clash-protection` has a large frame touch each of its pages, so that it can't step over a stack's guard page;
-/// `-fstack-protector-strong` ends a handler that has overwritten its own frame; frame pointers let profilers see callers.
+/// Flags before the source and after the language standard; `include/cweb_config.h` documents them for authors.
+/// `-fstack-clash-protection` makes a large frame touch each of its pages, so that the frame can't skip a stack's guard
+/// page. `-fstack-protector-strong` ends a handler that has overwritten its own frame. Frame pointers let profilers see
+/// callers.
 const FLAGS: [&str; 7] =
     ["-O2", "-g", "-fPIC", "-Wall", "-fstack-clash-protection", "-fstack-protector-strong", "-fno-omit-frame-pointer"];
-/// Flags behind it. `-Bsymbolic` binds what a module defines to itself also where libc has the name (`login`, `send`);
-/// `-z defs` has a function that is nowhere be an error here and not when the module is loaded;
-/// `--wrap` sends calls of exit(3) and others that reach beyond the module to the SDK; `--as-needed` applies to the libraries after it.
+/// Flags after the source. `-Bsymbolic` binds a module's calls to its own definitions, also where libc has the name
+/// (`login`, `send`). `-z defs` reports an undefined function at link time and not at load time. `--wrap` redirects calls
+/// of exit(3) and of others with effects beyond the module to the SDK. `--as-needed` applies to the libraries after it.
 const LINK_FLAGS: [&str; 24] = [
     "-Wl,-Bsymbolic",
     "-Wl,-z,defs",
@@ -70,29 +72,29 @@ const LINK_FLAGS: [&str; 24] = [
     "-lpthread",
 ];
 
-/// What clang, unlike gcc, counts among incompatible pointers: a pointer that loses its `const`.
+/// clang, unlike gcc, counts a pointer that loses its `const` among incompatible pointers; this flag keeps that a warning.
 const CLANG_FLAG: &str = "-Wno-error=incompatible-pointer-types-discards-qualifiers";
 
-/// Diagnostics beyond this are cut.
+/// Limit, in bytes, on a compiler's diagnostics; the rest is cut.
 const OUTPUT_BYTES_MAX: usize = 64 * 1024;
-/// Memory of each compiler process.
+/// Limit, in bytes, on the memory of each compiler process.
 const MEMORY_BYTES_MAX: u64 = 2 * 1024 * 1024 * 1024;
-/// Size of any file the compiler writes.
+/// Limit, in bytes, on each file that the compiler writes.
 const FILE_BYTES_MAX: u64 = 256 * 1024 * 1024;
-/// Processes of all compilers together, about.
+/// Approximate limit on the processes of all compilers together.
 const PROCESSES_MAX: u64 = 512;
-/// Files that a compiler process has open at once.
+/// Limit on the files that a compiler process has open at once.
 const OPEN_FILES_MAX: u64 = 512;
 
-/// What the compiler gets of our environment: the rest is no business of a source, the admin key least of all.
+/// The environment variables that the compiler inherits. A source must not see any other, above all the admin key.
 const ENVIRONMENT: [&str; 7] =
     ["PATH", "CPATH", "C_INCLUDE_PATH", "LIBRARY_PATH", "LD_LIBRARY_PATH", "GCC_EXEC_PREFIX", "COMPILER_PATH"];
 
-/// The compiler as configured, and what identifies its results.
+/// The configured compiler, and the identity of its results.
 #[derive(Debug)]
 pub(super) struct Compiler {
     program: String,
-    /// The compiler of C++ that belongs to it.
+    /// The C++ compiler that belongs to `program`.
     cpp_program: String,
     sdk_dir: PathBuf,
     identity: String,
@@ -100,16 +102,17 @@ pub(super) struct Compiler {
     limit: Duration,
     user: Option<User>,
     libraries: Libraries,
-    /// Most bytes of a ready shared object; `None`: none is taken.
+    /// Limit, in bytes, on a ready shared object; `None`: the server refuses ready shared objects.
     objects_bytes_max: Option<usize>,
 }
 
 impl Compiler {
-    /// `CC` or `cc`, with the SDK in `sdk_dir`; sources may name the libraries that are `allowed`.
+    /// The compiler `CC` or `cc`, with the SDK in `sdk_dir`. Sources may name the libraries in `allowed`.
     pub(super) fn new(sdk_dir: PathBuf, limit: Duration, allowed: Allowed) -> Self {
         let named = |variable| std::env::var(variable).ok().filter(|program| !program.is_empty());
         let program = named("CC").unwrap_or_else(|| "cc".to_owned());
-        // A compiler that can't be asked now has no cached results to mix up with another's.
+        // A compiler that does not report its version now has no cached results that could be mixed up with another
+        // compiler's.
         let mut version = Command::new(&program);
         version.arg("--version").stdin(Stdio::null()).stderr(Stdio::null());
         let version = net::keep_descriptors_from(&mut version).output();
@@ -121,7 +124,7 @@ impl Compiler {
         Self { program, cpp_program, sdk_dir, identity, is_clang, limit, user, libraries, objects_bytes_max: None }
     }
 
-    /// The same, which takes ready shared objects of at most `bytes_max`.
+    /// Also takes ready shared objects of at most `bytes_max` bytes; `None` refuses them.
     pub(super) fn with_objects(self, bytes_max: Option<usize>) -> Self {
         Self { objects_bytes_max: bytes_max, ..self }
     }
@@ -133,7 +136,7 @@ impl Compiler {
         }
     }
 
-    /// Reads `source`, which came with `fields`, and finds the libraries that it names.
+    /// Reads `source`, which came with `fields`, and finds the libraries that the source names.
     ///
     /// # Errors
     /// A pragma, a flag or a library is wrong, not allowed or not installed.
@@ -143,7 +146,7 @@ impl Compiler {
         self.plan_with(source, fields, &instruments)
     }
 
-    /// The same, of a module with `instruments`.
+    /// Like [`Compiler::plan`], for a module with `instruments`.
     ///
     /// # Errors
     /// As [`Compiler::plan`].
@@ -164,7 +167,7 @@ impl Compiler {
         Plan::new(source, fields, &self.libraries, Path::new(&self.program), instruments)
     }
 
-    /// The libraries that a process needs which has a look at a module of `plan`.
+    /// The libraries that must be preloaded into a process that inspects a module of `plan`.
     ///
     /// # Errors
     /// A sanitizer is not installed.
@@ -175,16 +178,16 @@ impl Compiler {
         instruments::address_libraries().map_err(DeployError::Compile)
     }
 
-    /// The libraries that a process of modules with `instruments` must have from its start.
+    /// The libraries that must be preloaded into a process that runs modules with `instruments`.
     ///
     /// # Errors
-    /// For people: one is not installed.
+    /// A library is not installed; the text names it.
     pub(super) fn preload(&self, instruments: &Instruments) -> Result<Vec<PathBuf>, String> {
         instruments.preload(Path::new(&self.program), self.is_clang)
     }
 
-    /// Names the result of compiling what `plan` read: the same key, the same shared object. Everything that any of its
-    /// dialects brings is part of the name, since which one it becomes is not known yet.
+    /// Names the result of compiling the sources of `plan`: the same key means the same shared object. The key covers the
+    /// recipes of all its dialects, since the compilation decides later which dialect applies.
     pub(super) fn key(&self, source: &Source, plan: &Plan) -> String {
         let mut hasher = self.hasher(plan);
         for recipe in plan.reading().recipes().unwrap_or_default() {
@@ -193,7 +196,7 @@ impl Compiler {
         }
         hasher.update(plan.fields().text().as_bytes());
         hasher.update([0]);
-        // The object has it in its debug information: one source under two names is two objects.
+        // The object's debug information contains the name: one source under two names gives two objects.
         if let Some(name) = &plan.fields().source_name {
             hasher.update(format!("file:{name}\0"));
         }
@@ -202,11 +205,11 @@ impl Compiler {
         sdk::hex(&hasher.finalize())
     }
 
-    /// A hash of what every compilation depends on.
+    /// A hasher that holds the inputs of every compilation: compiler, flags and SDK.
     fn hasher(&self, plan: &Plan) -> Sha256 {
         let mut hasher = Sha256::new();
         if plan.is_object() {
-            // No compiler makes a ready object; the version of its interface decides whether it fits.
+            // A ready object involves no compiler; the version of its interface decides whether it fits.
             hasher.update(sdk::hash());
             return hasher;
         }
@@ -221,12 +224,12 @@ impl Compiler {
         hasher
     }
 
-    /// Compiles `source` to the file `target` within `workdir`: a project unit by unit, of which
-    /// `cache` may have some, and a file as the likely dialect or else as the other one. Calls `begun` once a compiler works, so that
-    /// the caller can get ready for the result meanwhile. Returns the compiler's warnings.
+    /// Compiles `source` to the file `target` within `workdir`. A project is compiled unit by unit, and units in `cache`
+    /// are reused. A single file is compiled as the likely dialect, or else as the other one. Calls `begun` once a compiler
+    /// works, so that the caller can prepare the inspection meanwhile. Returns the compiler's warnings.
     ///
     /// # Errors
-    /// The source does not compile as any dialect: the messages are of the likely one. Or the compiler could not be run.
+    /// The source compiles as no dialect (the messages are those of the likely one), or the compiler could not be run.
     pub(super) fn compile(
         &self,
         source: &Source,
@@ -236,7 +239,7 @@ impl Compiler {
         cache: &UnitCache,
         begun: &mut dyn FnMut(),
     ) -> Result<String, DeployError> {
-        // One limit for all attempts and units: an author waits once.
+        // One limit covers all attempts and units.
         let deadline = Instant::now() + self.limit;
         let source = match source {
             Source::Project(project) => return self.project(project, plan, (workdir, target), cache, deadline, begun),
@@ -259,7 +262,7 @@ impl Compiler {
         Err(DeployError::Compile(hints::with_hints(messages::refusal(reading, source, &refusals))))
     }
 
-    /// Writes a ready shared object to the file `path`, as if the compiler had made it.
+    /// Writes a ready shared object to the file `path`, in place of a compilation.
     fn place(&self, object: &[u8], plan: &Plan, path: &Path) -> Result<String, DeployError> {
         // The inspection opens the file as the compiler's user.
         path.parent().map_or(Ok(()), |dir| self.hand_over(dir))?;
@@ -280,7 +283,7 @@ impl Compiler {
         let dir = workdir.path().to_path_buf();
         let (name, language) = (plan.reading().file(), plan.reading().language());
         let file = dir.join(name);
-        // Anew, and not through a link that the run before might have left.
+        // The file is created anew: an earlier run might have left a link with this name.
         match fs::remove_file(&file) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
             _ => fs::write(&file, [source, recipe.epilogue.as_bytes(), plan.epilogue().as_bytes()].concat())?,
@@ -303,13 +306,12 @@ impl Compiler {
         held.let_go().ok_or_else(|| DeployError::Internal("the compiler has run before".to_owned()))
     }
 
-    /// Starts the compiler.
     fn spawn(&self, mut command: Command, language: Language) -> Result<Child, DeployError> {
         let not_started = |error| self.not_started(language, error);
         net::keep_descriptors_from(&mut command).spawn().map_err(not_started)
     }
 
-    /// Waits for a running compiler, and returns its output.
+    /// Waits for a running compiler and returns its output.
     fn outcome(&self, child: Child, language: Language, deadline: Instant) -> Result<String, DeployError> {
         let not_started = |error| self.not_started(language, error);
         let (status, output) = self.finish(child, deadline)?;
@@ -330,8 +332,9 @@ impl Compiler {
         DeployError::NoCompiler { compiler: self.program_of(language).to_owned(), error, language: name, package }
     }
 
-    /// The compiler in its sandbox, up to the name of the source; `sdk` lies in the directory that it starts in. Without a
-    /// recipe it is to link. `begin` is [`program::command`], or [`program::held_command`] for one that is to wait.
+    /// The compiler in its sandbox, with all arguments before the name of the source; `sdk` lies in its working directory.
+    /// Without a recipe the command is for linking. `begin` is [`program::command`], or [`program::held_command`] for a
+    /// process that waits in its sandbox.
     fn command(
         &self,
         sdk: &Path,
@@ -346,17 +349,17 @@ impl Compiler {
         let cflags = cflags
             .iter()
             .filter(|flag| super::flags::is_for_cpp(flag).is_none_or(|for_cpp| for_cpp == (language == Language::Cpp)));
-        // What gcc alone knows.
+        // clang does not know this flag.
         let is_known = |flag: &&String| !self.is_clang || *flag != "-fno-gnu-unique";
         command
             .arg(language.standard())
             .args(FLAGS)
-            // Before those of the recipe: what the server has be an error stays one.
+            // The author's flags precede those of the recipe, so that an error that the server demands stays an error.
             .args(cflags.clone())
-            // A strict standard hides what the server's headers need of POSIX.
+            // A strict standard hides POSIX declarations that the server's headers need.
             .args(cflags.clone().any(|flag| flag.starts_with("-std=c")).then_some("-D_DEFAULT_SOURCE"))
             .args(recipe.iter().flat_map(|recipe| &recipe.flags).filter(is_known))
-            // It needs optimisation, and warns without; a sanitizer checks more.
+            // `_FORTIFY_SOURCE` needs optimisation and warns without it; a sanitizer checks more.
             .args(
                 cflags
                     .clone()
@@ -366,18 +369,17 @@ impl Compiler {
             .args((self.is_clang && language == Language::C).then_some(CLANG_FLAG))
             .args(recipe.iter().flat_map(|recipe| recipe.include).map(|dir| format!("-I{name}/{dir}")))
             .arg(format!("-I{name}"))
-            // Debuggers find the headers after the scratch directory is gone.
+            // Debuggers find the headers after the scratch directory is removed.
             .arg(format!("-fdebug-prefix-map={name}={}", self.sdk_dir.display()));
         settle(&mut command);
         Ok(command)
     }
 
-    /// The file of the compiler of `language`.
     fn program(&self, language: Language) -> Result<PathBuf, DeployError> {
         find(self.program_of(language)).map_err(|error| self.not_started(language, error))
     }
 
-    /// What the compiler `program` may do.
+    /// The sandbox policy of the compiler `program`.
     fn policy(&self, program: &Path) -> Policy {
         Policy {
             read: sandbox::compiler_inputs(),
@@ -390,7 +392,7 @@ impl Compiler {
             traces_itself: false,
             starts_workers: false,
             memory_bytes_max: Some(MEMORY_BYTES_MAX),
-            // A process that is not stopped by its group's time is by its own.
+            // The CPU limit ends a process that survives the end of its group at the deadline.
             cpu_seconds_max: Some(self.limit.as_secs() + 1),
             file_bytes_max: Some(FILE_BYTES_MAX),
             processes_max: sandbox::processes_with(PROCESSES_MAX),
@@ -402,19 +404,19 @@ impl Compiler {
         }
     }
 
-    /// Makes the compiler's user the owner of the scratch directory and what is in it.
+    /// Makes the compiler's user the owner of the scratch directory and its content.
     fn hand_over(&self, dir: &Path) -> io::Result<()> {
         let Some(User { uid, gid }) = self.user else { return Ok(()) };
         chown(dir, Some(uid), Some(gid))?;
         let sdk = sdk::dir_in(dir);
-        // The SDK is written once, and handed over at once.
+        // The SDK is written once and changes its owner as a whole.
         let is_done = fs::symlink_metadata(&sdk).is_ok_and(|found| found.is_dir() && found.uid() == uid);
         let mut dirs = vec![dir.to_path_buf()];
         while let Some(dir) = dirs.pop() {
             for entry in fs::read_dir(&dir)? {
                 let entry = entry?;
                 lchown(entry.path(), Some(uid), Some(gid))?;
-                // Not a link's: `file_type` follows none.
+                // `file_type` does not follow links, so no link's target changes its owner.
                 if entry.file_type()?.is_dir() && !(is_done && entry.path() == sdk) {
                     dirs.push(entry.path());
                 }
@@ -423,22 +425,27 @@ impl Compiler {
         Ok(())
     }
 
-    /// Makes the result ours: from now on it is a file that we run, and only read.
+    /// Makes the result the server's own. From now on the server and the domains read and run it, and the compiler can't
+    /// change it.
     fn take_back(&self, path: &Path) -> io::Result<()> {
         let file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;
         let found = file.metadata()?;
-        // A link would have us load, and give away, what the compiler itself could not touch.
+        // Behind a link the server would load, and give away, a file that the compiler itself could not read.
         if !found.is_file() || found.nlink() != 1 {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "the compiler's result is no file of its own"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the compiler's result is not a regular file with exactly one link",
+            ));
         }
         if self.user.is_some() {
             fchown(&file, Some(geteuid().as_raw()), Some(getegid().as_raw()))?;
         }
-        // The directory is closed to others; whoever inspects the file opens it by a descriptor, as another user.
+        // The directory is closed to others; the inspecting process gets a descriptor of the file and opens it as another
+        // user.
         file.set_permissions(Permissions::from_mode(0o644))
     }
 
-    /// Waits for the compiler within the limit, ends whatever it leaves, and collects what it says.
+    /// Waits for the compiler within the limit, ends the processes that it leaves, and collects its output.
     fn finish(&self, mut child: Child, deadline: Instant) -> Result<(ExitStatus, Vec<u8>), DeployError> {
         let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         let (sender, receiver) = channel::bounded(1);
@@ -451,8 +458,8 @@ impl Compiler {
             Err(_) => None,
         };
         if let Some(group) = group {
-            // The child is not reaped yet, so its number, which is its group's, can't name another. The sandbox lets
-            // no process leave the group.
+            // The child is not reaped yet, so its process id, which is also its group's, can't belong to another process.
+            // The sandbox lets no process leave the group.
             let _ = kill_process_group(group, Signal::KILL);
         }
         let status = child.wait()?;
@@ -460,7 +467,7 @@ impl Compiler {
     }
 }
 
-/// What every compiler begins with: environment, standard streams, and a process group of its own.
+/// Sets what all compilers have in common: environment, standard streams and a process group of their own.
 fn settle(command: &mut Command) -> &mut Command {
     command
         .env_clear()
@@ -473,7 +480,7 @@ fn settle(command: &mut Command) -> &mut Command {
         .process_group(0)
 }
 
-/// Waits for the end of a child that has closed its output, and leaves it to be reaped.
+/// Waits for the end of a child that has closed its output, but does not reap the child.
 fn ends_before(child: Option<Pid>, deadline: Instant) -> bool {
     let Some(child) = child else { return true };
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
@@ -486,7 +493,8 @@ fn ends_before(child: Option<Pid>, deadline: Instant) -> bool {
     true
 }
 
-/// The file that `program` names, by `PATH` unless it is a path itself: the sandbox has to know where it lies.
+/// Returns the file of `program`, looked up in `PATH` unless `program` is a path. The sandbox must know the file's
+/// directory.
 fn find(program: &str) -> io::Result<PathBuf> {
     if program.contains('/') {
         return std::path::absolute(program);
@@ -499,7 +507,7 @@ fn find(program: &str) -> io::Result<PathBuf> {
     found.ok_or_else(|| io::Error::from_raw_os_error(libc::ENOENT))
 }
 
-/// Reads to the end, keeps the beginning.
+/// Reads to the end, and keeps at most [`OUTPUT_BYTES_MAX`] bytes.
 fn read_capped(mut pipe: impl Read) -> Vec<u8> {
     let mut kept = Vec::new();
     let mut chunk = [0; 8 * 1024];

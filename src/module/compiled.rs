@@ -1,4 +1,4 @@
-//! A source that has been compiled, on its way to be installed.
+//! A compiled source that is about to be installed.
 
 use super::deploy::SourceFields;
 use super::libraries::Library;
@@ -8,37 +8,36 @@ use super::versions::Version;
 use crate::jobs::store::ScheduleSpec;
 use std::collections::BTreeMap;
 
-/// A source that has been compiled.
 pub(super) struct Compiled<'a> {
     /// SHA-256 of the source.
     pub(super) hash: &'a str,
     /// Key of the compilation.
     pub(super) key: &'a str,
-    /// What came with the source and made a difference.
+    /// The fields that came with the source and made a difference.
     pub(super) fields: &'a SourceFields,
-    /// The domain it is to run in; `None`: where the module is.
+    /// The target domain; `None`: the module's present domain.
     pub(super) domain: Option<&'a str>,
     pub(super) warnings: String,
-    /// Whether the module store is to hear of it.
+    /// Whether the module is written to the module store.
     pub(super) persist: bool,
-    /// When the module came, if that is known of a module that is not served yet. Milliseconds since 1970.
+    /// When the module was first deployed, in milliseconds since 1970, if that is known of a module that is not served yet.
     pub(super) since_ms: Option<u64>,
-    /// The version it is again; `None`: a new one.
+    /// The earlier version that is deployed again; `None`: this is a new version.
     pub(super) version: Option<Version>,
-    /// What a new version is about.
+    /// The description of a new version.
     pub(super) message: &'a str,
-    /// Who deploys a new version.
+    /// The client that deploys a new version.
     pub(super) by: &'a str,
-    /// Whether it may replace another key's.
+    /// Whether the deployment may replace a module of another key.
     pub(super) take_over: bool,
-    /// The modules that it may be.
+    /// The modules that the deploying key may deploy.
     pub(super) reach: Reach,
-    /// Who vouches for a new version.
+    /// The signature of a new version.
     pub(super) signature: Option<Signature>,
-    /// The libraries that its sources name.
+    /// The libraries that the sources name.
     pub(super) libraries: Vec<Library>,
-    /// Settings that it has unless others are set.
+    /// Default settings, which apply where no other value is set.
     pub(super) defaults: BTreeMap<String, String>,
-    /// The schedules that it declares.
+    /// The schedules that the module declares.
     pub(super) schedules: Vec<ScheduleSpec>,
 }

@@ -1,4 +1,4 @@
-//! The control plane: the one writer of the module table.
+//! The control plane, the only writer of the module table.
 
 use super::compile::{Compiler, UnitCache};
 pub use super::control_state::{ControlConfig, Needed};
@@ -27,12 +27,12 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// How long all modules together are waited for at the end that something still holds.
+/// At shutdown: how long the control plane waits, for all modules together, until their last references are released.
 const LET_GO_WAIT: Duration = Duration::from_millis(200);
-/// How long the others wait at the end for the `unload` of one module.
+/// At shutdown: how long the control plane waits for one module's `unload` before it goes on with the others.
 const UNLOAD_TURN: Duration = Duration::from_millis(500);
 
-/// Handle to the control plane; clones are the same one.
+/// Handle to the control plane; clones refer to the same control plane.
 #[derive(Clone)]
 pub struct Control {
     control: Arc<ControlState>,
@@ -102,7 +102,7 @@ impl Control {
         lock(&self.control.state).subscribers.push(changed);
     }
 
-    /// Keeps the versions on disk that `needed` names, besides the served ones. Only the first call counts.
+    /// Keeps the versions on disk that `needed` returns, besides the served ones. Calls after the first have no effect.
     pub fn keep_versions(&self, needed: Needed) {
         let _ = self.control.needed.set(needed);
     }
@@ -135,7 +135,7 @@ impl Control {
         state.entries.iter().find(|entry| entry.manifest.name == name).map(|entry| entry.domain.clone())
     }
 
-    /// Has the module `name`, if it is within `reach`, served again as `again` says; `reply` gets the outcome.
+    /// Serves the module `name` again as `again` says, if `name` is within `reach`; `reply` gets the outcome.
     pub fn again(&self, name: String, again: Again, reach: Reach, reply: DeployReply) {
         let ticket = self.control.tickets.fetch_add(1, Ordering::Relaxed);
         self.submit(DeployTask::Again { ticket, name, again, reach, reply });
@@ -163,7 +163,7 @@ impl Control {
     }
 
     /// Loads the modules that were deployed before the last stop, in the order of their deployment, until
-    /// [`Control::refuse`]. One that can't be loaded is reported and skipped.
+    /// [`Control::refuse`]. A module that can't be loaded is logged and skipped.
     pub fn load_persisted(&self) {
         let records = match self.control.store.records() {
             Ok(records) => records,
@@ -187,7 +187,7 @@ impl Control {
             let ticket = self.control.tickets.fetch_add(1, Ordering::Relaxed);
             match pipeline::reload(&self.control, ticket, &record) {
                 Ok(()) => tracing::info!("module {} is loaded ({})", record.name, short(&record.hash)),
-                // It may well be the stop that it failed of.
+                // The stop itself may have caused the failure.
                 Err(_) if self.control.is_stopping() => return,
                 Err(error) => tracing::error!("module {} is skipped: {error}", record.name),
             }
@@ -199,9 +199,9 @@ impl Control {
         self.control.stopping.store(true, Ordering::Release);
     }
 
-    /// Refuses further deployments, waits for those that run, and unloads every module. No request may be running any
-    /// more; generations that something still holds are left to the end of the process. All of this may take as long as
-    /// module code does: see [`Control::abandon`].
+    /// Refuses further deployments, waits for running deployments, and unloads every module. The caller must have ended all
+    /// requests; generations with remaining references stay loaded until the process ends. Module code may make this call
+    /// take arbitrarily long: see [`Control::abandon`].
     pub fn shutdown(&self) {
         self.refuse();
         let threads = std::mem::take(&mut *lock(&self.threads));
@@ -215,14 +215,14 @@ impl Control {
         unload_all(&self.control);
     }
 
-    /// [`Control::shutdown`], on another thread, is not waited for any more: no further module is unloaded. Returns those that
-    /// are left; `None`: deployments still run.
+    /// Tells a [`Control::shutdown`] on another thread to unload no further module, because the caller stops waiting for
+    /// it. Returns the names of the modules that are still loaded; `None`: deployments still run.
     pub fn abandon(&self) -> Option<Vec<String>> {
         self.control.abandoned.store(true, Ordering::Release);
         lock(&self.control.unloading).clone()
     }
 
-    /// Forgets the modules that were deployed.
+    /// Removes all modules and their settings from the store.
     pub fn purge(&self) {
         if let Err(error) = self.control.store.purge().and_then(|()| self.control.settings.purge()) {
             tracing::error!("the modules could not be purged: {error}");
@@ -230,17 +230,18 @@ impl Control {
     }
 }
 
-/// Does one piece of work, and answers it.
+/// Runs one task and sends its outcome.
 fn work(control: &ControlState, job: DeployTask) {
     if control.is_stopping() {
         return job.fail(DeployError::ShuttingDown);
     }
     match job {
         DeployTask::Deploy { ticket, posted, options, reply } => {
-            // A panic here is a bug, but it must not cost the client its answer or the server a thread.
+            // A panic here is a bug, but the client must get its answer and the server must keep the thread.
             let run = std::panic::AssertUnwindSafe(|| pipeline::deploy(control, ticket, posted, &options));
-            let result = std::panic::catch_unwind(run)
-                .unwrap_or_else(|_| Err(DeployError::Internal("a panic; please report it".to_owned())));
+            let result = std::panic::catch_unwind(run).unwrap_or_else(|_| {
+                Err(DeployError::Internal("the deployment panicked; please report this bug".to_owned()))
+            });
             record::log_outcome(&result);
             reply(result);
             let needed = control.needed.get().map(|needed| needed()).unwrap_or_default();
@@ -263,8 +264,8 @@ fn work(control: &ControlState, job: DeployTask) {
     }
 }
 
-/// Unloads every module, in the order of their deployment: the hooks have run when this returns. One that takes its time
-/// does not keep the others from theirs.
+/// Unloads every module, in the order of deployment: when this function returns, the hooks have run. A slow hook does not
+/// keep the other modules from theirs.
 fn unload_all(control: &Arc<ControlState>) {
     let entries = std::mem::take(&mut control.state().entries);
     let due = entries.iter().filter(|entry| entry.manifest.has_unload && entry.serving.is_some());
@@ -272,7 +273,7 @@ fn unload_all(control: &Arc<ControlState>) {
     let state = control.state();
     let _ = control.publish(&state);
     drop(state);
-    // Requests are over; what still holds a module after this is on its way to let go, or never will.
+    // Requests have ended. A remaining reference is about to be released, or never will be.
     let let_go_by = Instant::now() + LET_GO_WAIT;
     let mut running = Vec::new();
     for mut entry in entries {
@@ -280,7 +281,7 @@ fn unload_all(control: &Arc<ControlState>) {
         let generation = Arc::clone(serving.generation());
         drop(serving);
         if control.is_abandoned() {
-            // The reaper is not to unload it either.
+            // The reaper must not unload it either.
             std::mem::forget(generation);
             continue;
         }
@@ -295,7 +296,8 @@ fn unload_all(control: &Arc<ControlState>) {
     }
 }
 
-/// Runs `unload` of a generation, and waits for it a moment. Returns what tells its end if that has not come.
+/// Runs `unload` of a generation and waits for it at most [`UNLOAD_TURN`]. Returns the channel that reports the end, if
+/// `unload` still runs.
 fn unload(control: &Arc<ControlState>, generation: Arc<Generation>) -> Option<Receiver<()>> {
     let (done, ended) = channel::bounded(1);
     let control = Arc::clone(control);
@@ -311,7 +313,7 @@ fn unload(control: &Arc<ControlState>, generation: Arc<Generation>) -> Option<Re
         let _ = done.send(());
     };
     if let Err(error) = std::thread::Builder::new().name("unload".to_owned()).spawn(run) {
-        tracing::error!("a module is not unloaded: {error}");
+        tracing::error!("a module is not unloaded, because no thread can be started: {error}");
         return None;
     }
     (ended.recv_timeout(UNLOAD_TURN) == Err(channel::RecvTimeoutError::Timeout)).then_some(ended)

@@ -29,36 +29,36 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-/// What the control plane needs to know.
+/// The settings of the control plane.
 #[derive(Debug, Clone)]
 pub struct ControlConfig {
     /// Directory of the persisted modules.
     pub module_dir: PathBuf,
-    /// Longest run of the compiler.
+    /// Limit on a run of the compiler.
     pub compile_timeout: Duration,
-    /// Longest run of a module's constructors in the inspection process.
+    /// Limit on a run of a module's constructors in the inspection process.
     pub inspect_timeout: Duration,
-    /// Longest wait for running requests when a swap has to run `unload` before `onload`.
+    /// Limit on the wait for running requests, when a swap must run `unload` before `onload`.
     pub swap_timeout: Duration,
-    /// What routes may give themselves.
+    /// Limits on the limits that routes may set for themselves.
     pub route_limits: RouteLimits,
-    /// Which directories modules may have served.
+    /// The directories that modules may serve.
     pub mounts: MountDirs,
-    /// Libraries that sources may name.
+    /// The libraries that sources may name.
     pub allow_lib: Allowed,
-    /// Whether ready shared objects are served.
+    /// Whether the server takes ready shared objects.
     pub allow_binary: bool,
     /// Limits of a project of several files.
     pub project_limits: ProjectLimits,
-    /// Versions of each module that are kept.
+    /// How many versions of each module the store keeps.
     pub versions_kept: usize,
-    /// The file of those whose signatures are asked for; `None`: sources need no signature.
+    /// The file of the trusted signers; `None`: sources need no signature.
     pub trusted_signers: Option<PathBuf>,
-    /// Whether modules may create jobs of modules of other domains.
+    /// Whether modules may create jobs of modules in other domains.
     pub jobs_of_all: bool,
-    /// Deployments that may wait.
+    /// Limit on waiting deployments.
     pub queue_max: usize,
-    /// Deployments worked on at once.
+    /// Number of deployments that run at once.
     pub workers: usize,
 }
 
@@ -90,48 +90,49 @@ impl Default for ControlConfig {
 /// Hashes of module versions that must stay on disk.
 pub type Needed = Box<dyn Fn() -> HashSet<String> + Send + Sync>;
 
-/// A module as the control plane has it.
+/// A module in the control plane.
 pub(super) struct Entry {
     pub(super) manifest: Arc<Manifest>,
     pub(super) hash: String,
-    /// The name of the source's file, which reports show.
+    /// The name of the source's file, for crash reports.
     pub(super) source_name: Option<String>,
-    /// The domain it was deployed into; it is in the default one if its host has no others.
+    /// The domain that the module was deployed into. If the host has no such domain, the module runs in the default domain.
     pub(super) domain: String,
     pub(super) warnings: String,
-    /// The deployment that made it; a later one has a larger ticket.
+    /// The ticket of the deployment; a later deployment has a larger ticket.
     pub(super) ticket: u64,
-    /// The number of its version.
+    /// The number of the module's version.
     pub(super) version: u64,
-    /// The libraries that its sources name.
+    /// The libraries that the sources name.
     pub(super) libraries: Vec<Library>,
-    /// Settings that it has unless others are set.
+    /// Default settings, which apply where no other value is set.
     pub(super) defaults: BTreeMap<String, String>,
-    /// The schedules that it declares.
+    /// The schedules that the module declares.
     pub(super) schedules: Vec<ScheduleSpec>,
-    /// When the module came, whatever its version is now: the order of the modules. Milliseconds since 1970.
+    /// When the module was first deployed, in milliseconds since 1970, whatever its version. Modules are ordered by this
+    /// time.
     pub(super) since_ms: u64,
-    /// What is published of it while it is being swapped: its WebSocket paths that the next version has no more are gone, so
-    /// that their sockets end with the handlers they have had, before its `unload`.
+    /// The manifest published during a swap. WebSocket paths that the next version lacks are already gone from it, so that
+    /// their sockets end with the old handlers, before the old `unload`.
     pub(super) interim: Option<Arc<Manifest>>,
-    /// `None` while it is being swapped.
+    /// `None` during a swap.
     pub(super) serving: Option<Arc<Serving>>,
-    /// Disconnected when no request uses it any more.
+    /// Disconnected once no request uses the module any more.
     pub(super) released: Receiver<()>,
 }
 
 impl Entry {
-    /// Whether it serves requests: it is not being swapped, and not in quarantine.
+    /// Whether the module serves requests: no swap is in progress, and the module is not in quarantine.
     pub(super) fn is_running(&self) -> bool {
         let instance = self.serving.as_ref().map(|serving| serving.generation().instance());
         instance.is_some_and(|instance| instance.quarantine().is_none())
     }
 }
 
-/// What a short lock guards.
+/// State behind the lock of [`ControlState::state`], which is held briefly.
 #[derive(Default)]
 pub(super) struct TableState {
-    /// The first deployed first.
+    /// In the order of deployment.
     pub(super) entries: Vec<Entry>,
     /// Manifests of deployments between their conflict check and their publication.
     pub(super) reserved: Vec<(u64, Arc<Manifest>)>,
@@ -139,7 +140,6 @@ pub(super) struct TableState {
     pub(super) names: HashMap<String, Arc<Mutex<()>>>,
 }
 
-/// What the control plane's threads share.
 pub(super) struct ControlState {
     pub(super) config: ControlConfig,
     pub(super) host: Arc<dyn Host>,
@@ -152,17 +152,17 @@ pub(super) struct ControlState {
     pub(super) table: Arc<ArcSwap<Table>>,
     pub(super) state: Mutex<TableState>,
     pub(super) known: Mutex<GenerationIndex>,
-    /// The patterns of the last tables, compiled.
+    /// The compiled patterns of the last tables.
     pub(super) patterns: Mutex<matcher::Cache>,
     pub(super) needed: OnceLock<Needed>,
     pub(super) reaper: Sender<Retired>,
     pub(super) generations: AtomicU64,
     pub(super) tickets: AtomicU64,
-    /// No deployment begins any more.
+    /// Whether new deployments are refused.
     pub(super) stopping: AtomicBool,
-    /// The modules whose `unload` is still due, once it is their turn.
+    /// The modules whose `unload` has not run yet; `None` before the unloading begins.
     pub(super) unloading: Mutex<Option<Vec<String>>>,
-    /// They are not waited for any more.
+    /// Whether the caller of the shutdown has stopped waiting for unloads.
     pub(super) abandoned: AtomicBool,
 }
 
@@ -170,12 +170,12 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Rights on a loaded object: its domain gets it from its host.
+/// The permissions of a loaded object: only the server's user. The host hands the file to the domain.
 fn owner_only() -> std::fs::Permissions {
     std::os::unix::fs::PermissionsExt::from_mode(0o600)
 }
 
-/// The beginning of a hash, for people.
+/// The first 12 digits of a hash, for messages.
 pub(super) fn short(hash: &str) -> &str {
     hash.get(..12).unwrap_or(hash)
 }
@@ -189,12 +189,12 @@ impl ControlState {
         lock(&self.known)
     }
 
-    /// The number of a deployment that begins now.
+    /// Takes the next ticket.
     pub(super) fn ticket(&self) -> u64 {
         self.tickets.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// The lock that puts deployments of one name in order.
+    /// The lock that orders deployments of one name.
     pub(super) fn name_lock(&self, name: &str) -> Arc<Mutex<()>> {
         Arc::clone(self.state().names.entry(name.to_owned()).or_default())
     }
@@ -203,17 +203,17 @@ impl ControlState {
         self.stopping.load(Ordering::Acquire)
     }
 
-    /// Whether what still runs is not to change anything any more.
+    /// Whether tasks that still run must not change anything any more.
     pub(super) fn is_abandoned(&self) -> bool {
         self.abandoned.load(Ordering::Acquire)
     }
 
-    /// Where a module of the domain `domain` runs: there, or in the default one if its host has no such domain.
+    /// The domain in which a module of `domain` runs: `domain`, or the default domain if the host has no such domain.
     pub(super) fn place<'a>(&self, domain: &'a str) -> &'a str {
         if self.host.check_domain(domain).is_ok() { domain } else { DEFAULT_DOMAIN }
     }
 
-    /// Makes a generation by loading a module.
+    /// Loads a module as a new generation.
     pub(super) fn generation(
         &self,
         hash: &str,
@@ -222,7 +222,7 @@ impl ControlState {
         settings: &Settings,
     ) -> Result<Arc<Generation>, DeployError> {
         let id = self.generations.fetch_add(1, Ordering::Relaxed);
-        // A file of its own for each generation: the loader gives two loads of one file the same image.
+        // Each generation gets a file of its own: the dynamic loader would map two loads of one file to the same image.
         let place = self.store.run_dir().join(self.place(domain));
         std::fs::create_dir_all(&place).map_err(at(&place))?;
         let run = place.join(format!("{}-{id}.so", std::process::id()));
@@ -241,7 +241,7 @@ impl ControlState {
         Ok(generation)
     }
 
-    /// Publishes what `state` says, and tells who wants to know.
+    /// Publishes the table of `state` and calls the subscribers.
     pub(super) fn publish(&self, state: &TableState) -> Result<(), DeployError> {
         let modules = state
             .entries
@@ -269,7 +269,7 @@ impl ControlState {
         entry.map(|entry| entry.defaults.clone()).unwrap_or_default()
     }
 
-    /// What the code of the module `name` finds as its settings.
+    /// The settings that the code of the module `name` reads.
     pub(super) fn settings_of(&self, name: &str, defaults: &BTreeMap<String, String>) -> Result<Settings, DeployError> {
         Ok(self.settings.of(name)?.over(defaults))
     }
@@ -280,9 +280,10 @@ impl ControlState {
         let served = state.entries.iter().map(|entry| &*entry.manifest);
         let coming = state.reserved.iter().map(|(_, manifest)| &**manifest);
         verify::conflict(manifest, served, coming).map_err(DeployError::Conflict)?;
-        // All patterns together have a size limit too: what would exceed it is refused here, before anything changes.
+        // All patterns together have a size limit, too: a module that would exceed the limit is refused here, before
+        // anything changes.
         let others = state.entries.iter().map(|entry| (&entry.manifest, self.place(&entry.domain)));
-        // Where those that are on their way will be is not known here: they count for the domain of this one.
+        // The domains of reserved manifests are not known here, so their patterns count for this module's domain.
         let others = others.chain(state.reserved.iter().map(|(_, manifest)| (manifest, domain)));
         let all = others.filter(|(other, _)| other.name != manifest.name).chain([(manifest, self.place(domain))]);
         let all = all.map(|(of, domain)| Published::new(Arc::clone(of), String::new(), domain.to_owned(), None));
@@ -292,7 +293,7 @@ impl ControlState {
         Ok(())
     }
 
-    /// Takes a reservation back.
+    /// Releases the reservation of `ticket`.
     pub(super) fn release(&self, ticket: u64) {
         self.state().reserved.retain(|(reserved, _)| *reserved != ticket);
     }

@@ -1,4 +1,4 @@
-//! What a deployment asks for and what comes of it.
+//! The input and the outcome of a deployment.
 
 use super::reach::Reach;
 use super::verify::Refusal;
@@ -9,16 +9,16 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A library of a module, as people are told of it.
+/// A library that a module links, as shown to users.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Library {
-    /// Its name, as the source has it.
+    /// The library's name in the source.
     pub name: String,
-    /// Its version by pkg-config, or else that in its file's name; empty if neither tells.
+    /// The version that pkg-config reports, or else the version in the file's name; empty if there is neither.
     pub version: String,
-    /// The real file.
+    /// The path of the file, with links resolved.
     pub file: String,
-    /// Size and time of the file: another file has others.
+    /// The file's size and time, which change with the file.
     pub identity: String,
 }
 
@@ -27,61 +27,61 @@ pub type DeployReply = Box<dyn FnOnce(Result<Deployed, DeployError>) + Send>;
 /// Takes the outcome of a removal or a restart, on a thread of the control plane.
 pub type RemoveReply = Box<dyn FnOnce(Result<(), DeployError>) + Send>;
 
-/// Who deploys, where no key is needed: no key can be called that.
+/// The name of the deploying client where no key is needed. No key can have this name.
 pub const LOOPBACK: &str = "loopback";
 
 /// Options of one deployment.
 #[derive(Debug, Clone, Default)]
 pub struct DeployOptions {
-    /// The domain the module is to run in. `None`: the one it is in, or [`DEFAULT_DOMAIN`](crate::domain::DEFAULT_DOMAIN)
-    /// if it is new.
+    /// The target domain. `None`: the module's present domain, or [`DEFAULT_DOMAIN`](crate::domain::DEFAULT_DOMAIN) for a
+    /// new module.
     pub domain: Option<String>,
-    /// What came with the source.
+    /// The fields that came with the source.
     pub fields: SourceFields,
-    /// What the version is about, in the words of its author.
+    /// The author's description of the version.
     pub message: Option<String>,
-    /// Who deploys: the name of a key, or where from.
+    /// The deploying client: the name of a key, or the origin.
     pub by: String,
     /// The modules that the deploying key may deploy.
     pub reach: Reach,
-    /// Replaces a module that another key has deployed.
+    /// Whether the deployment may replace a module that another key has deployed.
     pub take_over: bool,
     /// A signature of the source: see [`signing`](super::signing).
     pub signature: Option<String>,
 }
 
-/// What a deployment says of its source besides the text: the name of its file and the fields of its form. Which of them
-/// count depends on what the source was written for.
+/// The data that comes with a source: the name of its file and the fields of the form. The source's dialect decides which
+/// of them matter.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SourceFields {
-    /// The name of the source's file, as the client gave it.
+    /// The name of the source's file that the client gave.
     pub file_name: Option<String>,
-    /// The path of the one route, for a source that registers none itself.
+    /// The path of the only route, for a source that registers none itself.
     pub route: Option<String>,
     /// The function that answers on `route`.
     pub function_name: Option<String>,
     /// The method of `route`; `GET` without one.
     pub method: Option<String>,
-    /// Libraries to link with, besides those of every module.
+    /// Further libraries to link, besides those of every module.
     pub libs: Option<String>,
-    /// The module's name, for a source that has none.
+    /// The module's name, for a source that does not define one.
     pub name: Option<String>,
-    /// The prefix of the module's paths, for a source that answers all of them.
+    /// The prefix of the module's paths, for a source that answers all paths below it.
     pub mount: Option<String>,
-    /// The language of the source, `c` or `c++`; without one the file's name tells.
+    /// The language of the source, `c` or `c++`; without this field the file's name decides.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub language: Option<String>,
-    /// The sanitizers that the module is compiled with, with commas between their names.
+    /// The module's sanitizers, separated by commas.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sanitize: Option<String>,
-    /// The name that a source which comes alone is compiled under. Reports of crashes show it; it makes no other difference.
+    /// The file name under which a single source is compiled. Crash reports show it; it has no other effect.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source_name: Option<String>,
 }
 
 impl SourceFields {
-    /// The fields by their names in a form; the file's name is the part's, and none of them.
+    /// Sets the field `name` of the form. The file's name is not a field of the form, but comes with its part.
     pub fn set(&mut self, name: &str, value: String) {
         let field = match name {
             "route" => &mut self.route,
@@ -97,7 +97,7 @@ impl SourceFields {
         field.get_or_insert(value);
     }
 
-    /// Takes from `others` the fields that are not there.
+    /// Takes the fields that `self` lacks from `others`.
     pub fn fill(&mut self, others: Self) {
         let Self { file_name, route, function_name, method, libs, name, mount, language, sanitize, source_name } =
             others;
@@ -113,7 +113,7 @@ impl SourceFields {
         self.source_name = self.source_name.take().or(source_name);
     }
 
-    /// The names of the fields that are there and not in `relevant`. The file's name is no field.
+    /// The names of the fields that are set here and not in `relevant`. The file's name does not count.
     pub(super) fn names_beyond(&self, relevant: &Self) -> Vec<&'static str> {
         let beyond = |given: &Option<String>, kept: &Option<String>| given.is_some() && kept.is_none();
         let fields = [
@@ -127,13 +127,13 @@ impl SourceFields {
         fields.into_iter().filter(|(_, is_beyond)| *is_beyond).map(|(name, _)| name).collect()
     }
 
-    /// A text that differs for different fields; empty if there are none. The name that the source is compiled under does not count:
-    /// a source has one hash whatever its file is called.
+    /// A text that is different for different fields, and empty without any. The name under which the source is compiled
+    /// does not count: a source has the same hash under any file name.
     #[must_use]
     pub(super) fn text(&self) -> String {
         let fields =
             [&self.file_name, &self.route, &self.function_name, &self.method, &self.libs, &self.name, &self.mount];
-        // Behind the others and only where it is there: what was deployed without one keeps its hash.
+        // These fields come last and only where they are set, so that modules deployed without them keep their hash.
         let language = self.language.as_ref().map(|language| format!("language:{language}")).unwrap_or_default();
         let sanitize = self.sanitize.as_ref().map(|names| format!("sanitize:{names}")).unwrap_or_default();
         let language = language + &sanitize;
@@ -146,62 +146,62 @@ impl SourceFields {
     }
 }
 
-/// The beginning of `text`, at most `bytes_max` bytes, between characters.
+/// The longest prefix of `text` that has at most `bytes_max` bytes and ends between two characters.
 pub(super) fn cut(text: &str, bytes_max: usize) -> &str {
     let end = (0..=bytes_max.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or_default();
     text.get(..end).unwrap_or_default()
 }
 
-/// A deployment that was accepted.
+/// An accepted deployment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Deployed {
     /// The module's name.
     pub name: String,
-    /// What it declares.
+    /// The module's manifest.
     pub manifest: Arc<Manifest>,
-    /// SHA-256 of its source, in hexadecimal.
+    /// SHA-256 of the source, in hexadecimal.
     pub hash: String,
-    /// The domain it runs in.
+    /// The module's domain.
     pub domain: String,
-    /// What the compiler said; empty if nothing.
+    /// The compiler's warnings; empty without any.
     pub warnings: String,
-    /// This very source was deployed already: nothing has changed.
+    /// The same source was deployed already: nothing has changed.
     pub unchanged: bool,
-    /// A deployment of the same name that came later was published first: this one is already replaced.
+    /// A later deployment of the same name was published first: this version is already replaced.
     pub superseded: bool,
-    /// The number of the version that is live now, counted for each name.
+    /// The number of the live version, counted for each name.
     pub version: u64,
-    /// The libraries that its sources name.
+    /// The libraries that the sources name.
     pub libraries: Vec<Library>,
 }
 
-/// A deployment (or removal) that was refused. The running state is as it was.
+/// A refused deployment or removal. The running state has not changed.
 #[derive(Debug, thiserror::Error)]
 pub enum DeployError {
-    /// The compiler's output, as it is.
+    /// The compiler refused the source; the value is the compiler's output.
     #[error("{0}")]
     Compile(String),
-    /// The compiler was stopped.
+    /// The compiler reached its time limit, the value, and was stopped.
     #[error("the compiler did not finish within {} ms; the limit is --compile-timeout-ms", .0.as_millis())]
     CompileTimeout(Duration),
-    /// No compiler.
+    /// The compiler can't be started.
     #[error(
         "the {language} compiler {compiler} can't be started ({error}); install it on the server: apt-get install {package}"
     )]
     NoCompiler {
-        /// What was tried: `CC`, or `cc`.
+        /// The compiler that was tried: `CC`, or `cc`.
         compiler: String,
-        /// Why.
+        /// The error of starting it.
         error: io::Error,
-        /// The language that it compiles.
+        /// The compiler's language.
         language: &'static str,
-        /// Debian's packages that have it.
+        /// Debian's packages that contain the compiler.
         package: &'static str,
     },
-    /// It could not be loaded.
+    /// The module could not be loaded.
     #[error(transparent)]
     Load(#[from] LoadError),
-    /// Its manifest is not right, or conflicts with another module's.
+    /// The manifest is invalid, or conflicts with another module's.
     #[error(transparent)]
     Manifest(#[from] Refusal),
     /// Another module serves a path of this one.
@@ -210,31 +210,31 @@ pub enum DeployError {
     /// The patterns of the module, of its domain or of all modules are too large.
     #[error("the route patterns are too large: {0}")]
     Patterns(String),
-    /// A constructor did not return.
+    /// A constructor faulted or did not return in time.
     #[error("a constructor of module {name} failed: {fault}")]
     Constructor {
         /// The module.
         name: String,
-        /// How.
+        /// The fault.
         fault: Fault,
     },
-    /// `onload` did not return.
+    /// `onload` faulted or did not return in time.
     #[error("module {name} failed in onload: {fault}")]
     Onload {
         /// The module.
         name: String,
-        /// How.
+        /// The fault.
         fault: Fault,
     },
-    /// Requests of the old version did not finish in time.
+    /// The requests of the old version did not finish in time.
     #[error("the running requests of module {name} did not finish within {} ms, so the new version was not loaded", waited.as_millis())]
     SwapTimeout {
         /// The module.
         name: String,
-        /// How long they were waited for.
+        /// The length of the wait.
         waited: Duration,
     },
-    /// The module is another key's.
+    /// Another key has deployed the module.
     #[error(
         "module {name} was deployed by the key {owner}: give this one another name, or replace that module with cweb deploy --take-over \
          (parameter take_over=1)"
@@ -242,63 +242,63 @@ pub enum DeployError {
     TakeOver {
         /// The module.
         name: String,
-        /// The key that has deployed the live version.
+        /// The key that deployed the live version.
         owner: String,
     },
-    /// The key is for other modules.
+    /// The key's scopes do not cover the module.
     #[error(
         "this key is not for module {name} in domain {domain}: its scopes in the server's --keys-file name the modules it is for"
     )]
     OutOfReach {
         /// The module.
         name: String,
-        /// The domain that it is in or would be in.
+        /// The module's present or requested domain.
         domain: String,
     },
-    /// The source is not signed as it has to be.
+    /// The source lacks a valid signature of a trusted signer.
     #[error("{0}")]
     Signature(String),
-    /// A setting can't be changed so.
+    /// The setting can't be changed.
     #[error("{0}")]
     Setting(String),
-    /// There is no such version, or it can't be gone back to.
+    /// The version does not exist, or can't be deployed again.
     #[error("{0}")]
     Version(String),
-    /// There is no such module.
+    /// The module does not exist.
     #[error("there is no module named {0}")]
     NotFound(String),
-    /// A module in the server's own process was to be restarted.
+    /// A module in the server's own process can't be restarted.
     #[error("module {name} can't be restarted: {fault}; deploy it again instead")]
     NoProcess {
         /// The module.
         name: String,
-        /// What its host says.
+        /// The host's answer.
         fault: Fault,
     },
-    /// A module could not be restarted.
+    /// A restart failed.
     #[error("module {name} could not be restarted: {fault}")]
     Restart {
         /// The module.
         name: String,
-        /// Why.
+        /// The fault.
         fault: Fault,
     },
     /// The module store failed.
     #[error("the module could not be stored: {0}; nothing has changed")]
     Store(#[from] io::Error),
-    /// Earlier changes of the module's settings wait for its callback.
+    /// Earlier changes of the module's settings still wait for its callback.
     #[error(
-        "{waiting} changes of this module's settings wait for its on_setting function; when that never returns, restart the \
-         server (with --isolation process it ends after --hook-timeout-ms)"
+        "{waiting} changes of this module's settings wait for its on_setting function; if the function never returns, restart the \
+         server (with --isolation process the function ends after --hook-timeout-ms)"
     )]
     SettingsHeldUp {
-        /// How many.
+        /// The number of waiting changes.
         waiting: usize,
     },
     /// Too many deployments at once.
     #[error("too many deployments are waiting; try again")]
     Busy,
-    /// The server stops.
+    /// The server is shutting down.
     #[error("the server is shutting down")]
     ShuttingDown,
     /// A bug of the server.
@@ -306,7 +306,7 @@ pub enum DeployError {
     Internal(String),
 }
 
-/// The line of a refusal that says what is wrong: the first that has `error:`, or else the first that says anything.
+/// The line of a refusal that names the error: the first with `error:`, or else the first that is not empty.
 pub(crate) fn first_error(text: &str) -> &str {
     let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     let first = lines.clone().next().unwrap_or_default();
@@ -314,13 +314,13 @@ pub(crate) fn first_error(text: &str) -> &str {
 }
 
 impl DeployError {
-    /// One line that says why, for a log: the compiler's first error, or else the first line.
+    /// One line with the reason, for a log: the compiler's first error, or else the first line.
     #[must_use]
     pub fn reason(&self) -> String {
         first_error(&self.to_string()).to_owned()
     }
 
-    /// The status to answer with.
+    /// The HTTP status of the answer.
     #[must_use]
     pub fn status(&self) -> u16 {
         match self {

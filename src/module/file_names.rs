@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 
-/// What files about the module `name` are called: all but letters, digits, `-`, `_` and inner dots are escaped.
+/// The name for files about the module `name`: all bytes but letters, digits, `-`, `_` and inner dots are escaped.
 pub(super) fn file_name(name: &str) -> String {
     let mut file = String::new();
     for (at, byte) in name.bytes().enumerate() {
@@ -13,7 +13,7 @@ pub(super) fn file_name(name: &str) -> String {
             file.push_str(&format!("%{byte:02x}"));
         }
     }
-    // A name of 127 bytes escapes to 381: too long for a file name, so such a one is named by its hash.
+    // A name of 127 bytes can escape to 381 bytes, too long for a file name. The name's hash replaces a long name.
     if file.len() > 200 {
         use sha2::{Digest, Sha256};
         file = super::sdk::hex(&Sha256::digest(name.as_bytes()));
@@ -21,7 +21,7 @@ pub(super) fn file_name(name: &str) -> String {
     file
 }
 
-/// Names the file that an error is about.
+/// Adds the path of the file to an IO error.
 pub(super) fn at(path: &Path) -> impl FnOnce(io::Error) -> io::Error {
     let path = path.display().to_string();
     move |error| io::Error::new(error.kind(), format!("{path}: {error}"))

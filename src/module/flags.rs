@@ -1,9 +1,9 @@
-//! The compiler flags that an author may ask for: a list of what only changes the module's own code. Everything that has the
-//! compiler load, run, read or write something else is refused.
+//! The compiler flags that an author may use: flags that change only the module's own code. Flags that make the compiler
+//! load, run, read or write further files are refused.
 
 use sha2::{Digest, Sha256};
 
-/// Flags that are taken as they are.
+/// Flags that are accepted as they are.
 const PLAIN: [&str; 22] = [
     "-O0",
     "-O1",
@@ -29,18 +29,18 @@ const PLAIN: [&str; 22] = [
     "-pthread",
 ];
 
-/// Longest flag.
+/// Limit, in bytes, on one flag.
 const FLAG_BYTES_MAX: usize = 256;
-/// Most flags of a module.
+/// Limit on the flags of a module.
 const FLAGS_MAX: usize = 64;
 
-/// The flag that has a unit use the threads of OpenMP.
+/// The flag that lets a unit use the threads of OpenMP.
 pub(super) const OPENMP: &str = "-fopenmp";
 
-/// Checks that `flag` is one of those that an author may give.
+/// Checks that an author may use `flag`.
 ///
 /// # Errors
-/// For people: why not, and what to do instead.
+/// A text for the author: the reason, and the alternative.
 pub(super) fn check(flag: &str) -> Result<(), String> {
     let refuse = |why: &str| Err(format!("the flag {flag:?} is not allowed: {why}"));
     if flag.len() > FLAG_BYTES_MAX || flag.chars().any(char::is_control) {
@@ -92,7 +92,7 @@ fn check_macro(flag: &str, text: &str) -> Result<(), String> {
 /// Checks all flags of a module.
 ///
 /// # Errors
-/// As [`check`], of the first that is wrong.
+/// As [`check`], for the first invalid flag; or the module has too many flags.
 pub(super) fn check_all<'a>(flags: impl IntoIterator<Item = &'a str>) -> Result<(), String> {
     let mut count = 0;
     for flag in flags {
@@ -105,7 +105,7 @@ pub(super) fn check_all<'a>(flags: impl IntoIterator<Item = &'a str>) -> Result<
     Ok(())
 }
 
-/// Whether `flag` is for sources of C++, if it is for one language only.
+/// For a flag of one language only: whether that language is C++. `None`: the flag is for both.
 pub(super) fn is_for_cpp(flag: &str) -> Option<bool> {
     match flag {
         "-fno-exceptions" | "-fno-rtti" => Some(true),
@@ -113,7 +113,8 @@ pub(super) fn is_for_cpp(flag: &str) -> Option<bool> {
     }
 }
 
-/// What the results of `flags` depend on beside their text: the processor, if the code is for this very one.
+/// The inputs of `flags` beside their text: a hash of the processor's features, if the code is compiled for this machine's
+/// processor.
 pub(super) fn machine(flags: &[String]) -> String {
     if !flags.iter().any(|flag| matches!(flag.as_str(), "-march=native" | "-mtune=native")) {
         return String::new();
@@ -122,7 +123,7 @@ pub(super) fn machine(flags: &[String]) -> String {
     let tells = |line: &&str| {
         ["vendor_id", "cpu family", "model", "flags", "Features", "CPU part"].iter().any(|name| line.starts_with(name))
     };
-    // The first processor: all that a program may run on have the same instructions.
+    // The first processor suffices: all processors that a program may run on have the same instructions.
     let first: Vec<&str> = text.lines().take_while(|line| !line.is_empty()).filter(tells).collect();
     super::sdk::hex(&Sha256::digest(first.join("\n")))
 }

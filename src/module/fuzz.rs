@@ -9,11 +9,11 @@ use crate::domain::Instance;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// A table of `instances`, which are served for ever.
+/// A table of `instances`, which stay in service.
 pub(crate) fn table(instances: Vec<Arc<dyn Instance>>) -> Table {
     let publish = |(id, instance): (u64, Arc<dyn Instance>)| {
         let manifest = Arc::new(instance.manifest().clone());
-        // Without a reaper nothing becomes of a generation that has ended.
+        // There is no reaper, so an ended generation is never unloaded.
         let (reaper, _) = crossbeam::channel::unbounded();
         let generation = Generation::new(id, String::new(), instance, PathBuf::new(), reaper);
         Published::new(manifest, String::new(), String::new(), Some(Serving::start(Arc::new(generation)).0))

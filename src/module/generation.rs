@@ -1,8 +1,9 @@
-//! Generations: each deployment of a module is a new one, immutable, with a shared object of its own.
+//! Generations: each deployment of a module makes a new one, immutable, with a shared object of its own.
 //!
-//! Who needs a generation's code holds it: requests and WebSocket callbacks hold its [`Serving`], whose end tells a
-//! deployer that no request uses it any more; jobs hold the [`Generation`] itself. The last to let go does not
-//! run module code: it hands the remains to the reaper, which runs `unload` and closes the shared object.
+//! Users of a generation's code hold a reference. Requests and WebSocket callbacks hold its [`Serving`]; dropping the last
+//! `Serving` tells the deploying thread that no request uses the generation any more. Jobs hold the [`Generation`] itself.
+//! Dropping the last reference runs no module code: it sends the generation's parts to the reaper, which runs `unload` and
+//! closes the shared object.
 
 use crate::abi::manifest::Manifest;
 use crate::domain::Instance;
@@ -17,12 +18,12 @@ pub struct Generation {
     hash: String,
     instance: Option<Arc<dyn Instance>>,
     so_path: PathBuf,
-    /// `onload` has run (or there is none) and `unload` has not: the reaper runs it.
+    /// Whether the reaper must run `unload`: `onload` has run (or does not exist), and `unload` has not.
     unload_due: AtomicBool,
     reaper: Sender<Retired>,
 }
 
-/// What is left of a generation nobody holds.
+/// The parts of a generation without references.
 pub(super) struct Retired {
     instance: Arc<dyn Instance>,
     so_path: PathBuf,
@@ -40,13 +41,13 @@ impl Generation {
         Self { id, hash, instance: Some(instance), so_path, unload_due: AtomicBool::new(false), reaper }
     }
 
-    /// Number of the deployment, counted by this process.
+    /// The number of the deployment, counted by this process.
     #[must_use]
     pub fn id(&self) -> u64 {
         self.id
     }
 
-    /// SHA-256 of the source, in hexadecimal: the `module_hash` users see.
+    /// SHA-256 of the source, in hexadecimal; users see it as `module_hash`.
     #[must_use]
     pub fn hash(&self) -> &str {
         &self.hash
@@ -55,22 +56,22 @@ impl Generation {
     /// The loaded module.
     #[must_use]
     pub fn instance(&self) -> &Arc<dyn Instance> {
-        // `instance` is taken in `drop` alone.
+        // Only `drop` takes `instance`.
         self.instance.as_ref().unwrap_or_else(|| unreachable!("a live generation has its instance"))
     }
 
-    /// What the module declares.
+    /// The module's manifest.
     #[must_use]
     pub fn manifest(&self) -> &Manifest {
         self.instance().manifest()
     }
 
-    /// Whether `unload` has yet to run.
+    /// Whether `unload` must still run.
     pub(super) fn is_unload_due(&self) -> bool {
         self.unload_due.load(Ordering::Acquire)
     }
 
-    /// Claims the run of `unload`: true for one caller.
+    /// Claims the run of `unload`: returns true to one caller only.
     pub(super) fn take_unload(&self) -> bool {
         self.unload_due.swap(false, Ordering::AcqRel)
     }
@@ -85,34 +86,34 @@ impl Drop for Generation {
         if let Some(instance) = self.instance.take() {
             let unload = self.unload_due.load(Ordering::Acquire);
             let so_path = std::mem::take(&mut self.so_path);
-            // Without a reaper the process is ending, and the kernel closes all.
+            // Without a reaper the process is ending, and the kernel releases everything.
             let _ = self.reaper.send(Retired { instance, so_path, unload });
         }
     }
 }
 
-/// A generation in its time of serving requests.
+/// A generation that serves requests.
 pub struct Serving {
     generation: Arc<Generation>,
-    /// Dropped with the last holder: the other end sees that.
+    /// Dropped with the last reference, which disconnects the receiver of [`Serving::start`].
     _alive: Sender<()>,
 }
 
 impl Serving {
-    /// Starts serving `generation`. The receiver is disconnected when nothing serves it any more.
+    /// Starts serving `generation`. The receiver is disconnected once no reference to the `Serving` is left.
     pub(super) fn start(generation: Arc<Generation>) -> (Arc<Self>, Receiver<()>) {
         let (alive, released) = bounded(0);
         (Arc::new(Self { generation, _alive: alive }), released)
     }
 
-    /// The generation.
+    /// The served generation.
     #[must_use]
     pub fn generation(&self) -> &Arc<Generation> {
         &self.generation
     }
 }
 
-/// Runs until every generation and every sender is gone.
+/// The reaper thread: unloads retired generations until all generations and senders are dropped.
 pub(super) fn reap(retired: &Receiver<Retired>) {
     for remains in retired {
         let name = remains.instance.manifest().name.clone();

@@ -1,4 +1,5 @@
-//! What is asked of a module beside deploying it: its versions and their sources, going back to one, its settings.
+//! Operations on a deployed module: reading its versions, sources and settings, deploying an earlier version again,
+//! changing settings.
 
 use super::built;
 use super::compiled::Compiled;
@@ -14,25 +15,25 @@ use super::versions::{self, Version};
 use serde_json::{Value, json};
 use std::sync::{Arc, PoisonError, Weak};
 
-/// Takes what was found, on a thread of the control plane.
+/// Takes the result of a query, on a thread of the control plane.
 pub type FoundReply = Box<dyn FnOnce(Result<Found, DeployError>) + Send>;
 
-/// What is to be told of a module.
+/// A query about a module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Query {
-    /// What is live: version, libraries, warnings.
+    /// The live version: number, libraries, warnings.
     Live,
-    /// All versions that are kept.
+    /// All versions in the store.
     Versions,
     /// One version.
     Version(u64),
-    /// The source of a version, of the live one without a number.
+    /// The source of a version; without a number, of the live one.
     Source(Option<u64>),
-    /// Settings with their values, and the names of the secrets.
+    /// Settings with their values, and the names of secrets.
     Settings,
 }
 
-/// What is told.
+/// The result of a query.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Found {
     /// JSON.
@@ -45,7 +46,7 @@ pub enum Found {
     Project(Vec<u8>),
 }
 
-/// The number of the version of `name` that is live.
+/// The number of the live version of `name`.
 fn live(control: &ControlState, name: &str) -> Result<u64, DeployError> {
     let state = control.state();
     let entry = state.entries.iter().find(|entry| entry.manifest.name == name);
@@ -129,21 +130,21 @@ fn settings(control: &ControlState, name: &str) -> Result<Found, DeployError> {
     Ok(Found::Json(json.to_string()))
 }
 
-/// How a module is to be served that is deployed already.
+/// How to serve a deployed module again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Again {
-    /// In this version; the one before the live one without a number.
+    /// In this version; without a number, in the version before the live one.
     Version(Option<u64>),
-    /// Compiled with these sanitizers, or without any.
+    /// Compiled with these sanitizers; `None`: without sanitizers.
     Sanitized {
-        /// Their names, with commas between them.
+        /// Names of sanitizers, separated by commas.
         names: Option<String>,
-        /// Who wants it.
+        /// The client that asks for it.
         by: String,
     },
 }
 
-/// Has the module `name` served as `again` says.
+/// Serves the module `name` again as `again` says.
 pub(super) fn again(
     control: &ControlState,
     ticket: u64,
@@ -157,8 +158,8 @@ pub(super) fn again(
     }
 }
 
-/// Has version `number` of the module `name` served again, the one before the live one without a number. Nothing is compiled
-/// unless the compiler, the SDK or a library has changed since.
+/// Deploys version `number` of the module `name` again; without a number, the version before the live one. Compiles only if
+/// the compiler, the SDK or a library has changed since.
 fn rollback(
     control: &ControlState,
     ticket: u64,
@@ -203,7 +204,7 @@ fn rollback(
     Ok(deployed)
 }
 
-/// Deploys the live source of the module `name` again, compiled with the sanitizers `names`; without any, as it was before.
+/// Deploys the live source of the module `name` again, compiled with the sanitizers `names`; `None`: without sanitizers.
 fn sanitize(
     control: &ControlState,
     ticket: u64,
@@ -221,8 +222,8 @@ fn sanitize(
     pipeline::deploy_source(control, ticket, &source, None, &options, found.signature)
 }
 
-/// Changes a setting of the module `name`, and has its running code find it. `reply` gets the outcome when the module's
-/// `on_setting` callback has returned, on another thread.
+/// Changes a setting of the module `name` and makes it visible to the running code. `reply` gets the outcome on another
+/// thread, after the module's `on_setting` callback has returned.
 pub(super) fn change(control: &ControlState, name: &str, change: Change, reply: RemoveReply) {
     match changed(control, name, change) {
         Ok(Some((key, versions))) => control.setting_callbacks.call(name, Changed { key, versions, reply }),
@@ -231,17 +232,17 @@ pub(super) fn change(control: &ControlState, name: &str, change: Change, reply: 
     }
 }
 
-/// A setting, and versions of its module.
+/// The name of a setting, and versions of its module.
 type ChangedSetting = (String, Vec<Weak<Generation>>);
 
-/// The setting that has another value now, and the loaded versions of its module; `None` when its value is the same.
+/// Stores the change. Returns the setting and the loaded versions of its module; `None` if the value has not changed.
 fn changed(control: &ControlState, name: &str, change: Change) -> Result<Option<ChangedSetting>, DeployError> {
     let text = "a module's name is 1 to 127 bytes without control characters";
     if name.is_empty() || name.len() > 127 || name.chars().any(char::is_control) {
         return Err(DeployError::Setting(text.to_owned()));
     }
     let turn = control.name_lock(name);
-    // A swap of this module reads its settings once.
+    // A swap of this module reads its settings once, so the change must not run during a swap.
     let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
     control.setting_callbacks.check(name)?;
     let (key, defaults) = (change.key.clone(), control.defaults_of(name));
@@ -259,7 +260,7 @@ fn changed(control: &ControlState, name: &str, change: Change) -> Result<Option<
     for generation in served.iter().map(Arc::clone).chain(older) {
         match generation.instance().configure(&settings) {
             Ok(()) => versions.push(Arc::downgrade(&generation)),
-            // The setting is stored: if this process has died, the next one reads it at its start.
+            // The setting is stored: if the domain's process has died, its successor reads the setting at its start.
             Err(fault) => tracing::warn!("module {name}: {fault}"),
         }
     }

@@ -1,4 +1,4 @@
-//! What a module is compiled with besides its own flags: its tests, sanitizers, counters for coverage.
+//! Instruments compiled into a module: its tests, sanitizers, coverage counters.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -15,7 +15,7 @@ pub enum Sanitizer {
 }
 
 impl Sanitizer {
-    /// The sanitizer that is called `name`, as after `-fsanitize=`.
+    /// The sanitizer with the name `name`, as in `-fsanitize=`.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
         Some(match name {
@@ -26,7 +26,7 @@ impl Sanitizer {
         })
     }
 
-    /// Its name.
+    /// The sanitizer's name, as in `-fsanitize=`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -36,7 +36,7 @@ impl Sanitizer {
         }
     }
 
-    /// The name of its library in the compiler's directory.
+    /// The name of the sanitizer's library in the compiler's directory.
     fn library(self, is_clang: bool) -> String {
         let arch = std::env::consts::ARCH;
         match (self, is_clang) {
@@ -50,10 +50,10 @@ impl Sanitizer {
     }
 }
 
-/// Reads names of sanitizers with commas between them.
+/// Reads names of sanitizers, separated by commas.
 ///
 /// # Errors
-/// For people: one is unknown, or they can't be used together.
+/// A text for users: a name is unknown, or two sanitizers can't be combined.
 pub fn sanitizers(text: &str) -> Result<Vec<Sanitizer>, String> {
     let mut found = Vec::new();
     for name in text.split(',').map(str::trim) {
@@ -70,10 +70,10 @@ pub fn sanitizers(text: &str) -> Result<Vec<Sanitizer>, String> {
     Ok(found)
 }
 
-/// The libraries of AddressSanitizer, which is in every process with a sanitizer, for the compiler that `CC` names.
+/// The AddressSanitizer libraries of the compiler that `CC` names. Every process with a sanitizer preloads them.
 ///
 /// # Errors
-/// For people: it is not installed.
+/// A text for users: the library is not installed.
 pub fn address_libraries() -> Result<Vec<PathBuf>, String> {
     let program = std::env::var("CC").ok().filter(|program| !program.is_empty()).unwrap_or_else(|| "cc".to_owned());
     let mut version = Command::new(&program);
@@ -83,28 +83,28 @@ pub fn address_libraries() -> Result<Vec<PathBuf>, String> {
     Ok(vec![library(Sanitizer::Address, Path::new(&program), is_clang)?])
 }
 
-/// See the module's documentation.
+/// The instruments of one compilation.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Instruments {
-    /// The tests of its author.
+    /// The author's tests.
     pub tests: bool,
-    /// Sanitizers, each once, in order.
+    /// Sanitizers, without repetition, in order.
     pub sanitizers: Vec<Sanitizer>,
-    /// Undefined behaviour ends the process.
+    /// Whether undefined behaviour ends the process.
     pub halts: bool,
     /// Counters of executed lines.
     pub coverage: bool,
-    /// No optimisation, for tools that watch the program as it was written.
+    /// No optimisation, for tools that observe the program as written.
     pub unoptimized: bool,
 }
 
 impl Instruments {
-    /// Those of a module on a server that is to be compiled with the sanitizers `names`.
+    /// The instruments of a module that a server compiles with the sanitizers `names`.
     ///
     /// # Errors
-    /// For people: there is no such sanitizer, or it can't be used on a server.
+    /// A text for users: there is no such sanitizer, or it can't be used on a server.
     pub(super) fn on_server(names: Option<&str>) -> Result<Self, String> {
-        // Before combinations are looked at: without the other one it would be refused, too.
+        // This check precedes the check of combinations, since a server refuses `thread` alone, too.
         if names.is_some_and(|names| names.split(',').any(|name| name.trim() == Sanitizer::Thread.name())) {
             return Err(
                 "the sanitizer thread (ThreadSanitizer) has to be in the whole process, and a server's has other code; name address, \
@@ -116,7 +116,7 @@ impl Instruments {
         Ok(Self { sanitizers, ..Self::default() })
     }
 
-    /// Flags of the compiler, behind those of the module.
+    /// Compiler flags, after those of the module.
     pub(super) fn cflags(&self) -> Vec<String> {
         let mut flags = Vec::new();
         if self.tests {
@@ -140,7 +140,7 @@ impl Instruments {
         flags
     }
 
-    /// Flags of the linker.
+    /// Linker flags.
     pub(super) fn link_flags(&self, is_clang: bool) -> Vec<String> {
         let coverage = self.coverage.then(|| "--coverage".to_owned());
         let shared = (is_clang && !self.sanitizers.is_empty()).then(|| "-shared-libsan".to_owned());
@@ -152,27 +152,27 @@ impl Instruments {
         (!names.is_empty()).then(|| format!("-fsanitize={}", names.join(",")))
     }
 
-    /// The libraries that a process with such a module must have from its start.
+    /// The libraries that must be preloaded into a process with such a module.
     ///
     /// # Errors
-    /// For people: one is not installed.
+    /// A text for users: a library is not installed.
     pub(super) fn preload(&self, compiler: &Path, is_clang: bool) -> Result<Vec<PathBuf>, String> {
         let needed = self.sanitizers.iter().filter(|sanitizer| {
-            // The library of the others has it.
+            // The library of the other sanitizer contains UndefinedBehaviorSanitizer.
             **sanitizer != Sanitizer::Undefined || self.sanitizers.len() == 1
         });
         needed.map(|sanitizer| library(*sanitizer, compiler, is_clang)).collect()
     }
 }
 
-/// Where a sanitizer's library is.
+/// The path of a sanitizer's library.
 fn library(sanitizer: Sanitizer, compiler: &Path, is_clang: bool) -> Result<PathBuf, String> {
     let name = sanitizer.library(is_clang);
     let mut command = Command::new(compiler);
     command.arg(format!("-print-file-name={name}")).stdin(Stdio::null()).stderr(Stdio::null());
     let output = crate::net::keep_descriptors_from(&mut command).output();
     let path = output.ok().and_then(|output| String::from_utf8(output.stdout).ok());
-    // A compiler that has none answers with the name itself.
+    // A compiler without the library prints the bare name.
     let path = path.map(|text| PathBuf::from(text.trim())).filter(|path| path.is_absolute());
     path.and_then(|path| path.canonicalize().ok()).ok_or_else(|| {
         let package = if is_clang { "libclang-rt-dev" } else { "libgcc-12-dev, or that of the compiler's version" };

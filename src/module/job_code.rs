@@ -1,4 +1,4 @@
-//! The code of jobs: found among the served modules, kept by version, loaded again when an old version is needed.
+//! Code of jobs: found among the served modules, or kept by version, or loaded again when a job needs an old version.
 
 use super::control::Control;
 use super::control_state::{ControlState, short};
@@ -10,7 +10,7 @@ use crate::jobs::code::{Code, CodeSource, Declared, Defaults, Ended, JobCalls, R
 use crate::jobs::store::ScheduleSpec;
 use std::sync::{Arc, Weak};
 
-/// One job of one generation, which it holds.
+/// One job of a generation; holds a reference to the generation.
 struct GenerationCode {
     generation: Arc<Generation>,
     job: usize,
@@ -36,7 +36,7 @@ impl Code for GenerationCode {
     }
 }
 
-/// The job called `job` of `generation`.
+/// The job `job` of `generation`.
 fn declared(generation: &Arc<Generation>, job: &str) -> Option<Declared> {
     let manifest = generation.manifest();
     let at = manifest.jobs.iter().position(|known| known.name == job)?;
@@ -59,7 +59,7 @@ fn defaults(job: &JobDecl) -> Defaults {
     }
 }
 
-/// The job called `job` of a published module.
+/// The job `job` of a published module.
 fn published(module: &Published, job: &str) -> Result<Declared, ResolveError> {
     let name = &module.manifest().name;
     let Some(serving) = module.serving() else { return Err(ResolveError::Swapping(name.clone())) };
@@ -67,7 +67,7 @@ fn published(module: &Published, job: &str) -> Result<Declared, ResolveError> {
         .ok_or_else(|| ResolveError::UnknownJob { module: name.clone(), job: job.to_owned() })
 }
 
-/// The job called `job` of the one module that has such a job, among those for which `counts` holds.
+/// The job `job` of the only module with such a job, among the modules for which `counts` holds.
 fn named(table: &Table, job: &str, counts: impl Fn(&Published) -> bool) -> Result<Declared, ResolveError> {
     let has = |module: &&Published| counts(module) && module.manifest().jobs.iter().any(|known| known.name == job);
     let found: Vec<&Published> = table.modules().iter().filter(has).collect();
@@ -123,8 +123,8 @@ impl CodeSource for Control {
 }
 
 impl ControlState {
-    /// The generation of `module` with that hash: the served one, one that still lives, or one loaded anew, whose
-    /// `onload` runs now and whose `unload` when its last job lets go.
+    /// The generation of `module` with that hash: the served one, one with references left, or one loaded again. A
+    /// generation loaded again runs `onload` now, and `unload` after its last job.
     fn version(&self, module: &str, hash: &str) -> Result<Arc<Generation>, String> {
         let turn = self.name_lock(module);
         let _turn = turn.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -142,7 +142,8 @@ impl ControlState {
         let key = self.store.key_of(hash).map_err(|error| gone(&error))?;
         let key =
             super::pipeline::renewed(self, &key, self.store.source_name_of(hash)).map_err(|error| gone(&error))?;
-        // In the domain of that very version: the default one would be harmed by what was kept apart from it.
+        // The generation is loaded in the domain of its version: in the default domain it could harm modules that its
+        // operator keeps apart from it.
         let domain = self.store.domain_of(hash);
         let settings = self.settings_of(module, &self.defaults_of(module)).map_err(|error| gone(&error))?;
         let generation =

@@ -1,9 +1,9 @@
-//! Libraries that modules are linked with beside those of every module: which the operator allows, where they are, and how
-//! to link with them.
+//! Libraries that modules link beside those of every module: which libraries the operator allows, where they are, and how
+//! to link them.
 //!
-//! A source names a library; pkg-config tells its flags, which are checked: a `.pc` file can't bring flags of another kind.
-//! Without one, `libNAME.so` beside the system's libraries will do. A found library is known by its real file, so that a
-//! change on the disk is a change of the module's build.
+//! A source names a library; pkg-config reports its flags. The flags are checked, so that a `.pc` file can't add flags of
+//! another kind. Without a `.pc` file, `libNAME.so` in the system's library directories is used. The key of a compilation
+//! covers the identity of each library's real file, so that a changed file leads to a new build.
 
 use super::deploy::DeployError;
 pub use super::deploy::Library;
@@ -16,10 +16,10 @@ use std::path::{Component, Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
-/// A library that is known by name: how it is called here, by pkg-config, and by Debian.
+/// A known library: its name in sources, in pkg-config, and in Debian.
 struct KnownLibrary {
     name: &'static str,
-    /// Its packages of pkg-config; without any it is linked by its name.
+    /// The library's pkg-config packages; without any, the linker finds it by its name.
     packages: &'static [&'static str],
     debian: &'static str,
 }
@@ -28,7 +28,7 @@ const fn known(name: &'static str, packages: &'static [&'static str], debian: &'
     KnownLibrary { name, packages, debian }
 }
 
-/// The libraries that are allowed by default: they compute, and open neither sockets nor files by themselves.
+/// The libraries allowed by default: they compute, and open neither sockets nor files by themselves.
 const KNOWN: [KnownLibrary; 24] = [
     known("m", &[], "libc6-dev"),
     known("z", &["zlib"], "zlib1g-dev"),
@@ -56,10 +56,10 @@ const KNOWN: [KnownLibrary; 24] = [
     known("xml2", &["libxml-2.0"], "libxml2-dev"),
 ];
 
-/// Libraries that any module may need: those of the languages, and those that every compiled module is linked with.
+/// Libraries that any module may need: those of the languages, and those that every compiled module links.
 const OF_EVERY_MODULE: [&str; 11] =
     ["c", "m", "pthread", "dl", "rt", "gcc_s", "stdc++", "jansson", "sqlite3", "ssl", "crypto"];
-/// Libraries whose files are called otherwise than they are named in sources.
+/// Libraries whose file names differ from their names in sources: the file's name, and the source's name.
 const OTHERWISE_CALLED: [(&str, &str); 8] = [
     ("png16", "png"),
     ("brotlienc", "brotli"),
@@ -76,44 +76,44 @@ const INCLUDE_DIRS: [&str; 3] = ["/usr/include", "/usr/local/include", "/usr/lib
 /// Directories below which libraries may lie.
 const LIBRARY_DIRS: [&str; 5] = ["/usr/lib", "/usr/local/lib", "/lib", "/usr/lib64", "/lib64"];
 
-/// Longest name of a library.
+/// Limit, in bytes, on the name of a library.
 const NAME_BYTES_MAX: usize = 64;
-/// Most libraries of a module.
+/// Limit on the libraries of a module.
 const LIBRARIES_MAX: usize = 32;
 
-/// A library that was found, and how to link with it.
+/// An installed library, and how to link it.
 #[derive(Debug, Clone)]
 pub(super) struct Resolved {
     pub(super) library: Library,
-    /// Flags of the compiler.
+    /// Compiler flags.
     pub(super) cflags: Vec<String>,
-    /// Flags of the linker.
+    /// Linker flags.
     pub(super) libs: Vec<String>,
-    /// Where the linker finds it: links to the real files.
+    /// The files that the linker finds, usually links to the real files.
     links: Vec<PathBuf>,
 }
 
-/// Finds libraries, and remembers them.
+/// Finds libraries and caches the results.
 #[derive(Debug, Default)]
 pub(super) struct Libraries {
     allowed: Allowed,
     found: Mutex<HashMap<String, Resolved>>,
 }
 
-/// Which libraries sources may name.
+/// The libraries that sources may name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Allowed {
-    /// Those that compute only.
+    /// The known libraries.
     #[default]
     Default,
-    /// All that are installed.
+    /// All installed libraries.
     All,
-    /// These, beside those that compute only.
+    /// These libraries, beside the known ones.
     Also(Vec<String>),
 }
 
 impl Allowed {
-    /// By the values of `--allow-lib`.
+    /// The libraries that the values of `--allow-lib` name.
     #[must_use]
     pub fn of(names: Vec<String>) -> Self {
         if names.is_empty() {
@@ -138,7 +138,7 @@ impl Allowed {
 /// Checks that `name` can name a library.
 ///
 /// # Errors
-/// For people: why not.
+/// A text for the author: the reason.
 pub(super) fn check_name(name: &str) -> Result<(), String> {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'+' | b'-' | b'.');
     let fits = (1..=NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(is_plain);
@@ -146,7 +146,7 @@ pub(super) fn check_name(name: &str) -> Result<(), String> {
         return Ok(());
     }
     Err(format!(
-        "{name:?} is no name of a library: a name has letters, digits, _ + - and dots, no path and no flag; write for example: link(\"zstd\")"
+        "{name:?} can't name a library: a name has letters, digits, _ + - and dots, no path and no flag; write for example: link(\"zstd\")"
     ))
 }
 
@@ -155,10 +155,10 @@ impl Libraries {
         Self { allowed, found: Mutex::default() }
     }
 
-    /// Finds the libraries `names`, each of which is allowed.
+    /// Finds the libraries `names`; each must be allowed.
     ///
     /// # Errors
-    /// The first that is not allowed or not installed, with the flag or the package that helps.
+    /// The first library that is not allowed or not installed, with the flag or the package that helps.
     pub(super) fn resolve(&self, names: &[String], compiler: &Path) -> Result<Vec<Resolved>, DeployError> {
         if names.len() > LIBRARIES_MAX {
             return Err(refused(&format!("the module names more than {LIBRARIES_MAX} libraries")));
@@ -168,7 +168,7 @@ impl Libraries {
 
     fn one(&self, name: &str, compiler: &Path) -> Result<Resolved, String> {
         let known = self.found.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
-        // The file may be another by now.
+        // The file may have changed since.
         if let Some(known) = known.filter(|known| known.library.identity == identity(&known.links)) {
             return Ok(known);
         }
@@ -179,10 +179,11 @@ impl Libraries {
 }
 
 impl Libraries {
-    /// The library that a shared object needs by the name `file`, such as `libz.so.1`; `None` for one of every module.
+    /// The library that a shared object needs under the name `file`, such as `libz.so.1`; `None` for a library of every
+    /// module.
     ///
     /// # Errors
-    /// A sentence: it is named by a path, or not allowed.
+    /// A sentence for the author: the library is named by a path, or not allowed.
     pub(super) fn shared(&self, file: &str) -> Result<Option<Library>, String> {
         if file.contains('/') {
             return Err(format!(
@@ -196,7 +197,7 @@ impl Libraries {
         }
         let stem = stem.strip_prefix("lib").unwrap_or(stem);
         check_name(stem)
-            .map_err(|_| format!("it needs the library {file:?} (DT_NEEDED), which is no name of a library"))?;
+            .map_err(|_| format!("it needs the library {file:?} (DT_NEEDED), but no library can have this name"))?;
         if OF_EVERY_MODULE.contains(&stem) {
             return Ok(None);
         }
@@ -209,7 +210,8 @@ impl Libraries {
         }
         let multiarch = format!("{}-linux-gnu", std::env::consts::ARCH);
         let dirs = LIBRARY_DIRS.iter().flat_map(|dir| [Path::new(dir).join(&multiarch), PathBuf::from(dir)]);
-        // Where it is not, the loader looks in further directories of the system, and says so if it finds none.
+        // If the file is in none of these directories, the dynamic loader searches further ones, and reports a missing
+        // library itself.
         let link = dirs.map(|dir| dir.join(file)).find(|path| path.exists());
         let real = link.as_ref().and_then(|link| fs::canonicalize(link).ok()).unwrap_or_default();
         Ok(Some(Library {
@@ -259,7 +261,7 @@ fn find(name: &str, allowed: &Allowed, compiler: &Path) -> Result<Resolved, Stri
     Ok(Resolved { library, cflags, libs, links })
 }
 
-/// Why the library `name` can't be had, and what helps: another name, no line at all, or the operator.
+/// The reason why the library `name` is not allowed, and what helps: another name, no `link` line, or the operator.
 fn not_allowed(name: &str, allowed: &Allowed) -> String {
     if OF_EVERY_MODULE.contains(&name.strip_prefix("lib").unwrap_or(name)) {
         return format!("the library {name} needs no line, its functions are there anyway: leave link(\"{name}\") out");
@@ -274,7 +276,7 @@ fn not_allowed(name: &str, allowed: &Allowed) -> String {
     }
 }
 
-/// The allowed library that `name` is nearly the name of: the same in other letters, its name elsewhere, or one with a slip.
+/// The allowed library with a similar name: in other letter case, under its name on other systems, or with a typing error.
 fn nearest<'a>(name: &str, allowed: &'a Allowed) -> Option<&'a str> {
     let lower = name.to_ascii_lowercase();
     let bare = lower.strip_prefix("lib").unwrap_or(&lower);
@@ -289,7 +291,7 @@ fn nearest<'a>(name: &str, allowed: &'a Allowed) -> Option<&'a str> {
     }
     let also: &[String] = if let Allowed::Also(names) = allowed { names } else { &[] };
     let names = KNOWN.iter().map(|known| known.name).chain(also.iter().map(String::as_str));
-    // With one slip a name of two letters is any other.
+    // Any name of two letters is one letter away from many others.
     let limit = if bare.len() < 3 { 0 } else { (bare.len() / 3).clamp(1, 2) };
     let close = names
         .filter(|other| other.len() >= 3)
@@ -297,10 +299,10 @@ fn nearest<'a>(name: &str, allowed: &'a Allowed) -> Option<&'a str> {
     close.filter(|(distance, other)| *distance <= limit && *other != name).min().map(|(_, other)| other)
 }
 
-/// Version, flags of the compiler and flags of the linker.
+/// The version, the compiler flags and the linker flags.
 type Packaged = (String, Vec<String>, Vec<String>);
 
-/// What pkg-config says of `packages`; `None` if it does not know them, or is not there.
+/// The answer of pkg-config for `packages`; `None` if it does not know them or is not installed.
 fn packaged(name: &str, packages: &[String]) -> Result<Option<Packaged>, String> {
     let Some(version) = pkg_config("--modversion", packages) else { return Ok(None) };
     let flags = |what| pkg_config(what, packages).unwrap_or_default();
@@ -327,7 +329,7 @@ fn pkg_config(what: &str, packages: &[String]) -> Option<String> {
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Whether a flag of pkg-config does no more than say where a library of the system is.
+/// Whether a flag of pkg-config only says where a library of the system is.
 fn is_harmless(flag: &str) -> bool {
     let below = |path: &str, dirs: &[&str]| {
         let path = Path::new(path);
@@ -346,7 +348,7 @@ fn is_harmless(flag: &str) -> bool {
     }
 }
 
-/// The file that the linker takes for `-lNAME`.
+/// The file that the linker uses for `-lNAME`.
 fn link_of(name: &str, libs: &[String], compiler: &Path) -> Option<PathBuf> {
     let file = format!("lib{name}.so");
     let mut own = libs.iter().filter_map(|flag| flag.strip_prefix("-L")).map(|dir| Path::new(dir).join(&file));
@@ -361,7 +363,7 @@ fn link_of(name: &str, libs: &[String], compiler: &Path) -> Option<PathBuf> {
     LIBRARY_DIRS.iter().any(|dir| real.starts_with(dir)).then_some(found)
 }
 
-/// What tells the files behind `links` from the next of their names.
+/// A text that changes with the files behind `links`: path, size and time.
 fn identity(links: &[PathBuf]) -> String {
     let one = |link: &PathBuf| {
         let file = fs::canonicalize(link).ok()?;
@@ -371,7 +373,7 @@ fn identity(links: &[PathBuf]) -> String {
     links.iter().map(|link| one(link).unwrap_or_default()).collect::<Vec<_>>().join(" ")
 }
 
-/// The version in a name like `libz.so.1.2.13`.
+/// The version in a file name like `libz.so.1.2.13`.
 fn version_in(file: &Path) -> String {
     let name = file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     name.split_once(".so.").map(|(_, version)| version.to_owned()).unwrap_or_default()
@@ -468,7 +470,7 @@ mod tests {
             ("libc.musl-x86_64.so.1", "--allow-lib c.musl-x86_64"),
             ("/opt/libz.so", "by a path"),
             ("$ORIGIN/libz.so", "by a path"),
-            ("", "no name of a library"),
+            ("", "no library can have this name"),
         ] {
             assert!(said(file, &Allowed::Default).contains(words), "{file}: {}", said(file, &Allowed::Default));
         }
@@ -484,11 +486,11 @@ mod tests {
         let links = [link.clone()];
         let before = identity(&links);
         assert_eq!(before, identity(&links));
-        // In the same file, as a build in place does it.
+        // A build writes to the same file.
         fs::write(&first, "other").unwrap();
         let changed = identity(&links);
         assert_ne!(before, changed);
-        // Another file of the name, as an upgrade does it.
+        // An upgrade brings another file under the same name.
         fs::write(dir.path().join("libx.so.1.1"), "other").unwrap();
         fs::remove_file(&link).unwrap();
         std::os::unix::fs::symlink(dir.path().join("libx.so.1.1"), &link).unwrap();

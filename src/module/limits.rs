@@ -1,4 +1,4 @@
-//! `[limits]` of `module.toml`: limits of a project, below those of the server.
+//! `[limits]` of `module.toml`: limits of a project, which can only lower those of the server.
 
 use super::project_files::PROJECT_FILE;
 use crate::abi::manifest::Limits;
@@ -6,14 +6,14 @@ use serde::{Deserialize, Deserializer, de::IgnoredAny};
 use std::collections::BTreeMap;
 use toml::Spanned;
 
-/// The keys, each with its range.
+/// The keys, each with the smallest and the largest value.
 const KEYS: [(&str, i64, i64); 3] =
     [("handler_time_ms", 1, 4_095_000), ("body_bytes", 1, 2_147_483_647), ("job_concurrency", 1, 1_000_000)];
 
-/// Words of limits that belong to a domain, and that authors may look for here.
+/// Words that occur in names of domain limits, which authors may try here.
 const OF_DOMAINS: [&str; 6] = ["memory", "threads", "disk", "output", "cpu", "processes"];
 
-/// The part of the file that is read here.
+/// The part of `module.toml` that this file reads.
 #[derive(Deserialize)]
 struct File {
     #[serde(default)]
@@ -28,7 +28,7 @@ pub(super) fn none<'de, D: Deserializer<'de>>(from: D) -> Result<Limits, D::Erro
 /// The limits in `text`, a whole `module.toml`.
 ///
 /// # Errors
-/// A sentence for authors, with the line: a key is unknown, or a value is no number in its range.
+/// A sentence for the author, with the line: a key is unknown, or a value is not a whole number in its range.
 pub(super) fn read(text: &str) -> Result<Limits, String> {
     let file: File = toml::from_str(text).map_err(|error| format!("{PROJECT_FILE}: {error}"))?;
     let mut limits = Limits::default();
@@ -37,7 +37,7 @@ pub(super) fn read(text: &str) -> Result<Limits, String> {
         let (key, value) = (key.as_str(), value.get_ref());
         let place = format!("{PROJECT_FILE}:{line}: limits: {key}");
         let Some((_, least, most)) = KEYS.iter().find(|(known, ..)| *known == key) else {
-            return Err(format!("{place} is no limit of a project; {}", instead(key)));
+            return Err(format!("{place} is not a limit of a project; {}", instead(key)));
         };
         let fits = |number: &i64| (*least..=*most).contains(number);
         let Some(number) = value.as_integer().filter(fits) else {

@@ -1,4 +1,4 @@
-//! What commands do without a server: the headers for an editor, and a check of a module as a deployment would make it.
+//! Commands without a server: writing the headers for an editor, and checking a module as a deployment would.
 
 use super::compile::{Compiler, UnitCache, Workdir};
 use super::deploy::{DeployError, SourceFields};
@@ -19,21 +19,22 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Longest run of the compiler.
+/// Limit on a run of the compiler.
 const COMPILE_TIMEOUT: Duration = Duration::from_secs(60);
-/// Longest run of the constructors.
+/// Limit on a run of the constructors.
 const INSPECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// The shared object in the directory of its compilation.
+/// The name of the shared object in the directory of its compilation.
 const OBJECT: &str = "module.so";
 
-/// A module that a server would take, as far as that shows without one: its paths may be another's there.
+/// A module that passed all checks that need no server. A server may still refuse it, for example because another module
+/// serves its paths.
 #[derive(Debug, Clone)]
 pub struct Checked {
-    /// What it declares.
+    /// The module's manifest.
     pub manifest: Manifest,
-    /// What the compiler said; empty if nothing.
+    /// The compiler's warnings; empty without any.
     pub warnings: String,
-    /// The libraries that its sources name.
+    /// The libraries that the sources name.
     pub libraries: Vec<Library>,
 }
 
@@ -45,8 +46,8 @@ pub fn headers(dir: &Path) -> io::Result<PathBuf> {
     sdk::unpack(dir)
 }
 
-/// Compiles and inspects a module in `dir`, an empty directory of the caller's; a source that comes alone has the file name
-/// in `fields`.
+/// Compiles and inspects a module in `dir`, which must be an empty directory of the caller's. The name in `fields` is the
+/// file name of a single source.
 ///
 /// # Errors
 /// As of a deployment.
@@ -71,21 +72,21 @@ pub fn check(posted: Posted, fields: &SourceFields, dir: &Path) -> Result<Checke
 /// A module that was compiled with its tests.
 #[derive(Debug, Clone)]
 pub struct TestBuild {
-    /// The directory that the compiler worked in: its files are named relative to it.
+    /// The compiler's working directory; file names in debug information are relative to it.
     pub dir: PathBuf,
     /// The shared object.
     pub object: PathBuf,
-    /// What the compiler said; empty if nothing.
+    /// The compiler's warnings; empty without any.
     pub warnings: String,
     /// The settings of `module.toml`.
     pub settings: BTreeMap<String, String>,
-    /// The libraries that a process with the module must have from its start.
+    /// The libraries that must be preloaded into a process with the module.
     pub preload: Vec<PathBuf>,
-    /// The files of the module, without tests.
+    /// The files of the module, without its tests.
     pub files: Vec<String>,
 }
 
-/// Compiles a module with its tests and `instruments` in `dir`, an empty directory of the caller's.
+/// Compiles a module with its tests and `instruments` in `dir`, which must be an empty directory of the caller's.
 ///
 /// # Errors
 /// As of a deployment; or a sanitizer is not installed.
@@ -110,21 +111,21 @@ pub fn build_tests(
         }
         Source::File(_) => (BTreeMap::new(), vec![plan.reading().file().to_owned()]),
     };
-    // Out of the compiler's directory, which is another user's.
+    // The object is copied, because the compiler's directory belongs to another user.
     let object = dir.join(OBJECT);
     fs::copy(scratch.join(OBJECT), &object)?;
     let warnings = warnings + &plan.remarks();
     Ok(TestBuild { dir: scratch, object, warnings, settings, preload, files })
 }
 
-/// The table of a server with one module.
+/// A module table that contains only `instance`.
 ///
 /// # Errors
-/// For people: the module would be refused.
+/// A text for the author: a server would refuse the module.
 pub fn alone(instance: &Arc<dyn Instance>, object: &Path) -> Result<Table, String> {
     let manifest = instance.manifest().clone();
     verify::check(&manifest).map_err(|refusal| refusal.to_string())?;
-    // Without a reaper: the module stays loaded as long as the process is there.
+    // There is no reaper: the module stays loaded until the process ends.
     let (reaper, _) = channel::bounded(0);
     let generation = Generation::new(1, String::new(), Arc::clone(instance), object.to_path_buf(), reaper);
     let (serving, _) = Serving::start(Arc::new(generation));

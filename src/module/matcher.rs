@@ -1,8 +1,10 @@
 //! The route patterns of all modules, as automata that read each byte of a path once.
 //!
-//! A shard matches paths against what others registered, so the time for a path must not depend on it. Patterns that begin
-//! with a literal segment (`/users/…`) are in one automaton for that segment, all others in at most [`GENERAL_MAX`]: a path
-//! runs through at most `AUTOMATA_MAX` of them, one table look-up a byte. What would need more, or larger ones, is refused
+//! A shard matches each path against the patterns of all modules, so the time for a path must not depend on their number.
+//! Patterns that begin with a literal segment (`/users/…`) are in one automaton for that segment, all others in at most
+//! [`GENERAL_MAX`] automata. A path runs through at most `AUTOMATA_MAX` automata, with one table look-up a byte. A
+//! deployment that needs more or larger automata is refused. Control plane: [`Matcher::build`]; data plane:
+//! [`Matcher::visit`].
 //! when a module is deployed. Control plane: [`Matcher::build`]; data plane: [`Matcher::visit`].
 
 use foldhash::fast::FixedState;
@@ -26,26 +28,26 @@ const MODULE_BYTES_MAX: usize = 1024 * 1024;
 const DOMAIN_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Limit, in bytes, on the automata of all modules.
 const TOTAL_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// Limit, in bytes, on the memory for making one automaton.
+/// Limit, in bytes, on the working memory for building one automaton.
 const MAKING_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// Limit, in bytes, on what one automaton is made from.
+/// Limit, in bytes, on the intermediate automaton (NFA) of one automaton.
 const NFA_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// Patterns that can't be matched in the time that there is.
+/// The patterns exceed a limit on their automata.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub(super) struct TooLarge(String);
 
-/// A pattern of a route.
+/// The pattern of a route.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Source {
-    /// As the module has it.
+    /// The pattern in the module's config.
     pub(super) path: String,
-    /// Translated.
+    /// The pattern in the syntax of the engine.
     pub(super) regex: String,
 }
 
-/// Patterns as one automaton: all of them run at once, and tell their numbers at the end of a path.
+/// Patterns in one automaton. All run at once; the automaton reports the numbers of those that match, at the end of a path.
 struct Automaton {
     dfa: dense::DFA<Vec<u32>>,
     /// The number in its group of its first pattern.
@@ -70,7 +72,7 @@ impl Automaton {
         builder.build_many(&texts).ok().map(|dfa| Self { dfa, first })
     }
 
-    /// Calls `matched` with the number in the group of each pattern that matches `path`. Returns the steps it took.
+    /// Calls `matched` with the number in the group of each pattern that matches `path`. Returns the number of steps.
     fn walk(&self, path: &[u8], mut matched: impl FnMut(usize)) -> usize {
         let input = Input::new(path).anchored(Anchored::Yes);
         let Ok(mut state) = self.dfa.start_state_forward(&input) else { return 0 };
@@ -97,7 +99,7 @@ struct Group {
 }
 
 impl Group {
-    /// `sources` in as few automata as they fit in, at most `automata_max`.
+    /// Builds as few automata for `sources` as possible, at most `automata_max`.
     fn build(sources: &[&Source], automata_max: usize) -> Option<Self> {
         let mut group = Self { automata: Vec::new(), bytes: 0 };
         group.add(sources, 0, automata_max)?;
@@ -114,13 +116,13 @@ impl Group {
             return None;
         }
         let (front, back) = sources.split_at(sources.len() / 2);
-        // What is behind needs an automaton too.
+        // The second half needs at least one automaton.
         self.add(front, first, automata_max - 1)?;
         self.add(back, first + front.len(), automata_max)
     }
 }
 
-/// The first segment of the paths that `pattern` matches, if that is the same one for all of them and another follows.
+/// The literal first segment of all paths that `pattern` matches, if there is one and another segment follows.
 fn literal_segment(pattern: &str) -> Option<&str> {
     let text = pattern.strip_prefix('^').unwrap_or(pattern);
     let (segment, rest) = text.strip_prefix('/')?.split_once('/')?;
@@ -128,7 +130,8 @@ fn literal_segment(pattern: &str) -> Option<&str> {
     if segment.is_empty() || repeats || segment.bytes().any(|byte| b".[]()*+?{}|^$\\".contains(&byte)) {
         return None;
     }
-    // An alternative of the whole pattern may begin otherwise. Where it can't be told in a glance, it may be one.
+    // An alternative at the top level may begin with another segment. When brackets or backslashes make that hard to see,
+    // `None` is the safe answer.
     if rest.contains('|') && rest.contains(['[', '\\']) {
         return None;
     }
@@ -144,7 +147,7 @@ fn literal_segment(pattern: &str) -> Option<&str> {
     Some(segment)
 }
 
-/// The first segment of `path`, if another follows.
+/// The first segment of `path`, if another segment follows.
 fn first_segment(path: &[u8]) -> Option<&[u8]> {
     let rest = path.strip_prefix(b"/")?;
     memchr::memchr(b'/', rest).and_then(|end| rest.get(..end))
@@ -163,11 +166,11 @@ impl NumberedPatterns {
     }
 }
 
-/// Groups that were made before, so that a deployment makes those alone whose patterns it changes.
+/// Groups of earlier tables, so that a deployment builds only groups whose patterns have changed.
 #[derive(Default)]
 pub(super) struct Cache {
     groups: HashMap<Vec<Source>, Arc<Group>>,
-    /// Bytes of the automata of a module alone.
+    /// The size, in bytes, of the automata of one module alone.
     costs: HashMap<Vec<Source>, usize>,
 }
 
@@ -183,10 +186,10 @@ impl Cache {
         Ok(group)
     }
 
-    /// Bytes of the automata that a module with the patterns `sources` needs alone.
+    /// The size, in bytes, of the automata that a module with the patterns `sources` needs alone.
     ///
     /// # Errors
-    /// They are too many.
+    /// The size exceeds the limit for a module.
     fn cost(&mut self, sources: Vec<Source>) -> Result<usize, TooLarge> {
         if let Some(bytes) = self.costs.get(&sources) {
             return Ok(*bytes);
@@ -230,21 +233,21 @@ fn by_segment<'a>(sources: impl Iterator<Item = &'a Source>) -> BTreeMap<Option<
     groups
 }
 
-/// See the module's documentation.
+/// The automata of a table.
 #[derive(Default)]
 pub(super) struct Matcher {
     segments: HashMap<Box<[u8]>, NumberedPatterns, FixedState>,
     general: Option<NumberedPatterns>,
 }
 
-/// The patterns of a module, and the domain it is in.
+/// The patterns of a module, and the module's domain.
 pub(super) struct Owned {
     pub(super) domain: String,
     pub(super) sources: Vec<Source>,
 }
 
 impl Matcher {
-    /// Compiles `sources`, whose places are the numbers that [`Matcher::visit`] tells. `modules` are the same by module.
+    /// Compiles `sources`; [`Matcher::visit`] reports their indices. `modules` has the same patterns, grouped by module.
     ///
     /// # Errors
     /// The patterns of a module, of a domain or of all are too large.
@@ -283,8 +286,8 @@ impl Matcher {
         Ok(matcher)
     }
 
-    /// Calls `matched` with the number of each pattern that matches `path`, in no order. Returns the steps that were taken:
-    /// at most `AUTOMATA_MAX` × (the bytes of `path` + 1).
+    /// Calls `matched` with the number of each pattern that matches `path`, in no particular order. Returns the number of
+    /// steps: at most `AUTOMATA_MAX` × (the bytes of `path` + 1).
     pub(super) fn visit(&self, path: &[u8], mut matched: impl FnMut(u32)) -> usize {
         let mut steps = 0;
         if !self.segments.is_empty()
@@ -301,7 +304,7 @@ impl Matcher {
 
 fn beyond(whose: &str, bytes: usize, bytes_max: usize) -> TooLarge {
     TooLarge(format!(
-        "the route patterns {whose} need {} KiB of states, and may have {} KiB",
+        "the route patterns {whose} need {} KiB of states; the limit is {} KiB",
         bytes / 1024,
         bytes_max / 1024
     ))
@@ -353,7 +356,7 @@ mod tests {
         );
     }
 
-    /// Sets of 60 patterns on which an engine that follows every state of each is slow.
+    /// Sets of 60 patterns on which an engine is slow that follows every state of each pattern.
     fn hostile() -> Vec<Vec<String>> {
         let sixty = |of: &dyn Fn(usize) -> String| (0..60).map(of).collect::<Vec<_>>();
         vec![

@@ -1,7 +1,7 @@
 //! From C source to a served module: compile → inspect → verify → load → publish → retire.
 //!
-//! Control plane only: nothing here runs for a request. What the shards read is the immutable [`table::Table`],
-//! published whole by one atomic store.
+//! The room belongs to the control plane: no code in it runs for a request. Shards read the immutable [`table::Table`],
+//! which the control plane publishes whole by one atomic store.
 
 mod archive;
 mod built;

@@ -1,4 +1,4 @@
-//! What is kept of a module beside its source and its shared object.
+//! The stored record of a module, beside its source and its shared object.
 
 use super::deploy::SourceFields;
 use crate::abi::manifest::Manifest;
@@ -11,19 +11,19 @@ pub(super) struct Record {
     pub(super) name: String,
     /// SHA-256 of the source.
     pub(super) hash: String,
-    /// Key of its compilation.
+    /// Key of the compilation.
     pub(super) key: String,
-    /// What the inspection found: it need not be repeated at start.
+    /// The manifest that the inspection found, so that a restart needs no inspection.
     pub(super) manifest: Manifest,
-    /// When the module was first deployed, which orders them at start: milliseconds since 1970.
+    /// When the module was first deployed, in milliseconds since 1970. This time orders the modules at start.
     pub(super) deployed_ms: u64,
-    /// The domain it runs in; records from before there were any have none.
+    /// The module's domain; records from before domains existed have none.
     #[serde(default = "default_domain")]
     pub(super) domain: String,
-    /// What came with the source and made a difference.
+    /// The fields that came with the source and made a difference.
     #[serde(default)]
     pub(super) fields: SourceFields,
-    /// Which of the module's versions it is; records from before there were any are the first.
+    /// The number of the module's version; records from before versions existed are version 1.
     #[serde(default = "first_version")]
     pub(super) version: u64,
 }

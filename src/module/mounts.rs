@@ -1,22 +1,22 @@
-//! Which directories a module may have served without a handler: those that the operator lets modules read.
+//! The directories from which a module may serve files without a handler. The operator must permit modules to read them.
 
 use super::verify::Refusal;
 use crate::abi::manifest::{Manifest, Mount};
 use std::path::{Component, Path, PathBuf};
 
-/// What the operator allows.
+/// The directories that the operator allows.
 #[derive(Debug, Clone, Default)]
 pub struct MountDirs {
-    /// What a relative directory is relative to.
+    /// The base of relative directories.
     pub base: PathBuf,
-    /// Directories that may be served, with all below them; absolute.
+    /// Directories that may be served, with everything below them; absolute paths.
     pub allowed: Vec<PathBuf>,
 }
 
 /// Checks the mounts of a module.
 ///
 /// # Errors
-/// All that is wrong, a line each.
+/// All problems, one line each.
 pub(super) fn check(manifest: &Manifest, dirs: &MountDirs) -> Result<(), Refusal> {
     let mounts = manifest.routes.iter().filter_map(|route| route.mount.as_ref());
     let wrong: Vec<String> = mounts
@@ -36,12 +36,12 @@ fn problem(mount: &Mount, dirs: &MountDirs) -> Option<String> {
         return Some(format!("the directory \"{shown}\" is empty or has \"..\" in it"));
     }
     let path = dirs.base.join(dir);
-    // A directory that is not there yet may come later; then it is where its name says.
+    // A directory may be created later; until then its name stands for its path.
     let real = path.canonicalize().unwrap_or(path);
     let holds = |allowed: &PathBuf| real.starts_with(allowed.canonicalize().as_ref().unwrap_or(allowed));
     (!dirs.allowed.iter().any(holds)).then(|| {
         format!(
-            "the directory \"{shown}\" is none that modules may read; put the files below \"static\" in the data directory, or \
+            "the directory \"{shown}\" is not one that modules may read; put the files below \"static\" in the data directory, or \
              have the server started with --allow-read {}",
             real.display()
         )

@@ -4,7 +4,7 @@ use super::control_state::ControlState;
 use super::deploy::{DeployError, LOOPBACK};
 use super::reach::Reach;
 
-/// Checks that a key may deploy the module `name`, which is in the domain `there` if it is deployed, into `domain`.
+/// Checks that a key may deploy the module `name` into `domain`; `there` is the domain of a deployed module.
 pub(super) fn check_reach(
     control: &ControlState,
     reach: &Reach,
@@ -19,13 +19,13 @@ pub(super) fn check_reach(
     Err(DeployError::OutOfReach { name: name.to_owned(), domain: outside.to_owned() })
 }
 
-/// Whether a module that is new may be deployed under a name that has secrets already: they are for the module of this name,
-/// wherever it will be, and not for any module of some domain.
+/// Whether a new module may be deployed under a name that already has secrets. The secrets are for the module of this name
+/// in any domain, so a reach that names a domain does not suffice.
 fn may_find_secrets(control: &ControlState, reach: &Reach, name: &str) -> Result<bool, DeployError> {
     Ok(reach.has(None, name) || control.settings.of(name)?.secrets.is_empty())
 }
 
-/// Checks that version `live` of the module `name` was not deployed by another key than `by`.
+/// Checks that version `live` of the module `name` was not deployed by a key other than `by`.
 pub(super) fn check_owner(control: &ControlState, name: &str, live: u64, by: &str) -> Result<(), DeployError> {
     let list = control.store.versions(name)?;
     let owner = list.into_iter().find(|version| version.number == live).map(|version| version.by).unwrap_or_default();

@@ -1,8 +1,8 @@
 //! Route paths: POSIX extended regular expressions, translated to the syntax of a linear-time engine.
 //!
-//! Routing asks only whether a whole path matches, so POSIX's leftmost-longest rule makes no difference there; the syntax
-//! differs, and is translated here. Groups follow the engine's leftmost-first rule. Back-references need a backtracking
-//! engine and are refused. How many patterns are matched at once is in `matcher`.
+//! Routing asks only whether a whole path matches, so POSIX's leftmost-longest rule makes no difference there; only the
+//! syntax must be translated. Groups follow the engine's leftmost-first rule. Back-references need a backtracking engine
+//! and are refused. `matcher` decides how many patterns are matched at once.
 
 use super::segment_names;
 use regex_automata::dfa::onepass;
@@ -15,20 +15,20 @@ use std::ops::Range;
 /// Limit, in bytes, on one compiled pattern.
 pub(super) const COMPILED_BYTES_MAX: usize = 1024 * 1024;
 
-/// Limit on the groups of a pattern whose places in a path can be asked for.
+/// Limit on the groups of a pattern whose positions can be read.
 pub const GROUPS_MAX: usize = 16;
 
-/// A pattern that tells where its groups lie in a path. One pass over the path, whatever the pattern.
+/// A pattern that reports the positions of its groups in a path, in one pass over the path.
 pub struct Groups {
     dfa: onepass::DFA,
     count: usize,
 }
 
 impl Groups {
-    /// Compiles the POSIX pattern `pattern`. `None` for one without groups, with more than [`GROUPS_MAX`], and for one whose
-    /// groups can't be told in one pass over a path (`/(a*)(a*)`): such a route is served, and tells of no groups.
+    /// Compiles the POSIX pattern `pattern`. `None`: the pattern has no groups, more than [`GROUPS_MAX`], or groups that
+    /// one pass can't tell apart (`/(a*)(a*)`). A route with such a pattern is served, but has no captures.
     ///
-    /// `([^/]+)` in place of a segment always can.
+    /// `([^/]+)` as a whole segment always compiles.
     #[must_use]
     pub fn compile(pattern: &str) -> Option<Self> {
         let regex = translated(pattern, "(").ok()?;
@@ -43,13 +43,14 @@ impl Groups {
         (1..=GROUPS_MAX).contains(&count).then_some(Self { dfa, count })
     }
 
-    /// Where each group lies in `path`, in the order of their opening parentheses; `None` for a group that took no part.
-    /// `None` in all if `path` does not match.
+    /// The position of each group in `path`, in the order of the opening parentheses; `None` for a group that took no part.
+    /// `None` as a whole if `path` does not match.
     #[must_use]
     pub fn of(&self, path: &[u8]) -> Option<Vec<Option<Range<usize>>>> {
         let mut slots = vec![None; 2 * (self.count + 1)];
         let input = Input::new(path).anchored(Anchored::Yes);
-        // Not kept with the thread: state that is made there within a call of a module waits for the dynamic loader's lock.
+        // The cache is not kept in thread-local storage. Creating such storage during a module's call would wait for the
+        // dynamic loader's lock.
         let mut cache = self.dfa.create_cache();
         self.dfa.try_search_slots(&mut cache, &input, &mut slots).ok().flatten()?;
         let place = |pair: &[Option<regex_automata::util::primitives::NonMaxUsize>]| match pair {
@@ -60,18 +61,18 @@ impl Groups {
     }
 }
 
-/// Whether `path` holds nothing with a meaning beyond itself.
+/// Whether `path` has no character with a special meaning, apart from its literal one.
 pub(super) fn is_literal(path: &str) -> bool {
     !path.bytes().any(|byte| b".[]()*+?{}|^$\\".contains(&byte)) && !segment_names::has_names(path)
 }
 
-/// Whether `path` holds something that is more than a character of a path. A dot alone is none.
+/// Whether `path` is meant as a pattern. A dot alone does not make one.
 pub(super) fn is_pattern(path: &str) -> bool {
     path.bytes().any(|byte| b"[]()*+?{}|^$\\".contains(&byte)) || segment_names::has_names(path)
 }
 
-/// The first segment that other servers' routers would take for a parameter, `{name}`, and the path with `:name` in place of
-/// such segments.
+/// The first segment of the form `{name}`, which routers of other servers take for a parameter, and the path with `:name`
+/// in place of such segments.
 pub(super) fn placeholder(path: &str) -> Option<(&str, String)> {
     let is_name = |text: &str| {
         text.starts_with(|c: char| c.is_ascii_alphabetic())
@@ -90,26 +91,26 @@ pub(super) fn placeholder(path: &str) -> Option<(&str, String)> {
 /// A translation in progress.
 struct Translation {
     out: String,
-    /// Where in `out` each group begins that is open.
+    /// The offset in `out` of each open group.
     open: Vec<usize>,
-    /// Where the last atom begins.
+    /// The offset of the last atom.
     atom: usize,
-    /// Whether that atom has been repeated.
+    /// Whether the last atom has been repeated.
     repeated: bool,
-    /// Where in `out` the expression in progress begins: behind the last `(`.
+    /// The offset in `out` at which the current expression begins: after the last `(`.
     start: usize,
-    /// What a group begins with.
+    /// The text with which a group begins.
     group: &'static str,
 }
 
 impl Translation {
-    /// What is appended next is an atom.
+    /// The text appended next is an atom.
     fn begin_atom(&mut self) {
         (self.atom, self.repeated) = (self.out.len(), false);
     }
 
-    /// A repetition of the last atom. One of a repetition repeats the whole: `a+?` is `(a+)?` in POSIX, and a lazy `a+` to
-    /// the regex crate.
+    /// Repeats the last atom. A repetition of a repetition applies to the whole: `a+?` is `(a+)?` in POSIX, but a lazy `a+`
+    /// in the regex crate.
     fn repeat(&mut self, operator: &str) {
         if self.repeated {
             self.out.insert_str(self.atom, "(?:");
@@ -125,7 +126,7 @@ impl Translation {
         self.start = self.out.len();
     }
 
-    /// A `)` that closes nothing is one of the path.
+    /// A `)` without an open group is a character of the path.
     fn close(&mut self) {
         match self.open.pop() {
             Some(start) => {
@@ -143,7 +144,7 @@ impl Translation {
 /// Translates `pattern` to the syntax of the `regex` crate, anchored at both ends.
 ///
 /// # Errors
-/// What is wrong with it.
+/// A text for the author: the error in the pattern.
 pub(super) fn translate(pattern: &str) -> Result<String, String> {
     translated(pattern, "(?:")
 }
@@ -177,7 +178,7 @@ fn translated(pattern: &str, group: &'static str) -> Result<String, String> {
                     to.out.push_str("\\{");
                 }
             },
-            // At the start of an expression POSIX leaves them undefined: taken as themselves.
+            // POSIX leaves these characters undefined at the start of an expression; they are taken literally.
             '*' | '+' | '?' if to.out.len() > to.start => to.repeat(c.encode_utf8(&mut [0; 4])),
             '(' => to.open(),
             ')' => to.close(),
@@ -201,7 +202,7 @@ fn translated(pattern: &str, group: &'static str) -> Result<String, String> {
     })
 }
 
-/// The interval behind a `{`, if it is one (`3}`, `3,}`, `3,5}`, and GNU's `,5}`), and where it ends.
+/// The interval after a `{`, if there is one (`3}`, `3,}`, `3,5}`, and GNU's `,5}`), and the offset of its end.
 fn interval(chars: &[char], at: usize) -> Option<(String, usize)> {
     let body: String = chars.iter().skip(at).take_while(|&&c| c != '}').collect();
     let end = at + body.chars().count();
@@ -228,8 +229,8 @@ fn push_literal(c: char, out: &mut String) {
     }
 }
 
-/// What stands behind a backslash outside brackets. `\w` and its like are GNU's; `\d` POSIX leaves undefined, and
-/// everybody who writes it means a digit.
+/// Translates an escape outside brackets. `\w` and similar ones come from GNU. POSIX leaves `\d` undefined; it is taken as
+/// a digit, which authors mean by it.
 fn escape(c: char, out: &mut String) -> Result<(), String> {
     match c {
         '1'..='9' => {
@@ -250,7 +251,7 @@ fn escape(c: char, out: &mut String) -> Result<(), String> {
     Ok(())
 }
 
-/// Translates a bracket expression that begins at `at`, behind its `[`. Returns where it ends.
+/// Translates a bracket expression that begins at `at`, after its `[`. Returns the offset of its end.
 fn bracket(chars: &[char], mut at: usize, out: &mut String) -> Result<usize, String> {
     out.push('[');
     if chars.get(at) == Some(&'^') {
@@ -287,21 +288,22 @@ fn bracket(chars: &[char], mut at: usize, out: &mut String) -> Result<usize, Str
     }
 }
 
-/// `[:alpha:]` and its like.
+/// Translates `[:alpha:]` and the other character classes.
 fn class(chars: &[char], at: usize, out: &mut String) -> Result<usize, String> {
     let name: String = chars.iter().skip(at + 2).take_while(|&&c| c != ':').collect();
     let known =
         ["alnum", "alpha", "blank", "cntrl", "digit", "graph", "lower", "print", "punct", "space", "upper", "xdigit"];
     let end = at + 2 + name.chars().count();
     if !known.contains(&name.as_str()) || chars.get(end + 1) != Some(&']') {
-        return Err(format!("[:{name}:] is no character class"));
+        return Err(format!("[:{name}:] is not a character class"));
     }
     let _ = write!(out, "[:{name}:]");
     Ok(end + 2)
 }
 
-/// One character of a bracket expression. All but letters and digits are escaped: the regex crate gives `&&`, `--`, `~~`,
-/// `[` and `\` meanings that POSIX does not. What is not ASCII stands for its bytes, as in the C locale.
+/// Appends one character of a bracket expression. All characters but letters and digits are escaped: the regex crate gives
+/// `&&`, `--`, `~~`, `[` and `\` meanings that POSIX does not. A character beyond ASCII stands for its bytes, as in the C
+/// locale.
 fn push_class_char(c: char, out: &mut String) {
     if c.is_ascii_alphanumeric() {
         return out.push(c);

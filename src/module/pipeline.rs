@@ -1,4 +1,4 @@
-//! One deployment, step by step. Every step before publication can refuse, and then nothing has changed.
+//! One deployment, step by step. Each step before the publication can refuse the deployment; then nothing has changed.
 
 use super::built::built;
 use super::compile::Plan;
@@ -20,7 +20,7 @@ use crate::logbook;
 use crossbeam::channel::RecvTimeoutError;
 use std::sync::{Arc, PoisonError};
 
-/// Deploys what was `posted`.
+/// Deploys `posted`.
 pub(super) fn deploy(
     control: &ControlState,
     ticket: u64,
@@ -32,14 +32,14 @@ pub(super) fn deploy(
         Source::Project(project) => project.settings.domain.as_deref(),
         Source::File(_) => None,
     });
-    // Before the compiler is bothered; the load checks again, and the limit of domains with it.
+    // An early check, before the compiler starts; the load checks this again, together with the limit on domains.
     domain.map_or(Ok(()), |domain| control.host.check_domain(domain))?;
     let trusted = control.config.trusted_signers.as_deref();
     let signature = signing::check(trusted, &source, &options.fields, options.signature.as_deref())?;
     deploy_source(control, ticket, &source, domain, options, signature)
 }
 
-/// Deploys `source`, whose files and `signature` are checked, into `domain`.
+/// Deploys `source` into `domain`; its files and `signature` must have been checked.
 pub(super) fn deploy_source(
     control: &ControlState,
     ticket: u64,
@@ -51,12 +51,12 @@ pub(super) fn deploy_source(
     sanitizing::check(control, source, options, domain)?;
     let plan = control.compiler.plan(source, &options.fields)?;
     let mut deployed = deploy_read(control, ticket, source, &plan, domain, options, signature)?;
-    // Not kept with the module: the next client may not send the fields.
+    // The remarks are not stored with the module: the next client may not send the fields.
     deployed.warnings.push_str(&plan.remarks());
     Ok(deployed)
 }
 
-/// Deploys `source`, which has been read.
+/// Deploys `source`, whose plan has been made.
 fn deploy_read(
     control: &ControlState,
     ticket: u64,
@@ -72,7 +72,7 @@ fn deploy_read(
         return Ok(same);
     }
     let key = control.compiler.key(source, plan);
-    // What moves to another domain was inspected when it came.
+    // A module that moves to another domain was inspected at its first deployment.
     let (warnings, manifest) = built(control, ticket, &key, source, plan, || served_manifest(control, &hash))?;
     source.check_name(&manifest.name)?;
     verify::check(&manifest)?;
@@ -103,8 +103,8 @@ fn deploy_read(
     install(control, ticket, compiled, &manifest)
 }
 
-/// The key of the compilation of a version that was kept as `key`, compiled again if it was another compiler's or another
-/// SDK's: what these made need not keep to the interface of this server. The source was compiled as `source_name`.
+/// The key of the compilation of a version that was stored under `key`. The version is compiled again if the compiler or
+/// the SDK has changed, since the old result may not fit this server's interface. The source was compiled as `source_name`.
 pub(super) fn renewed(control: &ControlState, key: &str, source_name: Option<String>) -> Result<String, DeployError> {
     let source = control.store.source(key)?;
     let plan = control.compiler.plan(&source, &SourceFields { source_name, ..SourceFields::default() })?;
@@ -115,7 +115,7 @@ pub(super) fn renewed(control: &ControlState, key: &str, source_name: Option<Str
     Ok(renewed)
 }
 
-/// Deploys what was deployed before a restart: it was inspected then, unless it has to be compiled again.
+/// Deploys a stored module after a restart. Its inspection is repeated only if it must be compiled again.
 pub(super) fn reload(control: &ControlState, ticket: u64, record: &Record) -> Result<(), DeployError> {
     let source = control.store.source(&record.key)?;
     let plan = control.compiler.plan(&source, &record.fields)?;
@@ -130,7 +130,7 @@ pub(super) fn reload(control: &ControlState, ticket: u64, record: &Record) -> Re
     let fields = plan.fields();
     let list = control.store.versions(&record.name)?;
     let known = list.into_iter().find(|version| version.number == record.version);
-    // A record from before there were versions has no list: it begins one.
+    // A record from before versions existed has no list of versions: the list begins here.
     let persist = persist || known.is_none();
     let version = Version {
         key: key.clone(),
@@ -158,8 +158,9 @@ pub(super) fn reload(control: &ControlState, ticket: u64, record: &Record) -> Re
     install(control, ticket, compiled, &manifest).map(|_| ())
 }
 
-/// The module that is made of this very source and in this domain, if one is served under the same `name`: a client that gives
-/// no name takes any. Requests from before this one are superseded by it, unless the module is out of `reach`: an error.
+/// The served module with the same source and domain, compiled under the file name `name`; `None` accepts any file name and
+/// any domain. The module gets the ticket of this deployment, which supersedes earlier requests. A module out of `reach` is
+/// an error.
 fn already_served(
     control: &ControlState,
     ticket: u64,
@@ -189,16 +190,16 @@ fn already_served(
     }))
 }
 
-/// The manifest of the module that is made of this very source, in whatever domain.
+/// The manifest of a served module with the same source, in any domain.
 fn served_manifest(control: &ControlState, hash: &str) -> Option<Arc<Manifest>> {
     let state = control.state();
     state.entries.iter().find(|entry| entry.hash == hash).map(|entry| Arc::clone(&entry.manifest))
 }
 
-/// Longest message of a version.
+/// Limit, in bytes, on the message of a version.
 const MESSAGE_BYTES_MAX: usize = 4096;
 
-/// From the manifest to publication.
+/// The steps from the manifest to the publication.
 pub(super) fn install(
     control: &ControlState,
     ticket: u64,
@@ -210,7 +211,7 @@ pub(super) fn install(
     let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
     let current = current(control, &name);
     let is_sanitized = compiled.fields.sanitize.is_some();
-    // A module that could not be loaded at the start is not served and still has its owner, its domain and its secrets.
+    // A module that could not be loaded at the start is not served, but still has its owner, its domain and its secrets.
     let kept = if current.is_none() && compiled.persist { control.store.record(&name) } else { None };
     let there = current.as_ref().map(|current| current.domain.as_str());
     let there = there.or(kept.as_ref().map(|kept| kept.domain.as_str()));
@@ -244,7 +245,7 @@ pub(super) fn install(
         Some(same)
             if same.hash == compiled.hash
                 && same.domain == domain
-                // Going back to a version that differs by the name of its file alone is a change.
+                // Deploying a version again that differs only in the name of its file is a change.
                 && compiled.version.as_ref().is_none_or(|wanted| wanted.number == same.version)
                 && already_served(control, ticket, compiled.hash, file, Some(domain), &compiled.reach)?.is_some() =>
         {
@@ -271,7 +272,7 @@ pub(super) fn install(
     result.map(|version| Deployed { version, ..deployed })
 }
 
-/// What is deployed under a name.
+/// The module that is deployed under a name.
 struct Current {
     ticket: u64,
     version: u64,
@@ -288,7 +289,7 @@ fn current(control: &ControlState, name: &str) -> Option<Current> {
     Some(Current { ticket, version, hash: entry.hash.clone(), domain: entry.domain.clone(), manifest })
 }
 
-/// Loads the new generation, runs the hooks in their order, persists and publishes.
+/// Loads the new generation, runs the hooks in order, persists and publishes.
 fn swap_in(
     control: &ControlState,
     ticket: u64,
@@ -302,7 +303,7 @@ fn swap_in(
     let number = compiled.version.as_ref().map_or_else(|| versions::next(&list, live), |version| version.number);
     let record = record(&compiled, domain, manifest, since_ms, number);
     let version = version(&compiled, &record);
-    // Written while the module is loaded and its requests wait for the hooks.
+    // The files are written in parallel with the load, because requests of the module wait for its hooks.
     let (prepared, loaded) = both(
         || compiled.persist.then(|| prepare(control, list, version, &record)).transpose(),
         || load(control, &compiled, domain, manifest, number),
@@ -311,7 +312,7 @@ fn swap_in(
     if control.is_abandoned() {
         return Err(DeployError::ShuttingDown);
     }
-    // The list of versions first: see its documentation.
+    // The list of versions is committed first; the documentation of `versions` has the reason.
     let commit = |(versions, record): (Prepared, Prepared)| versions.commit().and_then(|()| record.commit());
     let committed = started.and_then(|()| Ok(prepared?.map_or(Ok(()), commit)?));
     if let Err(error) = committed {
@@ -339,7 +340,8 @@ fn swap_in(
     };
     let mut state = control.state();
     let place = state.entries.iter_mut().find(|entry| entry.manifest.name == manifest.name);
-    // The old entry is kept until the table without it is published: who finds the old one finds it whole.
+    // The old entry must live until the table without it is published: a reader that finds the old entry must find it
+    // complete.
     let _old = match place {
         Some(place) => Some(std::mem::replace(place, entry)),
         None => {
@@ -351,10 +353,10 @@ fn swap_in(
     Ok(number)
 }
 
-/// A generation that is loaded, the one that its hooks made wait, and what became of its `onload`.
+/// The loaded generation, the generation that was stopped for its hooks, and the outcome of `onload`.
 type LoadedGeneration = (Arc<Generation>, Option<Arc<Generation>>, Result<(), DeployError>);
 
-/// Loads the generation and runs the hooks in their order.
+/// Loads the generation and runs the hooks in order.
 fn load(
     control: &ControlState,
     compiled: &Compiled<'_>,
@@ -371,9 +373,9 @@ fn load(
         other => other,
     })?;
     generation.instance().set_version(number);
-    // Its constructors run again there, and may have been waiting for that.
+    // The constructors run again in the domain, and may behave differently there.
     if generation.manifest() != manifest {
-        let what = "it says something else of itself in its domain than when it was inspected".to_owned();
+        let what = "its config in its domain differs from the one that the inspection read".to_owned();
         return Err(DeployError::Load(LoadError::Manifest(what)));
     }
     let held = if manifest.has_onload { hold(control, manifest)? } else { None };
@@ -388,9 +390,9 @@ pub(super) fn start(generation: &Arc<Generation>, name: &str) -> Result<(), Depl
     Ok(())
 }
 
-/// When the module's current generation has an `unload` that must come before the new `onload`: lets its requests wait,
-/// waits for the running ones and for the sockets that `next` serves no more, and runs it. Returns the generation it was, to
-/// go back to.
+/// Stops the present generation if it has an `unload`, which must run before the new `onload`: holds new requests, waits
+/// for running requests and for sockets that `next` no longer serves, and runs `unload`. Returns the stopped generation, so
+/// that the caller can go back to it.
 fn hold(control: &ControlState, next: &Manifest) -> Result<Option<Arc<Generation>>, DeployError> {
     let name = next.name.as_str();
     let mut state = control.state();
@@ -412,7 +414,7 @@ fn hold(control: &ControlState, next: &Manifest) -> Result<Option<Arc<Generation
         resume(control, name, &old);
         return Err(DeployError::SwapTimeout { name: name.to_owned(), waited: control.config.swap_timeout });
     }
-    // A job may hold the generation still: then its unload comes when the job ends, and this swap does not wait.
+    // If a job still holds the generation, `unload` runs after the job, and this swap does not wait for it.
     if Arc::strong_count(&old) == 1
         && old.take_unload()
         && let Err(fault) = old.instance().unload()
@@ -427,7 +429,7 @@ fn restore(control: &ControlState, name: &str, old: &Arc<Generation>) {
     if !old.is_unload_due()
         && let Err(error) = start(old, name)
     {
-        tracing::error!("going back to the version before: {error}");
+        tracing::error!("module {name}: going back to the previous version failed: {error}");
     }
     resume(control, name, old);
 }
@@ -453,12 +455,13 @@ pub(super) fn remove(control: &ControlState, ticket: u64, name: &str) -> Result<
     let not_found = || DeployError::NotFound(name.to_owned());
     match current(control, name) {
         None => return Err(not_found()),
-        // Deployed again after this removal was asked for: the removal came before that, and is done.
+        // The module was deployed again after this removal was requested: the removal counts as done before that
+        // deployment.
         Some(newer) if newer.ticket > ticket => return Ok(()),
         Some(_) => {}
     }
     control.store.remove(name)?;
-    // With the module: another one of its name, by whomever, is not to find its secrets.
+    // The settings go with the module: another module of this name, from any author, must not find its secrets.
     control.settings.remove(name)?;
     let mut state = control.state();
     let at = state.entries.iter().position(|entry| entry.manifest.name == name).ok_or_else(not_found)?;

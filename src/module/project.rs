@@ -1,7 +1,8 @@
-//! The files of a module: one source, or a project of several with an optional `module.toml`.
+//! The files of a module: one source, or a project of several files with an optional `module.toml`.
 //!
-//! Paths are an author's, so they are checked before anything is written: relative, plain, without hidden parts. A project
-//! has one packed form, a tar file of its files in the order of their names, which the store keeps and `cweb pull` gets.
+//! Paths come from authors, so they are checked before anything is written: they must be relative, plain, and without
+//! hidden parts. A project has one packed form, a tar file of its files in the order of their names. The store keeps this
+//! form, and `cweb pull` gets it.
 
 use super::deploy::{DeployError, SourceFields};
 use super::dialect::Language;
@@ -16,22 +17,22 @@ use std::fs;
 use std::path::Path;
 use toml::Spanned;
 
-/// Most files that a command packs.
+/// Limit on the files that a command packs.
 const FILES_MAX: usize = 10_000;
-/// Most settings, and longest text of all of them.
+/// Limit on the settings of a module.
 const SETTINGS_MAX: usize = 64;
 
-/// What a client sends as a module.
+/// A module as a client sends it.
 #[derive(Debug, Clone)]
 pub enum Posted {
-    /// One source, or a tar file of a project, which may be compressed by gzip or zstd.
+    /// One source, or a tar file of a project, plain or compressed by gzip or zstd.
     Body(Vec<u8>),
-    /// Files by their paths.
+    /// Files with their paths.
     Files(Vec<NamedFile>),
 }
 
 impl Posted {
-    /// The bytes, for a hash that names what was refused.
+    /// The bytes, for a hash that identifies a refused source.
     #[must_use]
     pub fn bytes(&self) -> Vec<u8> {
         match self {
@@ -41,24 +42,24 @@ impl Posted {
     }
 }
 
-/// The files of the packed project that a server has sent, by their paths.
+/// The files of a packed project from a server, with their paths.
 ///
 /// # Errors
-/// For people: it is none, or a path is not one of a project.
+/// A text for users: the bytes are not a project, or a path is not valid.
 pub fn unpacked(bytes: Vec<u8>) -> Result<Vec<NamedFile>, String> {
     match Source::kept(bytes, true).map_err(|error| error.to_string())? {
         Source::Project(project) => Ok(project.files.into_iter().collect()),
-        Source::File(_) => Err("the answer is no archive".to_owned()),
+        Source::File(_) => Err("the answer is not an archive".to_owned()),
     }
 }
 
-/// Flags for an editor: paths of one machine, which are no part of the module.
+/// Flags for an editor: they contain paths of one machine and are not part of the module.
 pub const EDITOR_FLAGS: &str = "compile_flags.txt";
 
-/// The tar file of the project in `dir`: its files without those that are hidden, the flags for an editor, and links.
+/// Packs the project in `dir` into a tar file, without hidden files, editor flags and links.
 ///
 /// # Errors
-/// For people: a file can't be read, or can't be part of a project.
+/// A text for users: a file can't be read, or can't be part of a project.
 pub fn pack_dir(dir: &Path) -> Result<Vec<u8>, String> {
     let (mut files, mut dirs) = (BTreeMap::new(), vec![dir.to_path_buf()]);
     let at = |path: &Path| format!("{}: ", path.display());
@@ -68,7 +69,7 @@ pub fn pack_dir(dir: &Path) -> Result<Vec<u8>, String> {
             let (path, kind) = (entry.path(), entry.file_type().map_err(|error| at(&next) + &error.to_string())?);
             let name = path.strip_prefix(dir).ok().and_then(Path::to_str);
             let name = name.ok_or_else(|| at(&path) + "the name is not UTF-8")?;
-            // Left out like on the server, before anything in it is read.
+            // Hidden files are left out, as on the server, before they are read.
             let Some(name) = checked_path(name).map_err(|error| at(&path) + &error)? else { continue };
             if kind.is_dir() {
                 dirs.push(path);
@@ -77,7 +78,7 @@ pub fn pack_dir(dir: &Path) -> Result<Vec<u8>, String> {
             }
             if files.len() > FILES_MAX {
                 return Err(format!(
-                    "{}: there are more than {FILES_MAX} files in it: is it a project?",
+                    "{}: the directory has more than {FILES_MAX} files; name the directory of one project",
                     dir.display()
                 ));
             }
@@ -93,10 +94,10 @@ pub fn pack_dir(dir: &Path) -> Result<Vec<u8>, String> {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ScheduleTable {
-    /// The job of the module that it runs.
+    /// The job that the schedule runs.
     pub(super) job: Spanned<String>,
     pub(super) cron: Spanned<String>,
-    /// The job's, unless it says another.
+    /// The schedule's name; `None`: the job's name.
     pub(super) name: Option<Spanned<String>>,
     pub(super) timezone: Option<Spanned<String>>,
     pub(super) payload: Option<Spanned<toml::Value>>,
@@ -104,14 +105,14 @@ pub(super) struct ScheduleTable {
     pub(super) overlap: bool,
 }
 
-/// What a module is made of.
+/// The source of a module.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Source {
     File(Vec<u8>),
     Project(Box<Project>),
 }
 
-/// Several files. Every path has been checked.
+/// Several files. All paths have been checked.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Project {
     pub(super) files: BTreeMap<String, Vec<u8>>,
@@ -122,9 +123,9 @@ pub(super) struct Project {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct ProjectFile {
-    /// The module's name: its config must have the same.
+    /// The module's name: the config must have the same name.
     pub(super) name: Option<String>,
-    /// The sources, as patterns with `*`; without any all that have a source's name.
+    /// The sources, as patterns with `*`; if empty, all files with a source's name.
     pub(super) sources: Vec<String>,
     /// Directories with headers.
     pub(super) include: Vec<String>,
@@ -136,13 +137,13 @@ pub(super) struct ProjectFile {
     pub(super) std: Option<String>,
     /// The domain, unless the client names another.
     pub(super) domain: Option<String>,
-    /// Files and directories that the module reads by `cweb_asset`.
+    /// Files and directories that the module reads with `cweb_asset`.
     pub(super) assets: Option<Vec<String>>,
-    /// Settings that are there unless others are set.
+    /// Default settings, which apply where no other value is set.
     pub(super) settings: BTreeMap<String, toml::Value>,
-    /// Jobs of the module that run regularly.
+    /// Schedules of the module's jobs.
     pub(super) schedules: Vec<ScheduleTable>,
-    /// Limits below those of the server.
+    /// Limits of the project, below those of the server.
     #[serde(deserialize_with = "limits::none")]
     pub(super) limits: Limits,
 }
@@ -152,7 +153,7 @@ fn refused(text: impl std::fmt::Display) -> DeployError {
 }
 
 impl Source {
-    /// The settings that a module of this source has unless others are set.
+    /// The module's default settings, which apply where no other value is set.
     pub(super) fn default_settings(&self) -> BTreeMap<String, String> {
         match self {
             Self::Project(project) => project.default_settings(),
@@ -160,10 +161,10 @@ impl Source {
         }
     }
 
-    /// What `posted` holds, within `limits`.
+    /// Reads `posted` within `limits`.
     ///
     /// # Errors
-    /// [`DeployError::Compile`]: the archive, a path or `module.toml` is wrong, or there is too much of it.
+    /// [`DeployError::Compile`]: the archive, a path or `module.toml` is invalid, or a limit is exceeded.
     pub(super) fn read(posted: Posted, limits: ProjectLimits) -> Result<Self, DeployError> {
         match posted {
             Posted::Body(bytes) => match archive::unpack(&bytes, limits).map_err(refused)? {
@@ -174,17 +175,17 @@ impl Source {
         }
     }
 
-    /// What was kept as [`Source::packed`].
+    /// Reads bytes that were stored with [`Source::packed`].
     pub(super) fn kept(bytes: Vec<u8>, is_project: bool) -> Result<Self, DeployError> {
         if !is_project {
             return Ok(Self::File(bytes));
         }
-        // It was within the limits of its time.
+        // The limits applied when the source was first deployed.
         let limits = ProjectLimits { files_max: usize::MAX, bytes_max: usize::MAX };
         Self::read(Posted::Body(bytes), limits)
     }
 
-    /// The bytes to keep.
+    /// The bytes to store.
     pub(super) fn packed(&self) -> std::io::Result<Vec<u8>> {
         match self {
             Self::File(bytes) => Ok(bytes.clone()),
@@ -192,7 +193,7 @@ impl Source {
         }
     }
 
-    /// The bytes of a ready shared object, if it is one and no source.
+    /// The bytes of a ready shared object; `None` for sources.
     pub(super) fn object(&self) -> Option<&[u8]> {
         match self {
             Self::File(bytes) if shared_object::is_one(bytes) => Some(bytes),
@@ -204,7 +205,7 @@ impl Source {
         matches!(self, Self::Project(_))
     }
 
-    /// Checks that a project's file and its config, which says `name`, call the module the same.
+    /// Checks that a project's `module.toml` and its config, which says `name`, give the module the same name.
     ///
     /// # Errors
     /// [`DeployError::Compile`].
@@ -218,7 +219,7 @@ impl Source {
         }
     }
 
-    /// Names a version of a module: SHA-256 of the source, and of the fields that came with it and count, if there are any.
+    /// The hash of a version: SHA-256 of the source and of the fields that matter, if there are any.
     pub(super) fn hash(&self, fields: &SourceFields) -> String {
         let mut hasher = Sha256::new();
         self.digest(&mut hasher);
@@ -226,7 +227,7 @@ impl Source {
         super::sdk::hex(&hasher.finalize())
     }
 
-    /// What its hash is made of.
+    /// Adds the source to a hash.
     pub(super) fn digest(&self, hasher: &mut Sha256) {
         match self {
             Self::File(bytes) => hasher.update(bytes),
@@ -252,17 +253,17 @@ impl Project {
                 return Err(refused(too_large(limits)));
             }
             if files.insert(path.clone(), bytes).is_some() {
-                return Err(refused(format!("the file {path} is there twice")));
+                return Err(refused(format!("the project has the file {path} twice")));
             }
         }
         if files.len() > limits.files_max {
             return Err(refused(too_many(limits)));
         }
         for path in files.keys() {
-            // `a` and `a/b` can't be both.
+            // A path can't be a file (`a`) and a directory (`a/b`).
             let mut parents = path.match_indices('/').filter_map(|(at, _)| path.get(..at));
             if let Some(parent) = parents.find(|parent| files.contains_key(*parent)) {
-                return Err(refused(format!("{parent} is a file and a directory")));
+                return Err(refused(format!("{parent} can't be both a file and a directory")));
             }
         }
         let settings = read_project_file(&files).map_err(refused)?;
@@ -271,7 +272,7 @@ impl Project {
         if project.units().map_err(refused)?.is_empty() {
             if let Some((path, _)) = project.files.iter().find(|(_, bytes)| shared_object::is_one(bytes)) {
                 return Err(refused(format!(
-                    "{path} is a shared object, which is no source of a project; deploy it alone: cweb deploy {path}, or curl -F code=@{path}"
+                    "{path} is a shared object, which can't be part of a project; deploy it alone: cweb deploy {path}, or curl -F code=@{path}"
                 )));
             }
             return Err(refused("the project has no source: no file is named *.c, *.cpp, *.cc or *.cxx"));
@@ -279,7 +280,7 @@ impl Project {
         Ok(project)
     }
 
-    /// The sources that are compiled, with their languages.
+    /// The sources to compile, with their languages.
     ///
     /// # Errors
     /// A pattern of `sources` matches no source.
@@ -298,14 +299,14 @@ impl Project {
         Ok(all.into_iter().filter(|(path, _)| patterns.iter().any(|pattern| matches(pattern, path))).collect())
     }
 
-    /// The sources with tests of the author, which are no part of the module.
+    /// The sources of the author's tests, which are not part of the module.
     pub(super) fn test_units(&self) -> Vec<(&str, Language)> {
         let units = self.units().unwrap_or_default();
         let all = self.files.keys().filter_map(|path| Some((path.as_str(), Language::of(path)?)));
         all.filter(|(path, _)| is_for_tests(path) && !units.iter().any(|(unit, _)| unit == path)).collect()
     }
 
-    /// Checks that every entry of `assets` names something.
+    /// Checks that every entry of `assets` matches a file.
     fn check_assets(&self) -> Result<(), String> {
         for name in self.settings.assets.iter().flatten() {
             checked_path(&name.replace('*', "x")).map_err(|error| format!("{PROJECT_FILE}: assets: {error}"))?;
@@ -331,30 +332,30 @@ impl Project {
             toml::Value::Integer(number) => number.to_string(),
             toml::Value::Float(number) => number.to_string(),
             toml::Value::Boolean(value) => value.to_string(),
-            // Refused when the file was read.
+            // Reading the file refused these types.
             toml::Value::Datetime(_) | toml::Value::Array(_) | toml::Value::Table(_) => String::new(),
         };
         self.settings.settings.iter().map(|(key, value)| (key.clone(), text(value))).collect()
     }
 }
 
-/// Whether a source is one of the author's tests, and no part of the module.
+/// Whether a source is one of the author's tests, and not part of the module.
 pub(super) fn is_for_tests(path: &str) -> bool {
     let stem = path.rsplit('/').next().unwrap_or_default().split('.').next().unwrap_or_default();
     path.starts_with("test/") || path.starts_with("tests/") || stem.ends_with("_test")
 }
 
-/// Whether the file `path` is, or is below, what an entry of `assets` names.
+/// Whether an entry `name` of `assets` covers the file `path`: it matches the file or names a directory above it.
 fn is_asset(name: &str, path: &str) -> bool {
     let name = name.trim_start_matches("./").trim_end_matches('/');
     matches(name, path) || path.strip_prefix(name).is_some_and(|rest| rest.starts_with('/'))
 }
 
-/// Whether `path` is what `pattern` says; `*` stands for any part of a name.
+/// Whether `path` matches `pattern`; `*` stands for any part of a name.
 fn matches(pattern: &str, path: &str) -> bool {
     fn at(pattern: &[u8], path: &[u8], steps: &mut usize) -> bool {
         *steps += 1;
-        // A pattern of many stars must not take for ever.
+        // Bounds the time for a pattern with many stars.
         if *steps > 10_000 {
             return false;
         }
@@ -396,11 +397,11 @@ fn read_project_file(files: &BTreeMap<String, Vec<u8>>) -> Result<ProjectFile, S
         super::settings::check_key(key).map_err(about("settings"))?;
         if value.is_array() || value.is_table() || value.is_datetime() {
             return Err(format!(
-                "{PROJECT_FILE}: settings: {key} is neither text, number nor truth value; a date is written as text, in quotes"
+                "{PROJECT_FILE}: settings: {key} must be a string, a number or a boolean; write a date as a string, in quotes"
             ));
         }
         if value.as_str().is_some_and(|text| text.contains('\0')) {
-            return Err(format!("{PROJECT_FILE}: settings: {key} has a NUL, at which C would end it"));
+            return Err(format!("{PROJECT_FILE}: settings: {key} contains a NUL character, which would end it in C"));
         }
     }
     Ok(read)
@@ -466,15 +467,15 @@ mod tests {
             ("cflags = [\"-wrapper\", \"@x\"]", "not allowed"),
             ("cflags = [\"-I/etc\"]", "beside the source"),
             ("cflags = [\"-specs=x\"]", "not allowed"),
-            ("libs = [\"../../x\"]", "no name of a library"),
+            ("libs = [\"../../x\"]", "t name a library"),
             ("include = [\"/etc\"]", "absolute"),
             ("include = [\"../..\"]", "leads out"),
             ("include = [\"nowhere\"]", "no directory"),
             ("std = \"c17 -fplugin=x\"", "std"),
             ("typo = 1", "unknown field"),
-            ("[settings]\nX = [1]", "neither text"),
-            ("[settings]\nX = 2030-01-31", "a date is written as text"),
-            ("[settings]\nX = \"a\\u0000b\"", "has a NUL"),
+            ("[settings]\nX = [1]", "must be a string, a number or a boolean"),
+            ("[settings]\nX = 2030-01-31", "write a date as a string"),
+            ("[settings]\nX = \"a\\u0000b\"", "contains a NUL"),
             ("[settings]\n\"A B\" = 1", "settings"),
             ("not toml", "module.toml"),
         ] {

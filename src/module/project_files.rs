@@ -1,17 +1,17 @@
-//! Files of a project: their paths, and how many and how large they may be.
+//! Files of a project: their paths, and the limits on their number and size.
 
 /// The project file.
 pub(super) const PROJECT_FILE: &str = "module.toml";
 
-/// Longest path of a file.
+/// Limit, in bytes, on the path of a file.
 const PATH_BYTES_MAX: usize = 200;
 
 /// Limits of a project.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ProjectLimits {
-    /// Most files.
+    /// Limit on the number of files.
     pub files_max: usize,
-    /// Most bytes of all files together.
+    /// Limit, in bytes, on all files together.
     pub bytes_max: usize,
 }
 
@@ -24,10 +24,10 @@ impl Default for ProjectLimits {
 /// A file of a project: its path and its content.
 pub type NamedFile = (String, Vec<u8>);
 
-/// The path of a file of a project as it is kept; `None`: the file is hidden, and left out.
+/// The path of a project's file as it is stored; `None`: the file is hidden and left out.
 ///
 /// # Errors
-/// Why no file can have this path.
+/// The reason why no file can have this path.
 pub(super) fn checked_path(path: &str) -> Result<Option<String>, String> {
     let refuse = |why: &str| Err(format!("the path {path:?} can't be that of a module's file: {why}"));
     if path.len() > PATH_BYTES_MAX {

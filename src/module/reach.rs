@@ -1,14 +1,14 @@
-//! The modules that a key is for.
+//! The modules that a key may deploy.
 
 use crate::domain::DEFAULT_DOMAIN;
 use std::sync::Arc;
 
-/// A name, or the beginning of names when it ends with `*`.
+/// A name, or a prefix of names if the text ends with `*`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Pattern(Box<str>);
 
 impl Pattern {
-    /// `None`: a `*` elsewhere than at the end, or nothing.
+    /// `None`: the text is empty, or has a `*` before its end.
     fn new(text: &str) -> Option<Self> {
         let beginning = text.strip_suffix('*').unwrap_or(text);
         (!text.is_empty() && !beginning.contains('*')).then(|| Self(text.into()))
@@ -22,7 +22,7 @@ impl Pattern {
     }
 }
 
-/// Some modules: those of a name, in one domain or in any.
+/// A set of modules: those that match a name, in one domain or in any.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
     domain: Option<Pattern>,
@@ -30,19 +30,19 @@ pub struct Place {
 }
 
 impl Place {
-    /// Reads `MODULE` or `DOMAIN/MODULE`, each a name or the beginning of names with a `*` behind it.
+    /// Reads `MODULE` or `DOMAIN/MODULE`; each part is a name, or a prefix followed by `*`.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let (domain, module) = match text.split_once('/') {
             Some((domain, module)) => (Some(Pattern::new(domain)?), module),
             None => (None, text),
         };
-        // A name may hold a slash; a pattern has one only behind the domain.
+        // A module's name may contain a slash, but a pattern has a slash only after the domain.
         (!module.contains('/')).then_some(())?;
         Some(Self { domain, module: Pattern::new(module)? })
     }
 
-    /// `domain` is `None` where it is not known: then a place in one domain is not it.
+    /// Whether the set has the module. `domain` is `None` if it is unknown; then a set that names a domain does not match.
     fn has(&self, domain: Option<&str>, module: &str) -> bool {
         let in_domain = |pattern: &Pattern| domain.is_some_and(|domain| pattern.fits(domain));
         self.module.fits(module) && self.domain.as_ref().is_none_or(in_domain)
@@ -52,7 +52,7 @@ impl Place {
 /// The modules that a key's owner may deploy, change and remove.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Reach {
-    /// Every one.
+    /// All modules.
     #[default]
     All,
     /// Modules in one of these places.
@@ -60,7 +60,7 @@ pub enum Reach {
 }
 
 impl Reach {
-    /// Whether the module `module` in the domain `domain` is within reach; `None`: its domain is not known.
+    /// Whether the module `module` in the domain `domain` is within reach; `None`: the domain is unknown.
     #[must_use]
     pub fn has(&self, domain: Option<&str>, module: &str) -> bool {
         match self {
@@ -69,9 +69,9 @@ impl Reach {
         }
     }
 
-    /// Whether the module `module`, which is in the domain `there` if it is deployed, may be deployed into `domain`. A place that
-    /// names no domain leaves the module where it is, a new one in the default domain: all modules of a domain can reach each
-    /// other's secrets.
+    /// Whether the module `module` may be deployed into `domain`; `there` is the domain of a deployed module. A place
+    /// without a domain leaves a module in its domain, and a new module in the default domain, because all modules of a
+    /// domain can reach each other's secrets.
     #[must_use]
     pub fn may_install(&self, module: &str, there: Option<&str>, domain: &str) -> bool {
         let may = |place: &Place| match &place.domain {

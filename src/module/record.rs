@@ -1,4 +1,4 @@
-//! What is written of a deployment: the record that makes it live, and its entry in the list of versions.
+//! The stored data of a deployment: the record that makes it live, and its entry in the list of versions.
 
 use super::compiled::Compiled;
 use super::control_state::{ControlState, short};
@@ -11,7 +11,7 @@ use crate::abi::visible::visible;
 use crate::logbook;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Writes what a restart needs to know, but for the commits: the list of versions with `version`, and `record`.
+/// Writes the data for a restart, without the commits: the list of versions with `version`, and `record`.
 pub(super) fn prepare(
     control: &ControlState,
     mut list: Vec<Version>,
@@ -22,7 +22,7 @@ pub(super) fn prepare(
     Ok((control.store.prepare_versions(&record.name, &list)?, control.store.prepare_record(record)?))
 }
 
-/// What is kept of the version that `record` makes live.
+/// The stored version that `record` makes live.
 pub(super) fn version(compiled: &Compiled<'_>, record: &Record) -> Version {
     if let Some(known) = &compiled.version {
         return Version { manifest: record.manifest.clone(), ..known.clone() };
@@ -44,7 +44,7 @@ pub(super) fn now_ms() -> u64 {
     u64::try_from(since).unwrap_or(u64::MAX)
 }
 
-/// When the module came: a new version takes the place of the one before, also after a restart.
+/// When the module was first deployed: a new version keeps the time of the previous one, also after a restart.
 pub(super) fn since_ms(control: &ControlState, compiled: &Compiled<'_>, name: &str) -> u64 {
     let served = control.state().entries.iter().find(|entry| entry.manifest.name == name).map(|entry| entry.since_ms);
     served.or(compiled.since_ms).unwrap_or_else(now_ms)

@@ -1,4 +1,4 @@
-//! The restart of one module, in the version that it has.
+//! The restart of one module, in its present version.
 
 use super::control_state::ControlState;
 use super::deploy::DeployError;
@@ -7,7 +7,7 @@ use std::sync::{Arc, PoisonError};
 /// Restarts a module: see [`Instance::restart`](crate::domain::Instance::restart).
 pub(super) fn restart(control: &ControlState, name: &str) -> Result<(), DeployError> {
     let turn = control.name_lock(name);
-    // A swap of this module waits: it would replace the instance that is being restarted.
+    // A swap of this module must wait, because it would replace the instance during its restart.
     let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
     let generation = control.state().entries.iter().find_map(|entry| {
         let serving = entry.serving.as_ref().filter(|_| entry.manifest.name == name);

@@ -1,4 +1,4 @@
-//! Deployments of modules that are compiled with sanitizers: their domains, and what is reported while they are loaded.
+//! Deployments of modules with sanitizers: their domains, and reports that arrive while they are loaded.
 
 use super::control_state::ControlState;
 use super::deploy::{DeployError, DeployOptions};
@@ -6,13 +6,13 @@ use super::project::Source;
 use crate::domain::{DEFAULT_DOMAIN, LoadError, sanitized};
 use std::time::{Duration, Instant};
 
-/// How long reports are waited for: those of a module that is loaded, and those of one that is not.
+/// How long to wait for reports after a successful load, and after a failed one.
 const REPORT_WAIT: Duration = Duration::from_millis(100);
 const REPORT_WAIT_FAILED: Duration = Duration::from_secs(2);
-/// Between two looks at them.
+/// The interval between two looks for reports.
 const REPORT_LOOK: Duration = Duration::from_millis(5);
 
-/// Checks that a module with a sanitizer gets a domain of its own, and that no other one gets such a domain.
+/// Checks that a module with a sanitizer gets a domain of its own, and that no other module gets such a domain.
 pub(super) fn check(
     control: &ControlState,
     source: &Source,
@@ -23,7 +23,7 @@ pub(super) fn check(
     if options.fields.sanitize.is_none() {
         let is_taken = domain.is_some_and(sanitized::is_one);
         let text =
-            format!("domains whose names begin with {} are those of modules with a sanitizer", sanitized::PREFIX);
+            format!("domains whose names begin with {} are reserved for modules with a sanitizer", sanitized::PREFIX);
         return if is_taken { refuse(text) } else { Ok(()) };
     }
     if source.object().is_some() {
@@ -41,7 +41,7 @@ pub(super) fn check(
     Ok(())
 }
 
-/// The domain for the module `name`, which is now in `there`, where nobody names one.
+/// The domain for the module `name`, which is now in `there`, if the client names none.
 ///
 /// # Errors
 /// The versions can't be read.
@@ -57,14 +57,14 @@ pub(super) fn domain_of(
     if let Some(there) = there.filter(|there| !sanitized::is_one(there)) {
         return Ok(there.to_owned());
     }
-    // Where it was last without a sanitizer.
+    // The module's last domain without a sanitizer.
     let list = control.store.versions(name)?;
     let home = list.into_iter().rev().map(|version| version.domain).find(|domain| !sanitized::is_one(domain));
     Ok(home.unwrap_or_else(|| DEFAULT_DOMAIN.to_owned()))
 }
 
-/// Runs `swap`, which loads a module into `domain`. Gives also what was reported there meanwhile; of a module that could not be
-/// loaded it is part of the error.
+/// Runs `swap`, which loads a module into `domain`. Also returns the reports that arrived meanwhile; for a module that
+/// could not be loaded, the error contains them.
 pub(super) fn with_reports(
     control: &ControlState,
     domain: &str,
@@ -81,8 +81,8 @@ pub(super) fn with_reports(
     }
 }
 
-/// What sanitizers have found while a module was loaded into `domain`, beyond the first `before` reports. They come over a pipe,
-/// behind the answer that the module is loaded: if it is not, they are waited for longer, since one says why.
+/// The sanitizer reports for `domain` after the first `before` reports. Reports come through a pipe, after the answer to
+/// the load command. After a failed load this function waits longer, since a report has the reason.
 fn reports_since(control: &ControlState, domain: &str, before: usize, has_failed: bool) -> String {
     let deadline = Instant::now() + if has_failed { REPORT_WAIT_FAILED } else { REPORT_WAIT };
     loop {

@@ -9,16 +9,16 @@ use crate::jobs::cron::{Cron, ZONE_DEFAULT};
 use crate::jobs::store::ScheduleSpec;
 use std::collections::BTreeSet;
 
-/// Schedules of one module.
+/// Limit on the schedules of one module.
 const SCHEDULES_MAX: usize = 64;
-/// Longest name of a schedule.
+/// Limit, in bytes, on the name of a schedule.
 const NAME_BYTES_MAX: usize = 128;
 
-/// Schedules that the module of `source` and `manifest` declares.
+/// The schedules that the module of `source` and `manifest` declares.
 ///
 /// # Errors
-/// [`DeployError::Compile`]: an entry of `module.toml` is wrong, or two schedules have one name. The entries of the config
-/// are checked with it.
+/// [`DeployError::Compile`]: an entry of `module.toml` is invalid, or two schedules have the same name. The check of the
+/// manifest covers the schedules of the config.
 pub(super) fn declared(source: &Source, manifest: &Manifest) -> Result<Vec<ScheduleSpec>, DeployError> {
     let spec = |name: &str, job: &str, cron: &str, zone: Option<&str>| ScheduleSpec {
         name: format!("{}/{name}", manifest.name),
@@ -61,7 +61,7 @@ fn refused(text: &str) -> DeployError {
 }
 
 impl ScheduleTable {
-    /// Its payload, as JSON.
+    /// Checks the entry and returns its payload as JSON.
     fn check(&self, project: &Project, manifest: &Manifest) -> Result<String, DeployError> {
         let text = project.files.get(PROJECT_FILE).map(Vec::as_slice).unwrap_or_default();
         let at = |start: usize, key: &str, why: String| {
@@ -93,7 +93,7 @@ impl ScheduleTable {
     }
 }
 
-/// A value of TOML as JSON: dates and times become strings.
+/// A TOML value as JSON; dates and times become strings.
 fn json_of(value: &toml::Value) -> serde_json::Value {
     match value {
         toml::Value::String(text) => text.as_str().into(),

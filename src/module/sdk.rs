@@ -1,4 +1,4 @@
-//! The C SDK, carried in the binary: a server needs no files beside it to compile modules.
+//! The C SDK, embedded in the binary: a server needs no further files to compile modules.
 
 use sha2::{Digest, Sha256};
 use std::io;
@@ -84,7 +84,7 @@ pub(super) fn dir_in(dir: &Path) -> PathBuf {
     dir.join(format!("sdk-{}", hash().get(..16).unwrap_or_default()))
 }
 
-/// Writes the headers below `dir`, into a directory named by their hash, and returns that.
+/// Writes the headers below `dir`, into a directory named by their hash, and returns that directory.
 pub(super) fn unpack(dir: &Path) -> io::Result<PathBuf> {
     let target = dir_in(dir);
     std::fs::create_dir_all(&target)?;

@@ -1,15 +1,15 @@
-//! Segments `:name` of route paths: where they stand, and the path with a group in place of each.
+//! Segments `:name` of route paths: their positions, and the path with a group in place of each.
 
 use std::borrow::Cow;
 
-/// What a segment `:name` matches.
+/// The group for a segment `:name`.
 const SEGMENT: &str = "([^/]+)";
 
-/// A group of a path as it is written.
+/// A group in a path.
 pub(super) struct Written<'p> {
     /// The name of a segment `:name`; `None` for parentheses.
     pub(super) name: Option<&'p str>,
-    /// Where it begins.
+    /// The offset of its first byte.
     pub(super) at: usize,
 }
 
@@ -42,10 +42,11 @@ pub(super) fn written(path: &str) -> Vec<Written<'_>> {
     groups
 }
 
-/// Where the bracket expression that begins at `at` ends: at its `]`, or at the end of a path that is refused elsewhere.
+/// The offset after the bracket expression that begins at `at`: after its `]`, or the end of the path, which is then
+/// refused elsewhere.
 fn bracket_end(bytes: &[u8], at: usize) -> usize {
     let mut end = at + 1 + usize::from(bytes.get(at + 1) == Some(&b'^'));
-    // A ] in the first place is one of the set.
+    // A ] in the first position belongs to the set.
     end += usize::from(bytes.get(end) == Some(&b']'));
     while let Some(&byte) = bytes.get(end) {
         if byte == b']' {

@@ -1,23 +1,23 @@
-//! Runs `on_setting` callbacks on a thread for each module: a callback that does not return holds up only the changes of its
-//! own module.
+//! Runs `on_setting` callbacks, with one thread for each module: a callback that does not return delays only the changes of
+//! its own module.
 
 use super::deploy::{DeployError, RemoveReply};
 use super::generation::Generation;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-/// Most changes of one module that wait for their callbacks.
+/// Limit on the changes of one module that wait for their callbacks.
 const WAITING_MAX: usize = 64;
-/// Most modules whose callbacks run or wait at the same time, and so most threads.
+/// Limit on the modules whose callbacks run or wait at the same time, and so on the threads.
 const MODULES_MAX: usize = 64;
 
-/// A changed setting, for the callbacks of a module's versions.
+/// A changed setting, for the callbacks of the module's versions.
 pub(super) struct Changed {
     /// The setting's name.
     pub(super) key: String,
-    /// The loaded versions, the served one first. One that has ended before its turn is left out.
+    /// The loaded versions, the served one first. A version that ends before its turn is skipped.
     pub(super) versions: Vec<Weak<Generation>>,
-    /// Called when all of them have returned.
+    /// Called after all callbacks have returned.
     pub(super) reply: RemoveReply,
 }
 
@@ -32,8 +32,8 @@ impl Changed {
     }
 }
 
-/// The changes that wait, by the name of their module. A module that is listed has a thread, which takes the changes in
-/// their order and ends when there are no more.
+/// The waiting changes, by module name. Each module in the map has a thread, which takes the changes in their order and
+/// ends when none are left.
 #[derive(Default)]
 pub(super) struct SettingCallbacks {
     waiting: Mutex<HashMap<String, VecDeque<Changed>>>,
@@ -44,11 +44,11 @@ impl SettingCallbacks {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether one more change of the module `name` may come.
+    /// Checks whether another change of the module `name` may wait.
     ///
     /// # Errors
-    /// [`DeployError::Setting`] when earlier ones wait for a callback that does not return, [`DeployError::Busy`] when the
-    /// callbacks of too many modules run.
+    /// [`DeployError::SettingsHeldUp`] when too many changes wait for a callback that does not return,
+    /// [`DeployError::Busy`] when the callbacks of too many modules run.
     pub(super) fn check(&self, name: &str) -> Result<(), DeployError> {
         let waiting = self.lock();
         match waiting.get(name) {
@@ -58,7 +58,7 @@ impl SettingCallbacks {
         }
     }
 
-    /// Has the callbacks called for `changed`, after those of earlier changes of the module `name`.
+    /// Calls the callbacks for `changed`, after those of earlier changes of the module `name`.
     pub(super) fn call(self: &Arc<Self>, name: &str, changed: Changed) {
         let mut waiting = self.lock();
         if let Some(changes) = waiting.get_mut(name) {
@@ -70,7 +70,7 @@ impl SettingCallbacks {
         if let Err(error) = begun {
             let changes = waiting.remove(name).unwrap_or_default();
             drop(waiting);
-            tracing::error!("module {name}: on_setting is not called, there is no thread for it: {error}");
+            tracing::error!("module {name}: on_setting is not called, because its thread can't be started: {error}");
             changes.into_iter().for_each(|changed| (changed.reply)(Ok(())));
         }
     }

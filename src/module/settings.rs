@@ -1,6 +1,6 @@
-//! Settings and secrets of modules, as they are kept: `DIR/.settings/NAME.json`, which only the server's user may read.
+//! The store of modules' settings and secrets: `DIR/.settings/NAME.json`, which only the server's user may read.
 //!
-//! A module's process gets both; a client gets the settings with their values and of the secrets the names alone.
+//! A module's process gets both. A client gets settings with their values, but only the names of secrets.
 
 use super::deploy::DeployError;
 use super::file_names::{at, file_name};
@@ -12,19 +12,19 @@ use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-/// Longest name of a setting.
+/// Limit, in bytes, on the name of a setting.
 const KEY_BYTES_MAX: usize = 64;
-/// Longest value.
+/// Limit, in bytes, on a value.
 const VALUE_BYTES_MAX: usize = 64 * 1024;
-/// Most settings and secrets of a module.
+/// Limit on the settings and secrets of a module.
 const KEYS_MAX: usize = 64;
-/// Most modules that have some, those that are not deployed yet among them.
+/// Limit on the modules with settings, including modules that are not deployed yet.
 const MODULES_MAX: usize = 4096;
 
 /// Checks that `key` can name a setting.
 ///
 /// # Errors
-/// For people: why not.
+/// A text for users: the reason.
 pub fn check_key(key: &str) -> Result<(), String> {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
     if (1..=KEY_BYTES_MAX).contains(&key.len()) && key.bytes().all(is_plain) {
@@ -33,10 +33,10 @@ pub fn check_key(key: &str) -> Result<(), String> {
     Err(format!("a setting's name is 1 to {KEY_BYTES_MAX} of A-Z a-z 0-9 _ - and dots, not {key:?}"))
 }
 
-/// Which of the two.
+/// Whether an entry is a setting or a secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Shown to those who may read.
+    /// Shown to clients that may read.
     Setting,
     /// Never shown.
     Secret,
@@ -45,15 +45,15 @@ pub enum Kind {
 /// A change of one setting.
 #[derive(Clone)]
 pub struct Change {
-    /// Which of the two.
+    /// Whether the entry is a setting or a secret.
     pub kind: Kind,
-    /// Its name.
+    /// The entry's name.
     pub key: String,
-    /// Its value; `None`: it is to be removed.
+    /// The new value; `None` removes the entry.
     pub value: Option<String>,
 }
 
-/// What is set for a module. It has no `Debug`, since that might come into a log.
+/// The settings and secrets of a module. The type has no `Debug`, so that no secret gets into a log.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Set {
     pub(super) settings: BTreeMap<String, String>,
@@ -61,7 +61,7 @@ pub(super) struct Set {
 }
 
 impl Set {
-    /// What the module finds, where `defaults` are those of its `module.toml`.
+    /// The settings that the module reads: `defaults` come from its `module.toml`.
     pub(super) fn over(&self, defaults: &BTreeMap<String, String>) -> Settings {
         let mut all = defaults.clone();
         for (key, value) in self.settings.iter().chain(&self.secrets) {
@@ -70,10 +70,10 @@ impl Set {
         Settings(all)
     }
 
-    /// Makes `change`.
+    /// Applies `change`.
     ///
     /// # Errors
-    /// [`DeployError::Setting`]: why it can't be made.
+    /// [`DeployError::Setting`]: the reason for the refusal.
     fn change(&mut self, change: Change) -> Result<(), DeployError> {
         let refuse = |text: String| Err(DeployError::Setting(text));
         let Change { kind, key, value } = change;
@@ -92,7 +92,7 @@ impl Set {
             return refuse(format!("the value of {key} has more than {VALUE_BYTES_MAX} bytes"));
         }
         if value.contains('\0') {
-            return refuse(format!("the value of {key} has a NUL, where its module would see its end"));
+            return refuse(format!("the value of {key} contains a NUL character, which would end it in the module"));
         }
         if other.contains_key(&key) {
             return refuse(format!("{key} is a {} already; remove that first", name_of(other_of(kind))));
@@ -119,14 +119,14 @@ fn other_of(kind: Kind) -> Kind {
     }
 }
 
-/// The files. Changes of one module are made by one thread at a time, which has the turn of its name.
+/// The files. The lock of a module's name lets only one thread at a time change its file.
 #[derive(Debug)]
 pub(super) struct SettingsStore {
     dir: PathBuf,
 }
 
 impl SettingsStore {
-    /// Opens the store in `dir`, making it if need be.
+    /// Opens the store in `dir`, and creates the directory if necessary.
     pub(super) fn open(dir: PathBuf) -> io::Result<Self> {
         fs::create_dir_all(&dir)?;
         fs::set_permissions(&dir, Permissions::from_mode(0o700))?;
@@ -143,7 +143,7 @@ impl SettingsStore {
         self.dir.join(format!("{}.json", file_name(name)))
     }
 
-    /// What is set for the module `name`.
+    /// The settings and secrets of the module `name`.
     pub(super) fn of(&self, name: &str) -> io::Result<Set> {
         let path = self.path(name);
         match fs::read(&path) {
@@ -153,7 +153,7 @@ impl SettingsStore {
         }
     }
 
-    /// Makes `change` for the module `name`, durably.
+    /// Applies `change` to the module `name`, durably.
     pub(super) fn change(&self, name: &str, change: Change) -> Result<Set, DeployError> {
         let mut set = self.of(name)?;
         set.change(change)?;
@@ -167,7 +167,7 @@ impl SettingsStore {
         Ok(set)
     }
 
-    /// Forgets what is set for the module `name`.
+    /// Removes the settings and secrets of the module `name`.
     pub(super) fn remove(&self, name: &str) -> io::Result<()> {
         let path = self.path(name);
         match fs::remove_file(&path) {
@@ -176,7 +176,7 @@ impl SettingsStore {
         }
     }
 
-    /// Forgets everything.
+    /// Removes all settings and secrets.
     pub(super) fn purge(&self) -> io::Result<()> {
         for entry in fs::read_dir(&self.dir)? {
             fs::remove_file(entry?.path())?;
@@ -185,7 +185,7 @@ impl SettingsStore {
     }
 }
 
-/// Writes a file that only its owner may read, whole or not at all.
+/// Writes a file that only its owner may read, atomically.
 fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let aside = path.with_extension("new");
     let _ = fs::remove_file(&aside);

@@ -1,5 +1,6 @@
-//! Ready shared objects: modules that other tools have built, in whatever language. They are served where the operator allows it
-//! (`--allow-binary`), and checked before any of their code runs; then they are deployed like any module.
+//! Ready shared objects: modules that were built elsewhere, in any language. The server takes them where the operator
+//! allows it (`--allow-binary`), and checks them before any of their code runs. After that they are deployed like any
+//! module.
 
 use super::deploy::{DeployError, SourceFields};
 use super::libraries::{Libraries, Library};
@@ -10,30 +11,30 @@ use crate::domain::elf::{Elf, MAGIC, Symbol};
 /// The language of a module without a source, in answers and records.
 pub(super) const LANGUAGE: &str = "binary";
 
-/// `cweb_module_api` of a module whose functions take the context first.
+/// The value of `cweb_module_api` for a module whose functions take the context first.
 const API: u32 = 3;
 
-/// Functions of libc that reach beyond the module. In a compiled one they are replaced.
+/// Functions of libc with effects beyond the module. The linker replaces them in a compiled module.
 const REACHING: [&str; 8] = ["_exit", "_Exit", "quick_exit", "pthread_exit", "thrd_exit", "err", "errx", "error"];
 
-/// Most problems in one answer.
+/// Limit on the problems in one answer.
 const PROBLEMS_MAX: usize = 32;
 
 /// Facts about a shared object, read before it is loaded.
 #[derive(Debug)]
 pub(super) struct SharedObject {
-    /// The libraries that it names, but for those of every module.
+    /// The libraries that the object names, without those of every module.
     pub(super) libraries: Vec<Library>,
     /// Warnings about the object, in the format of a compiler.
     pub(super) remarks: String,
 }
 
-/// Whether these bytes are no source but an ELF file.
+/// Whether `bytes` are an ELF file and not a source.
 pub(super) fn is_one(bytes: &[u8]) -> bool {
     bytes.starts_with(MAGIC)
 }
 
-/// All that is wrong, as the messages of a compiler.
+/// All problems, in a compiler's format.
 fn refused(problems: &[String]) -> DeployError {
     let problems = problems.get(..problems.len().min(PROBLEMS_MAX)).unwrap_or_default();
     DeployError::Compile(
@@ -41,7 +42,7 @@ fn refused(problems: &[String]) -> DeployError {
     )
 }
 
-/// Refuses shared objects where the operator takes none: `bytes_max` is the largest that is taken.
+/// Refuses shared objects where the operator takes none (`None`), or those with more than `bytes_max` bytes.
 pub(super) fn check_allowed(bytes: &[u8], bytes_max: Option<usize>) -> Result<(), DeployError> {
     let Some(bytes_max) = bytes_max else {
         let text = "error: this is a ready shared object (ELF), and this server takes sources only; its operator allows shared objects \
@@ -55,10 +56,10 @@ pub(super) fn check_allowed(bytes: &[u8], bytes_max: Option<usize>) -> Result<()
     Ok(())
 }
 
-/// Checks the shared object `bytes` as far as that needs none of its code.
+/// Checks the shared object `bytes` without running its code.
 ///
 /// # Errors
-/// [`DeployError::Compile`]: all that is wrong, a line each.
+/// [`DeployError::Compile`]: all problems, one line each.
 pub(super) fn check(bytes: &[u8], libraries: &Libraries) -> Result<SharedObject, DeployError> {
     let alone = |text: String| refused(&[text]);
     let elf = Elf::read(bytes).map_err(alone)?;
@@ -92,7 +93,7 @@ fn warning(text: &str) -> String {
     format!("object: warning: {text}\n")
 }
 
-/// Problems of the symbols that the loader looks for, one sentence each.
+/// Problems with the symbols that the loader looks for, one sentence each.
 fn interface(elf: &Elf<'_>, symbols: &[Symbol]) -> Vec<String> {
     let defined = |name: &str| symbols.iter().find(|symbol| symbol.is_defined && symbol.name == name);
     let mut problems = Vec::new();
@@ -142,7 +143,7 @@ pub(super) fn unproved(places: &[String]) -> String {
     ))
 }
 
-/// A line for each field that came with the object and changes nothing.
+/// A warning for each field that came with the object and has no effect.
 pub(super) fn ignored(fields: &SourceFields) -> String {
     let names = fields.names_beyond(&SourceFields::default());
     let line = |name| {

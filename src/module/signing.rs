@@ -1,7 +1,7 @@
-//! Signatures of deployments: who vouches for a source, with ed25519 (RFC 8032).
+//! Signatures of deployments with ed25519 (RFC 8032): a signer vouches for a source.
 //!
-//! A signature covers the files of a module, `module.toml` among them, and the fields that were sent with them. It does not
-//! cover the domain, the message, or the order of versions: whoever may deploy can deploy an older signed source again.
+//! A signature covers the files of a module, including `module.toml`, and the fields sent with them. It does not cover the
+//! domain, the message, or the order of versions: a client that may deploy can deploy an older signed source again.
 
 use super::deploy::{DeployError, SourceFields};
 use super::project::{Posted, ProjectLimits, Source};
@@ -13,30 +13,30 @@ use sha2::{Digest, Sha256};
 use std::fs;
 use std::path::Path;
 
-/// Before the hash in what is signed: a signature for another purpose is none here.
+/// Precedes the hash in a signed message, so that a signature for another purpose is not valid here.
 const CONTEXT: &[u8] = b"cweb module 1\n";
-/// Begins a file with a signing key.
+/// The first word of a file with a signing key.
 const KEY_MARK: &str = "cweb-signing-key";
 /// The algorithm, in files and fields.
 const ALGORITHM: &str = "ed25519";
-/// Longest file of trusted signers.
+/// Limit, in bytes, on the file of trusted signers.
 const SIGNERS_BYTES_MAX: u64 = 1024 * 1024;
 
-/// A signature as it is kept with a version.
+/// A signature as it is stored with a version.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Signature {
     /// The public key, in hexadecimal.
     pub(super) key: String,
     /// The signature, in hexadecimal.
     pub(super) bytes: String,
-    /// The fields that it covers beside the files.
+    /// The fields that the signature covers, beside the files.
     pub(super) fields: String,
-    /// The name of the key when the version was deployed; empty if the server trusted no signers then.
+    /// The name of the key at the time of the deployment; empty if the server trusted no signers then.
     pub(super) signer: String,
 }
 
-/// What is signed: a hash of the files of `source` and of `fields`. The files' own hash, whose length is fixed, stands before the
-/// fields: no end of a file can be taken for fields.
+/// The signed message: a hash of the files of `source` and of `fields`. The files are hashed first, to a fixed length, so
+/// that the end of a file can't be taken for fields.
 fn message(source: &Source, fields: &str) -> Vec<u8> {
     let mut files = Sha256::new();
     source.digest(&mut files);
@@ -47,16 +47,17 @@ fn message(source: &Source, fields: &str) -> Vec<u8> {
     [CONTEXT, hasher.finalize().as_slice()].concat()
 }
 
-/// A key that signs.
+/// A signing key.
 pub struct SigningKey {
     name: String,
     pair: Ed25519KeyPair,
 }
 
-/// Makes a key called `name`: the text of its file, which is a secret, and its line for a file of trusted signers.
+/// Generates a key called `name`. Returns the text of its file, which is secret, and its line for a file of trusted
+/// signers.
 ///
 /// # Errors
-/// For people: the name can't be one, or the system gives no random numbers.
+/// A text for users: the name is invalid, or the system provides no random numbers.
 pub fn generate(name: &str) -> Result<(String, String), String> {
     check_name(name)?;
     let no_random = |_| "the system gives no random numbers".to_owned();
@@ -75,10 +76,10 @@ fn check_name(name: &str) -> Result<(), String> {
 }
 
 impl SigningKey {
-    /// Reads the file that [`generate`] has made.
+    /// Reads a file that [`generate`] made.
     ///
     /// # Errors
-    /// For people: why it is none.
+    /// A text for users: the reason why the file is not a key.
     pub fn read(path: &Path) -> Result<Self, String> {
         let about = |error: String| format!("{}: {error}", path.display());
         let text = fs::read_to_string(path).map_err(|error| about(error.to_string()))?;
@@ -86,7 +87,7 @@ impl SigningKey {
     }
 
     fn parse(text: &str) -> Result<Self, String> {
-        let wrong = || "this is no key of cweb keygen --signing".to_owned();
+        let wrong = || "this file is not a key of cweb keygen --signing".to_owned();
         let [KEY_MARK, name, hex] = text.split_whitespace().collect::<Vec<_>>()[..] else { return Err(wrong()) };
         let pkcs8 = HEXLOWER.decode(hex.as_bytes()).map_err(|_| wrong())?;
         let pair = Ed25519KeyPair::from_pkcs8(&pkcs8).map_err(|_| wrong())?;
@@ -104,7 +105,7 @@ impl SigningKey {
     /// The value of the field `signature` for a deployment of `posted` with `fields`.
     ///
     /// # Errors
-    /// For people: nothing that can be deployed.
+    /// A text for users: `posted` can't be deployed.
     pub fn sign(&self, posted: Posted, fields: &SourceFields) -> Result<String, String> {
         let limits = ProjectLimits { files_max: usize::MAX, bytes_max: usize::MAX };
         let source = Source::read(posted, limits).map_err(|error| error.to_string())?;
@@ -113,15 +114,15 @@ impl SigningKey {
     }
 }
 
-/// Those whose signatures count: names and public keys.
+/// The trusted signers: names and public keys.
 #[derive(Debug, Default)]
 pub struct Signers(Vec<(String, String)>);
 
 impl Signers {
-    /// Reads a file with a line `NAME ed25519 KEY` for each; a line may be empty or a comment that begins with `#`.
+    /// Reads a file with one line `NAME ed25519 KEY` for each signer. Lines may be empty, or comments that begin with `#`.
     ///
     /// # Errors
-    /// For people: which line is wrong, or why the file can't be read.
+    /// A text for users: the invalid line, or why the file can't be read.
     pub fn read(path: &Path) -> Result<Self, String> {
         let about = |error: String| format!("--trusted-signers {}: {error}", path.display());
         let size = fs::metadata(path).map_err(|error| about(error.to_string()))?.len();
@@ -159,8 +160,8 @@ fn refused(text: impl Into<String>) -> DeployError {
     DeployError::Signature(text.into())
 }
 
-/// Checks the signature in the field `given` of a deployment of `source` with `fields`. Where the server trusts some signers
-/// only, there must be one of theirs; elsewhere a signature must still be right.
+/// Checks the signature in the field `given` of a deployment of `source` with `fields`. A server with trusted signers
+/// requires a signature of one of them. Any other server accepts a missing signature, but no invalid one.
 pub(super) fn check(
     trusted: Option<&Path>,
     source: &Source,
@@ -186,7 +187,7 @@ pub(super) fn check(
     Ok(Some(Signature { signer, ..signature }))
 }
 
-/// Checks the signature of a version that is to be gone back to.
+/// Checks the signature of an earlier version that is deployed again.
 pub(super) fn check_kept(
     trusted: Option<&Path>,
     source: &Source,
@@ -200,7 +201,7 @@ pub(super) fn check_kept(
     verified(signature, source, Some(&signers)).map(drop)
 }
 
-/// The name of the signer, if `signers` are asked for.
+/// Verifies the signature. Returns the signer's name; empty without `signers`.
 fn verified(signature: &Signature, source: &Source, signers: Option<&Signers>) -> Result<String, DeployError> {
     let (key, bytes) = (HEXLOWER.decode(signature.key.as_bytes()), HEXLOWER.decode(signature.bytes.as_bytes()));
     let (Ok(key), Ok(bytes)) = (key, bytes) else {

@@ -1,9 +1,10 @@
-//! What the next compilation needs, made before it is asked for.
+//! A directory and processes for the next compilation, prepared before it is requested.
 //!
-//! Starting three processes in sandboxes and writing the SDK take some milliseconds that a deployment need not wait for. So a
-//! thread makes them ready after a deployment: a directory ([`Workdir`]) and an inspection that waits for what is compiled there.
-//! They serve one compilation. An author who changes a source deploys again and again, so a server has them from its second
-//! compilation on, and gives them up when none comes for a while. A compilation that finds none does without.
+//! Starting three processes in sandboxes and writing the SDK take some milliseconds that a deployment need not wait for.
+//! After a deployment, a thread therefore prepares a directory ([`Workdir`]) and an inspection process that waits for the
+//! shared object. A prepared build serves one compilation. An author who changes a source deploys repeatedly, so the thread
+//! prepares builds from the second compilation on, and discards a build that stays unused. A compilation without a prepared
+//! build makes its own.
 
 use super::compile::Workdir;
 use crate::domain::Inspection;
@@ -15,42 +16,42 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
-/// How long a build waits for its compilation.
+/// How long a prepared build is kept for its compilation.
 const KEPT: Duration = Duration::from_secs(600);
-/// Compilations within [`KEPT`] from which on there is one.
+/// The number of compilations within [`KEPT`] from which on builds are prepared.
 const COMPILATIONS_MIN: u32 = 2;
 
 /// A directory and processes for one compilation.
 #[derive(Debug)]
 pub(super) struct Build {
     pub(super) workdir: Workdir,
-    /// Waits for the object; `None`: it is still to be begun.
+    /// The process that waits for the object; `None`: the inspection is not started yet.
     pub(super) inspection: Option<Inspection>,
 }
 
 impl Build {
-    /// One in the empty directory `dir`, with nothing made ready.
+    /// A build in the empty directory `dir`, with nothing prepared.
     pub(super) fn new(dir: PathBuf) -> Self {
         Self { workdir: Workdir::new(dir), inspection: None }
     }
 
     fn discard(self) {
         let dir = self.workdir.path().to_path_buf();
-        // Its processes first.
+        // The processes must end before their directory is removed.
         drop(self);
         let _ = std::fs::remove_dir_all(dir);
     }
 }
 
-/// Makes a build, if the system lets it.
+/// Prepares a build; `None` if the system refuses.
 pub(super) type Make = Box<dyn Fn() -> Option<Build> + Send>;
 
-/// See the module's documentation.
+/// The prepared build and its thread.
 #[derive(Debug, Default)]
 pub(super) struct SpareBuild {
     slot: Mutex<Option<Build>>,
     compilations: AtomicU32,
-    /// The thread that makes builds. Their processes end with it, so it outlives all compilations.
+    /// The thread that prepares builds. The processes end with their parent thread, so it outlives all compilations.
     keeper: Mutex<Option<(Sender<()>, JoinHandle<()>)>>,
 }
 
@@ -59,19 +60,19 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl SpareBuild {
-    /// Starts the thread, which runs `run` with the orders that it gets: see [`SpareBuild::keep`].
+    /// Starts the thread, which calls `run` with the receiver of its orders: see [`SpareBuild::keep`].
     ///
     /// # Errors
-    /// There is no thread.
+    /// The thread can't be started.
     pub(super) fn start(&self, run: impl FnOnce(Receiver<()>) + Send + 'static) -> io::Result<()> {
-        // One order that waits is as good as two.
+        // One waiting order suffices.
         let (sender, orders) = channel::bounded(1);
         let thread = Builder::new().name("spare-build".to_owned()).spawn(move || run(orders))?;
         *lock(&self.keeper) = Some((sender, thread));
         Ok(())
     }
 
-    /// The thread's work: makes a build at each of the `orders` unless there is one, until no more can come.
+    /// The thread's loop: at each order, prepares a build unless there is one. Returns when the sender is dropped.
     pub(super) fn keep(&self, orders: &Receiver<()>, make: &Make) {
         loop {
             match orders.recv_timeout(KEPT) {
@@ -93,14 +94,14 @@ impl SpareBuild {
         build.into_iter().for_each(Build::discard);
     }
 
-    /// The build that is ready, for the caller alone.
+    /// Takes the prepared build.
     pub(super) fn take(&self) -> Option<Build> {
-        // Relaxed: the number alone is shared.
+        // Relaxed: the counter guards no other data.
         self.compilations.fetch_add(1, Ordering::Relaxed);
         lock(&self.slot).take()
     }
 
-    /// Has the next build made. Call it when nobody waits for the processor any more.
+    /// Orders the next build. The caller must have answered its client first, because preparing takes CPU time.
     pub(super) fn order(&self) {
         if self.compilations.load(Ordering::Relaxed) < COMPILATIONS_MIN || lock(&self.slot).is_some() {
             return;
@@ -110,7 +111,7 @@ impl SpareBuild {
         }
     }
 
-    /// Ends the thread and what it has made. No compilation may run any more.
+    /// Ends the thread and discards the prepared build. No compilation may run any more.
     pub(super) fn stop(&self) {
         let keeper = lock(&self.keeper).take();
         if let Some((orders, thread)) = keeper {

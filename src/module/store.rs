@@ -1,8 +1,9 @@
-//! Modules on disk: what was deployed survives a restart, what was compiled need not be compiled again.
+//! Modules on disk: deployed modules survive a restart, and compilations are reused.
 //!
-//! `DIR/.objects/KEY.{c,so,txt}` hold source (`.tar` that of a project, `.elf` a ready shared object), shared object and warnings of each
-//! compilation, named by everything that went into it. `DIR/NAME.json` says which of them is the module NAME; writing it is the commit point. Every file is
-//! written aside, synced and renamed, so a crash leaves the old or the new, never a half.
+//! `DIR/.objects/KEY.{c,so,txt}` hold the source, the shared object and the warnings of each compilation; the key covers
+//! all its inputs. A project's source has the suffix `.tar`, a ready shared object `.elf`. `DIR/NAME.json` says which
+//! compilation is the module NAME; writing it is the commit point. Every file is written under another name, synced and
+//! renamed, so a crash leaves the old file or the new one, but never a part.
 
 use super::deploy::DeployError;
 use super::file_names::{at, file_name};
@@ -19,23 +20,23 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::SystemTime;
 
-/// How the files with the sources of compilations end: those with one source, and those with a packed project.
+/// The suffixes of source files: a single source, and a packed project.
 const FILE: &str = "c";
 const PROJECT: &str = "tar";
-/// A ready shared object, which is its own source: a further name of the same file.
+/// The suffix of a ready shared object, which is its own source: a second link to the same file.
 const OBJECT: &str = "elf";
 
-/// Compilations kept that no module uses.
+/// Limit on the stored compilations that no module uses.
 const SPARE_OBJECTS_MAX: usize = 256;
 
-/// See the module's documentation.
+/// The module store.
 #[derive(Debug)]
 pub(super) struct Store {
     dir: PathBuf,
 }
 
 impl Store {
-    /// Opens the store in `dir`, making it if need be, and clears what a crash has left.
+    /// Opens the store in `dir`, creates directories if necessary, and removes files that a crash has left.
     pub(super) fn open(dir: &Path) -> io::Result<Self> {
         let store = Self { dir: dir.to_path_buf() };
         fs::create_dir_all(store.objects())?;
@@ -46,7 +47,7 @@ impl Store {
         }
         fs::DirBuilder::new().mode(0o700).create(store.scratch())?;
         fs::create_dir_all(store.run_dir())?;
-        // The directories themselves stay: a sandbox may know them already.
+        // The directories themselves stay, since a sandbox may have opened them already.
         for entry in fs::read_dir(store.run_dir())? {
             let entry = entry?;
             if entry.file_type()?.is_dir() {
@@ -70,17 +71,17 @@ impl Store {
         self.dir.join(".objects")
     }
 
-    /// Where the objects of single units of projects lie: a cache, which any restart may find empty.
+    /// The directory for unit objects of projects: a cache, which may be empty after any restart.
     pub(super) fn units(&self) -> PathBuf {
         self.dir.join(".units")
     }
 
-    /// Where compilations are made: closed, since other processes of the compiler's user may be there.
+    /// The directory for compilations. It is closed to others, since processes of the compiler's user may try to reach it.
     pub(super) fn scratch(&self) -> PathBuf {
         self.dir.join(".scratch")
     }
 
-    /// Where the shared objects that are loaded lie: a directory a domain, one file a generation.
+    /// The directory for loaded shared objects: one directory for each domain, one file for each generation.
     pub(super) fn run_dir(&self) -> PathBuf {
         self.dir.join(".run")
     }
@@ -90,14 +91,14 @@ impl Store {
         self.objects().join(format!("{key}.so"))
     }
 
-    /// The warnings of compilation `key`, if its result is there.
+    /// The warnings of compilation `key`, if its result is stored.
     pub(super) fn cached(&self, key: &str) -> Option<String> {
         self.object(key)
             .exists()
             .then(|| fs::read_to_string(self.objects().join(format!("{key}.txt"))).unwrap_or_default())
     }
 
-    /// Writes what is to be kept of a compilation whose shared object is the file `so`. Nothing refers to it before
+    /// Writes the files of a compilation whose shared object is the file `so`. No other file refers to them before
     /// [`Kept::commit`].
     pub(super) fn prepare(&self, key: &str, source: &Source, so: &Path, warnings: &str) -> io::Result<Kept> {
         let object = self.object(key);
@@ -121,7 +122,7 @@ impl Store {
         Ok(Kept { files: [source?, warnings?, so?] })
     }
 
-    /// Like `prepare`, for a ready shared object.
+    /// Like [`Store::prepare`], for a ready shared object.
     fn prepare_object(&self, object: &Path, so: &Path, warnings: &str) -> io::Result<Kept> {
         File::open(so).and_then(|file| file.sync_all()).map_err(at(so))?;
         let source = Aside { aside: so.with_extension("source"), path: object.with_extension(OBJECT) };
@@ -156,7 +157,7 @@ impl Store {
         self.versions_dir().join(format!("{}.json", file_name(name)))
     }
 
-    /// Where the settings of modules lie.
+    /// The directory of the modules' settings.
     pub(super) fn settings_dir(&self) -> PathBuf {
         self.dir.join(".settings")
     }
@@ -171,13 +172,13 @@ impl Store {
         }
     }
 
-    /// Writes the list of versions of the module `name`, but for [`Prepared::commit`].
+    /// Writes the list of versions of the module `name`; [`Prepared::commit`] makes it take effect.
     pub(super) fn prepare_versions(&self, name: &str, list: &[Version]) -> io::Result<Prepared> {
         let record = Aside::write(&self.versions_path(name), &serde_json::to_vec(list)?)?;
         Ok(Prepared { record, dir: self.versions_dir() })
     }
 
-    /// The keys of the compilations of all versions that are kept.
+    /// The keys of the compilations of all stored versions.
     fn version_keys(&self) -> io::Result<HashSet<String>> {
         let mut keys = HashSet::new();
         for entry in fs::read_dir(self.versions_dir())? {
@@ -193,27 +194,27 @@ impl Store {
         Ok(first_line(&fs::read_to_string(self.reference(hash))?).to_owned())
     }
 
-    /// The domain the version `hash` was last deployed into.
+    /// The domain that the version `hash` was last deployed into.
     pub(super) fn domain_of(&self, hash: &str) -> String {
         let text = fs::read_to_string(self.reference(hash)).unwrap_or_default();
         text.lines().nth(1).filter(|domain| !domain.is_empty()).unwrap_or(DEFAULT_DOMAIN).to_owned()
     }
 
-    /// The name that the source of the version `hash` was compiled under, if it was its author's.
+    /// The file name under which the version `hash` was compiled, if its author gave one.
     pub(super) fn source_name_of(&self, hash: &str) -> Option<String> {
         let text = fs::read_to_string(self.reference(hash)).ok()?;
         text.lines().nth(2).map(str::to_owned)
     }
 
-    /// The file that says of the version `hash` which compilation it is. A second line names its domain, if that is not the
-    /// default one; a third line is the name that the source was compiled under.
+    /// The file that names the compilation of the version `hash`. A second line names its domain, if that is not the
+    /// default domain; a third line is the name under which the source was compiled.
     fn reference(&self, hash: &str) -> PathBuf {
         self.objects().join(format!("{hash}.ref"))
     }
 
-    /// Writes all that a restart needs to know of `record`, but for [`Prepared::commit`].
+    /// Writes the data of `record` that a restart needs; [`Prepared::commit`] makes it take effect.
     pub(super) fn prepare_record(&self, record: &Record) -> io::Result<Prepared> {
-        // First: a job of this version may be made as soon as it is served.
+        // The reference is written first: a job of this version may start as soon as the module is served.
         let domain = Some(&record.domain).filter(|domain| *domain != DEFAULT_DOMAIN);
         let mut reference = domain.map_or_else(|| record.key.clone(), |domain| format!("{}\n{domain}", record.key));
         if let Some(name) = &record.fields.source_name {
@@ -224,7 +225,7 @@ impl Store {
             || Aside::write(&self.record_path(&record.name), &text),
             || {
                 Aside::write(&self.reference(&record.hash), reference.as_bytes())?.rename()?;
-                // The names of the compilation's files with it.
+                // This also syncs the names of the compilation's files.
                 sync_dir(&self.objects())
             },
         )?;
@@ -232,30 +233,30 @@ impl Store {
         Ok(Prepared { record: record?, dir: self.dir.clone() })
     }
 
-    /// Forgets the module `name`.
+    /// Removes the module `name`.
     pub(super) fn remove(&self, name: &str) -> io::Result<()> {
         let path = self.record_path(name);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(&path)(error)),
             _ => {}
         }
-        // Without its record none of them is ever loaded.
+        // Without the record, no version of the module is ever loaded.
         let _ = fs::remove_file(self.versions_path(name));
         sync_dir(&self.dir)
     }
 
-    /// Whether the module is persisted.
+    /// Whether the module is stored.
     pub(super) fn has(&self, name: &str) -> bool {
         self.record_path(name).exists()
     }
 
-    /// The record of the module `name`, if it has one that can be read.
+    /// The record of the module `name`, if there is a readable one.
     pub(super) fn record(&self, name: &str) -> Option<Record> {
         let text = fs::read(self.record_path(name)).ok()?;
         serde_json::from_slice(&text).ok().filter(|record: &Record| record.name == name)
     }
 
-    /// The persisted modules, the first deployed first. What can't be read is reported and skipped.
+    /// The stored modules, in the order of deployment. A record that can't be read is logged and skipped.
     pub(super) fn records(&self) -> io::Result<Vec<Record>> {
         let mut records: Vec<Record> = Vec::new();
         for entry in fs::read_dir(&self.dir)? {
@@ -272,7 +273,7 @@ impl Store {
         Ok(records)
     }
 
-    /// Removes the oldest compilations that no module uses, but for those of the versions `needed`.
+    /// Removes the oldest compilations that no module uses and that are not of the versions `needed`.
     pub(super) fn tidy(&self, needed: &HashSet<String>) -> io::Result<()> {
         let count = fs::read_dir(self.objects())?.flatten().filter(|entry| is_object(&entry.path())).count();
         if count <= SPARE_OBJECTS_MAX {
@@ -303,7 +304,7 @@ impl Store {
         self.tidy_refs()
     }
 
-    /// Removes what names compilations that are gone.
+    /// Removes references to removed compilations.
     fn tidy_refs(&self) -> io::Result<()> {
         for entry in fs::read_dir(self.objects())? {
             let path = entry?.path();
@@ -316,7 +317,7 @@ impl Store {
         Ok(())
     }
 
-    /// Forgets every module and every compilation.
+    /// Removes all modules and compilations.
     pub(super) fn purge(&self) -> io::Result<()> {
         for record in self.records()? {
             self.remove(&record.name)?;
@@ -326,21 +327,21 @@ impl Store {
     }
 }
 
-/// A compilation that is written and synced under other names.
+/// A compilation that is written and synced under temporary names.
 #[must_use]
 pub(super) struct Kept {
-    /// The shared object is last: it says that the others are there.
+    /// The shared object is last: its presence means that the others exist.
     files: [Aside; 3],
 }
 
 impl Kept {
-    /// Makes it one that is found. After a crash it is there or not; [`Store::prepare_record`] makes it stay.
+    /// Gives the files their names. A crash may lose or keep them; [`Store::prepare_record`] makes them durable.
     pub(super) fn commit(self) -> io::Result<()> {
         self.files.into_iter().try_for_each(Aside::rename)
     }
 }
 
-/// A record that is written and synced under another name.
+/// A record that is written and synced under a temporary name.
 #[must_use]
 pub(super) struct Prepared {
     record: Aside,
@@ -348,14 +349,14 @@ pub(super) struct Prepared {
 }
 
 impl Prepared {
-    /// Makes it the module of its name, for this start and the next.
+    /// Makes the record the module of its name, for this run and after a restart.
     pub(super) fn commit(self) -> io::Result<()> {
         self.record.rename()?;
         sync_dir(&self.dir)
     }
 }
 
-/// A file that is written and synced, and not yet in its place. Dropping it removes it.
+/// A file that is written and synced under a temporary name. Dropping it removes the file.
 struct Aside {
     aside: PathBuf,
     path: PathBuf,
@@ -363,7 +364,7 @@ struct Aside {
 
 impl Aside {
     fn write(path: &Path, bytes: &[u8]) -> io::Result<Self> {
-        // Two deployments of one source write the same file at once: each its own one aside.
+        // Two deployments of one source may write the same file at once, so temporary names are unique.
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let aside = path.with_extension(format!("{}.new", NUMBER.fetch_add(1, Ordering::Relaxed)));
         let aside = Self { aside, path: path.to_path_buf() };
@@ -382,15 +383,15 @@ impl Aside {
 
 impl Drop for Aside {
     fn drop(&mut self) {
-        // Renamed, it is not there any more.
+        // After a rename the temporary name does not exist any more.
         let _ = fs::remove_file(&self.aside);
     }
 }
 
-/// Does both at once: two fsync(2) take little longer than one.
+/// Runs both closures at once: two concurrent fsync(2) take little longer than one.
 ///
 /// # Errors
-/// There is no thread for it; `here` is not done then.
+/// The thread can't be started; `here` has not run then.
 pub(super) fn both<A: Send, B>(apart: impl FnOnce() -> A + Send, here: impl FnOnce() -> B) -> io::Result<(A, B)> {
     thread::scope(|scope| {
         let apart = thread::Builder::new().name("deploy-sync".to_owned()).spawn_scoped(scope, apart)?;
@@ -482,7 +483,7 @@ mod tests {
         commit(&store, &Record { domain: "image".into(), ..named });
         assert_eq!((store.domain_of("n").as_str(), store.source_name_of("n").as_deref()), ("image", Some("a.c")));
         assert_eq!((store.key_of("n").unwrap().as_str(), store.source_name_of("h")), ("k", None));
-        // As it was written before there were domains, and still is for the default one.
+        // The form from before domains existed, and still the form for the default domain.
         fs::write(dir.path().join(".objects/o.ref"), "key").unwrap();
         assert_eq!((store.key_of("o").unwrap().as_str(), store.domain_of("o").as_str()), ("key", DEFAULT_DOMAIN));
     }

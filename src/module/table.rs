@@ -1,4 +1,4 @@
-//! The module table: immutable, published whole, read by every shard through its own snapshot.
+//! The module table: immutable, published whole; each shard reads its own snapshot.
 
 use super::generation::Serving;
 use super::matcher::{Cache, Matcher, Owned, Source, TooLarge};
@@ -19,12 +19,12 @@ pub(super) fn method_index(method: &str) -> Option<usize> {
     METHODS.iter().position(|known| *known == method)
 }
 
-/// A module as the table has it.
+/// A module in the table.
 #[derive(Clone)]
 pub struct Published {
     manifest: Arc<Manifest>,
     hash: String,
-    /// The domain it runs in.
+    /// The module's domain.
     domain: String,
     /// `None` while a swap holds the module's requests.
     serving: Option<Arc<Serving>>,
@@ -35,31 +35,31 @@ impl Published {
         Self { manifest, hash, domain, serving }
     }
 
-    /// The domain it runs in.
+    /// The module's domain.
     #[must_use]
     pub fn domain(&self) -> &str {
         &self.domain
     }
 
-    /// What the module declares.
+    /// The module's manifest.
     #[must_use]
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }
 
-    /// SHA-256 of its source.
+    /// SHA-256 of the module's source.
     #[must_use]
     pub fn hash(&self) -> &str {
         &self.hash
     }
 
-    /// What requests hold while they run; `None` while the module is being swapped.
+    /// The reference that requests hold while they run; `None` during a swap.
     #[must_use]
     pub fn serving(&self) -> Option<&Arc<Serving>> {
         self.serving.as_ref()
     }
 
-    /// Why it is out of service, if it is.
+    /// The reason why the module is in quarantine; `None` if it is not.
     #[must_use]
     pub fn quarantine(&self) -> Option<String> {
         self.instance()?.quarantine()
@@ -72,22 +72,22 @@ impl Published {
     }
 }
 
-/// Which route answers a request.
+/// The route that answers a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RouteMatch {
-    /// This one.
+    /// This route.
     Found {
         /// Index into [`Table::modules`].
         module: usize,
         /// Index into the manifest's routes.
         route: usize,
     },
-    /// One of a module that is being swapped: wait for the next table.
+    /// A route of a module during a swap: the request waits for the next table.
     Held {
         /// Index into [`Table::modules`].
         module: usize,
     },
-    /// The path is served, the method is not.
+    /// The path is served, but not with this method.
     MethodNotAllowed {
         /// The value of `Allow` (RFC 9110 §10.2.1).
         allow: String,
@@ -104,24 +104,24 @@ struct Target {
 
 type Paths<T> = HashMap<Box<[u8]>, T, FixedState>;
 
-/// A pattern, and the routes that have it.
+/// A pattern, and the routes with it.
 #[derive(Default)]
 struct PatternRoutes {
-    /// Method, place among all routes in the order of precedence, and the route.
+    /// The method, the position among all routes in the order of precedence, and the route.
     routes: Vec<(usize, u32, Target)>,
     /// Indices into [`Table::fallbacks`].
     fallbacks: Vec<u32>,
-    /// Place among all in the order of precedence, and the WebSocket path.
+    /// The position among all WebSocket paths in the order of precedence, and the WebSocket path.
     websockets: Vec<(u32, Target)>,
 }
 
-/// What the patterns say about a path.
+/// The result of matching all patterns against a path.
 struct Scan {
     /// The first route of each method.
     routes: [Option<(u32, Target)>; METHODS.len()],
-    /// Of each method, the index into [`Table::fallbacks`] of the first that matches.
+    /// For each method, the index into [`Table::fallbacks`] of the first match.
     fallbacks: [Option<u32>; METHODS.len()],
-    /// A mount on `/` matches.
+    /// Whether a mount on `/` matches.
     is_mounted: bool,
 }
 
@@ -131,38 +131,39 @@ impl Scan {
     }
 }
 
-/// A route that is asked when no other one matches.
+/// A route that is asked when no other route matches.
 struct Fallback {
     method: usize,
     /// Index into [`Table::patterns`].
     pattern: usize,
-    /// Bytes of the pattern: one below a prefix is longer than one of all paths.
+    /// The length of the pattern, in bytes: the pattern of a prefix is longer than the pattern of all paths.
     pattern_bytes: usize,
     is_final: bool,
-    /// A mount on `/`: it answers HEAD like GET, and never declines.
+    /// Whether this is a mount on `/`, which answers HEAD like GET and never declines.
     is_mount: bool,
     target: Target,
 }
 
 impl Fallback {
-    /// The methods that it answers.
+    /// The methods that the route answers.
     fn methods(&self) -> impl Iterator<Item = usize> {
         std::iter::once(self.method).chain(self.is_mount.then_some(HEAD))
     }
 
-    /// Its place among those of patterns of the same length: what may decline, mounts, what never declines.
+    /// The rank among patterns of the same length: first routes that may decline, then mounts, then routes that never
+    /// decline.
     fn rank(&self) -> u8 {
         if self.is_mount { 1 } else { u8::from(self.is_final) * 2 }
     }
 }
 
-/// See the module's documentation.
+/// The module table.
 #[derive(Default)]
 pub struct Table {
     modules: Vec<Published>,
-    /// Literal paths: the route of each method.
+    /// The routes of literal paths, for each method.
     exact: Paths<[Option<Target>; METHODS.len()]>,
-    /// By the numbers of `matcher`.
+    /// Indexed by the numbers of `matcher`.
     patterns: Vec<PatternRoutes>,
     matcher: Matcher,
     websockets: Paths<Target>,
@@ -171,7 +172,7 @@ pub struct Table {
 }
 
 impl Table {
-    /// Builds the table of `modules`, which were verified; the first deployed comes first.
+    /// Builds the table of `modules`, which must have been verified and be in the order of deployment.
     ///
     /// # Errors
     /// The patterns of a module, of a domain or of all are too large.
@@ -221,7 +222,7 @@ impl Table {
         for (method, order, target) in literals {
             table.add_literal(method, order, target);
         }
-        // Below the longest prefix first, then by rank, then the first deployed: the sort is stable.
+        // The longest prefix comes first, then the rank, then the order of deployment: the sort is stable.
         table.fallbacks.sort_by_key(|fallback| (Reverse(fallback.pattern_bytes), fallback.rank()));
         for (at, fallback) in (0_u32..).zip(&table.fallbacks) {
             if let Some(pattern) = table.patterns.get_mut(fallback.pattern) {
@@ -231,8 +232,8 @@ impl Table {
         Ok(table)
     }
 
-    /// Enters a route with a literal path. Within a module the first match wins: a literal behind a pattern that matches it
-    /// is that pattern's.
+    /// Adds a route with a literal path. Within a module the first match wins: a literal path after a pattern that matches
+    /// it is answered by that pattern.
     fn add_literal(&mut self, method: usize, order: u32, target: Target) {
         let route = self.modules.get(target.module as usize).and_then(|m| m.manifest.routes.get(target.route as usize));
         let Some(path) = route.map(|route| Box::<[u8]>::from(route.path.as_bytes())) else { return };
@@ -250,13 +251,13 @@ impl Table {
         }
     }
 
-    /// The modules, the first deployed first.
+    /// The modules, in the order of deployment.
     #[must_use]
     pub fn modules(&self) -> &[Published] {
         &self.modules
     }
 
-    /// Whether module number `module` is being swapped.
+    /// Whether a swap of module number `module` is in progress.
     #[must_use]
     pub fn is_held(&self, module: usize) -> bool {
         self.modules.get(module).is_none_or(|module| module.serving.is_none())
@@ -266,7 +267,7 @@ impl Table {
         self.exact.get(path).and_then(|methods| *methods.get(method)?)
     }
 
-    /// One pass of all patterns over `path`.
+    /// Matches all patterns against `path`, in one pass.
     fn scan(&self, path: &[u8]) -> Scan {
         let mut scan = Scan { routes: [None; METHODS.len()], fallbacks: [None; METHODS.len()], is_mounted: false };
         self.matcher.visit(path, |number| {
@@ -293,8 +294,7 @@ impl Table {
         scan
     }
 
-    /// Which route answers `method` (its name) on `path`. HEAD is answered by a GET route if there is none of its own
-    /// (RFC 9110 §9.3.2).
+    /// The route that answers `method` (its name) on `path`. If no route answers HEAD, a GET route does (RFC 9110 §9.3.2).
     #[must_use]
     pub fn route(&self, method: &str, path: &[u8]) -> RouteMatch {
         let index = method_index(method);
@@ -322,7 +322,7 @@ impl Table {
         }
     }
 
-    /// All that `route` asks after the other routes, in turn.
+    /// All fallback routes that match, in the order in which they are asked.
     fn fallbacks_of(&self, method: usize, path: &[u8]) -> Vec<Target> {
         let mut found: Vec<u32> = Vec::new();
         self.matcher.visit(path, |number| {
@@ -333,13 +333,13 @@ impl Table {
         all.filter(|fallback| fallback.methods().any(|of| of == method)).map(|fallback| fallback.target).collect()
     }
 
-    /// Which route answers after the fallback route of the module `by` has declined: the next fallback route whose module
-    /// is in service, or none.
+    /// The route that answers after the fallback route of the module `by` has declined: the next fallback route whose
+    /// module is in service, or none.
     #[must_use]
     pub fn after_declined(&self, by: &str, method: &str, path: &[u8]) -> RouteMatch {
         let name_of = |target: &Target| self.modules.get(target.module as usize).map(|module| &*module.manifest.name);
         let mut rest = method_index(method).into_iter().flat_map(|method| self.fallbacks_of(method, path));
-        // Removed meanwhile, it is found nowhere, and nobody is asked twice.
+        // If `by` was removed meanwhile, this search consumes all routes, so that no route is asked twice.
         let _ = rest.by_ref().find(|target| name_of(target) == Some(by));
         match rest.find(|target| !self.is_held(target.module as usize)) {
             Some(target) => RouteMatch::Found { module: target.module as usize, route: target.route as usize },
@@ -362,12 +362,12 @@ impl Table {
             return RouteMatch::NotFound;
         }
         if !allow.contains(&"OPTIONS") {
-            allow.push("OPTIONS"); // Answered by the server itself.
+            allow.push("OPTIONS"); // The server itself answers OPTIONS.
         }
         RouteMatch::MethodNotAllowed { allow: allow.join(", ") }
     }
 
-    /// Module and index of the WebSocket served on `path`: a literal path first, then the first pattern that matches.
+    /// The module and the index of the WebSocket on `path`: a literal path wins, then the first pattern that matches.
     #[must_use]
     pub fn websocket(&self, path: &[u8]) -> Option<(usize, usize)> {
         let target = self.websockets.get(path).copied().or_else(|| {
@@ -386,7 +386,7 @@ impl Table {
     }
 }
 
-/// The patterns of all modules, each once.
+/// The patterns of all modules, without duplicates.
 #[derive(Default)]
 struct Patterns {
     sources: Vec<Source>,
@@ -396,12 +396,12 @@ struct Patterns {
 }
 
 impl Patterns {
-    /// What follows is of another module, of the domain `domain`.
+    /// The following patterns belong to another module, in the domain `domain`.
     fn begin(&mut self, domain: &str) {
         self.owned.push(Owned { domain: domain.to_owned(), sources: Vec::new() });
     }
 
-    /// The number of the pattern `path`; `None` for one that can't be translated, which was refused before.
+    /// The number of the pattern `path`; `None` for a pattern that can't be translated, which was refused before.
     fn number(&mut self, path: &str) -> Option<usize> {
         let number = match self.numbers.get(path) {
             Some(number) => *number,
@@ -532,7 +532,8 @@ mod tests {
         let asked = |method: &str, path: &str| table.route(method, path.as_bytes());
         assert_eq!(asked("GET", "/a"), RouteMatch::Held { module: 2 });
         assert_eq!(asked("GET", "/own"), RouteMatch::Held { module: 1 });
-        // What may decline comes before the mount, what never does behind it; apps of C have no route for HEAD here.
+        // Routes that may decline come before the mount, routes that never decline after it; C apps have no route for HEAD
+        // here.
         let in_turn = |method, path: &[u8]| -> Vec<(u32, u32)> {
             table.fallbacks_of(method, path).into_iter().map(|target| (target.module, target.route)).collect()
         };
@@ -551,7 +552,7 @@ mod tests {
             modules in proptest::collection::vec(proptest::collection::vec(("GET|POST", "/[ab.]{1,3}[*+]?"), 0..6), 1..4),
             path in "/[ab]{0,4}",
         ) {
-            // Literals of different modules that other modules' patterns match are refused before a table is built.
+            // Literal paths that match a pattern of another module are refused before a table is built.
             let only = &modules[0];
             let table = Table::build(vec![published(only, &[])], &mut Cache::default()).unwrap();
             for method in ["GET", "POST"] {

@@ -1,4 +1,4 @@
-//! Work for the threads of the control plane.
+//! Tasks of the control plane's threads.
 
 use super::deploy::{DeployError, DeployOptions, DeployReply, RemoveReply};
 use super::history::{Again, FoundReply, Query};
@@ -6,7 +6,7 @@ use super::project::Posted;
 use super::reach::Reach;
 use super::settings::Change;
 
-/// Work for the control plane's threads.
+/// A task of the control plane.
 pub(super) enum DeployTask {
     Deploy { ticket: u64, posted: Posted, options: Box<DeployOptions>, reply: DeployReply },
     Remove { ticket: u64, name: String, reply: RemoveReply },
@@ -18,7 +18,7 @@ pub(super) enum DeployTask {
 }
 
 impl DeployTask {
-    /// Answers without doing it.
+    /// Replies with `error` instead of running the task.
     pub(super) fn fail(self, error: DeployError) {
         match self {
             DeployTask::Deploy { reply, .. } | DeployTask::Again { reply, .. } => reply(Err(error)),

@@ -1,4 +1,4 @@
-//! What is told of the modules and their domains: `GET /mgnt`.
+//! The answer of `GET /mgnt`: the modules and their domains.
 
 use super::control::Control;
 use super::crash_json::crash_json;
@@ -8,7 +8,7 @@ use serde_json::json;
 use std::time::SystemTime;
 
 impl Control {
-    /// `GET /mgnt`'s answer; `memory` is what the server says of its own.
+    /// The answer of `GET /mgnt`; `memory` describes the server's own memory.
     #[must_use]
     pub fn modules_json(&self, memory: &serde_json::Value) -> String {
         let table = self.table();
@@ -18,7 +18,7 @@ impl Control {
         json!({ "modules": modules, "domains": domains, "pid": std::process::id(), "memory": memory }).to_string()
     }
 
-    /// The domains that there are now; none where modules run in the server.
+    /// The present domains; none where modules run in the server.
     #[must_use]
     pub fn domains(&self) -> Vec<DomainView> {
         self.control().host.domains()

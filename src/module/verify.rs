@@ -1,4 +1,4 @@
-//! Checks of a manifest, made before anything changes.
+//! Checks of a manifest, before a deployment changes anything.
 
 mod conflicts;
 mod flags;
@@ -14,13 +14,13 @@ use flags::{check_handshake, check_killable};
 use std::collections::HashSet;
 use std::time::Duration;
 
-/// `CWEB_NAME_SIZE` without its NUL.
+/// Limit, in bytes, on a module's name: `CWEB_NAME_SIZE` without its NUL.
 const NAME_BYTES_MAX: usize = 127;
 
-/// Paths that are the server's own.
+/// Paths that belong to the server.
 pub(super) const RESERVED: [&str; 5] = ["/mgnt", "/jobs", "/blobs", "/healthz", "/metrics"];
 
-/// Why a module can't be served.
+/// The reason why a module can't be served.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Refusal(pub(super) String);
@@ -29,21 +29,21 @@ fn refuse(text: impl Into<String>) -> Result<(), Refusal> {
     Err(Refusal(text.into()))
 }
 
-/// What the operator lets modules have.
+/// The operator's limits on routes.
 #[derive(Debug, Clone, Copy)]
 pub struct RouteLimits {
-    /// Largest body limit that a route can give itself, in bytes.
+    /// Limit, in bytes, on the body limit that a route can set for itself.
     pub body_bytes_max: usize,
-    /// Largest body of a request to a route that says nothing, in bytes.
+    /// Limit, in bytes, on bodies for a route that sets no limit.
     pub plain_body_bytes_max: usize,
-    /// Longest run of a handler whose route says nothing; `None` where handlers are not limited.
+    /// Time limit of a handler whose route sets none; `None` where handlers are not limited.
     pub handler_timeout: Option<Duration>,
 }
 
-/// Checks everything that needs no other module.
+/// Checks that need no other module.
 ///
 /// # Errors
-/// All that is wrong and where, a line each.
+/// All problems with their places, one line each.
 pub(super) fn check(manifest: &Manifest) -> Result<(), Refusal> {
     let mut problems = Problems { read: &manifest.problems, found: manifest.problems.clone() };
     problems.add("config.name", name(&manifest.name));
@@ -62,15 +62,15 @@ pub(super) fn check(manifest: &Manifest) -> Result<(), Refusal> {
     if problems.found.is_empty() { Ok(()) } else { Err(Refusal(problems.found.join("\n"))) }
 }
 
-/// What is wrong with a manifest.
+/// The problems of a manifest.
 struct Problems<'a> {
-    /// What was found while it was read.
+    /// The problems that reading the manifest found.
     read: &'a [String],
     found: Vec<String>,
 }
 
 impl Problems<'_> {
-    /// Adds what is wrong at `place`, unless that could not even be read.
+    /// Adds a problem at `place`, unless a part of `place` could not even be read.
     fn add(&mut self, place: &str, checked: Result<(), Refusal>) {
         let is_of_place = |problem: &String| problem.strip_prefix(place).is_some_and(|rest| rest.starts_with('.'));
         if let Err(Refusal(problem)) = checked
@@ -81,7 +81,7 @@ impl Problems<'_> {
     }
 }
 
-/// A line, in the words of a compiler, for each declaration that works, but hardly as it was meant.
+/// A line, in a compiler's format, for each declaration that works, but hardly as intended.
 pub(super) fn remarks(manifest: &Manifest, limits: RouteLimits) -> String {
     let read = manifest.warnings.iter().cloned();
     let warnings = read.chain(uncommon_name(&manifest.name)).chain(repeated(manifest)).chain(hidden(manifest));
@@ -90,7 +90,7 @@ pub(super) fn remarks(manifest: &Manifest, limits: RouteLimits) -> String {
     warnings.map(|text| format!("config: warning: {text}\n")).chain(beyond).chain(above).collect()
 }
 
-/// Limits of the project that are above those of the server, which count then.
+/// Notes about project limits above those of the server; the server's limits apply.
 fn above(own: &Limits, limits: RouteLimits) -> Vec<String> {
     let mut notes = Vec::new();
     let mut note = |text: String| notes.push(format!("module.toml: note: limits: {text}\n"));
@@ -113,7 +113,7 @@ fn above(own: &Limits, limits: RouteLimits) -> Vec<String> {
     notes
 }
 
-/// What there is to say of a version of a module whose author is another than that of the version `served`.
+/// A warning that the author of the version `served` is another than the new version's.
 pub(super) fn other_author(served: &Manifest, new: &Manifest) -> Option<String> {
     (served.author != new.author).then(|| {
         format!(
@@ -140,31 +140,31 @@ fn repeated(manifest: &Manifest) -> impl Iterator<Item = String> {
     let sockets = manifest.websockets.iter().map(|socket| format!("the WebSocket path {}", socket.path));
     let jobs = manifest.jobs.iter().map(|job| format!("the job {}", job.name));
     let repeated = routes.chain(sockets).chain(jobs).filter(move |declared| !seen.insert(declared.clone()));
-    repeated.map(|declared| format!("{declared} is declared twice; the first one counts"))
+    repeated.map(|declared| format!("{declared} is declared twice; the first declaration counts"))
 }
 
-/// Routes that an earlier one of the module keeps every request from.
+/// Routes that never get a request, because an earlier route of the module matches all their requests.
 fn hidden(manifest: &Manifest) -> Vec<String> {
     let matchers: Vec<Matcher<'_>> = manifest.routes.iter().map(Matcher::new).collect();
     let mut hidden = Vec::new();
     for (at, later) in matchers.iter().enumerate() {
         let before = matchers.get(..at).unwrap_or_default();
         let hides = |earlier: &&Matcher<'_>| {
-            // Those that are asked last hide nothing, and are meant to be left what others leave.
+            // Routes that are asked last hide nothing, and are meant to get the remaining requests.
             !earlier.route.is_asked_last()
                 && !later.route.is_asked_last()
                 && earlier.route.method == later.route.method
                 && earlier.route.path != later.route.path
                 && later.hidden_path().is_some_and(|path| earlier.hides(path))
         };
-        // What is declared twice is told elsewhere.
+        // Another warning covers repeated declarations.
         let is_repeated = before
             .iter()
             .any(|earlier| (&earlier.route.method, &earlier.route.path) == (&later.route.method, &later.route.path));
         if let (false, Some(earlier)) = (is_repeated, before.iter().find(hides)) {
             let (method, path) = (&later.route.method, &later.route.path);
             hidden.push(format!(
-                "{method} {path} is never called: {} before it matches it too, and the first one counts; put {path} first",
+                "{method} {path} is never called: {} before it matches it too, and the first match counts; put {path} first",
                 earlier.route.path
             ));
         }
@@ -172,7 +172,7 @@ fn hidden(manifest: &Manifest) -> Vec<String> {
     hidden
 }
 
-/// Limits of a route beyond those of the operator.
+/// Route limits that exceed the operator's.
 fn beyond(at: usize, route: &RouteDecl, limits: RouteLimits) -> Vec<String> {
     let place = format!("routes[{at}] ({} {})", route.method, route.path);
     let body = route.body_bytes_max().filter(|bytes| *bytes > limits.body_bytes_max).map(|bytes| {
@@ -183,7 +183,7 @@ fn beyond(at: usize, route: &RouteDecl, limits: RouteLimits) -> Vec<String> {
             limits.body_bytes_max
         )
     });
-    // The route's own limit of time counts, so this is for information.
+    // The route's own time limit applies, so this is a note.
     let time = match (route.timeout_ms(), limits.handler_timeout) {
         (Some(own), Some(operators)) if u128::from(own) > operators.as_millis() => Some(format!(
             "config: note: {place} may run for {} s, longer than the {} ms of --handler-timeout-ms\n",
@@ -307,11 +307,11 @@ fn check_job(at: usize, job: &JobDecl) -> Result<(), Refusal> {
     }
     serde_json::from_str::<serde::de::IgnoredAny>(payload)
         .map(drop)
-        .map_err(|why| Refusal(format!("jobs[{at}] ({}).schedule_payload is no JSON: {why}", job.name)))
+        .map_err(|why| Refusal(format!("jobs[{at}] ({}).schedule_payload is not JSON: {why}", job.name)))
 }
 
-/// Refuses what is plainly meant for one of the server's paths. A pattern that covers them among others (`/.*`) is fine:
-/// there the server's own paths win.
+/// Refuses a path that belongs to the server. A pattern that covers such paths among others (`/.*`) is accepted: the
+/// server's own paths take precedence.
 fn reserved(path: &str, place: &str) -> Result<(), Refusal> {
     let text = path.strip_prefix('^').unwrap_or(path);
     for own in RESERVED {

@@ -1,7 +1,8 @@
-//! The versions of a module: what was deployed under its name, when, by whom, and what it is made of.
+//! The versions of a module: source, time and client of each deployment under its name.
 //!
-//! A version is a number, counted for each name. The list is one file; a deployment adds to it before the record that makes
-//! the version live, so a crash between the two leaves a version that was never live, and no live one without its entry.
+//! Versions are numbered for each name. The list is one file. A deployment adds to the list before it writes the record
+//! that makes the version live. A crash between the two leaves a version that was never live, but no live version without
+//! an entry.
 
 use super::deploy::SourceFields;
 use super::libraries::Library;
@@ -12,17 +13,17 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::collections::BTreeMap;
 
-/// One version.
+/// A version of a module.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Version {
     pub(super) number: u64,
     /// SHA-256 of the source.
     pub(super) hash: String,
-    /// Key of its compilation.
+    /// Key of the compilation.
     pub(super) key: String,
-    /// When it was deployed: milliseconds since 1970.
+    /// When the version was deployed, in milliseconds since 1970.
     pub(super) at_ms: u64,
-    /// Who deployed it: a key's name, or where from.
+    /// The client that deployed it: a key's name, or the origin.
     pub(super) by: String,
     pub(super) message: String,
     pub(super) domain: String,
@@ -30,16 +31,16 @@ pub(super) struct Version {
     pub(super) libraries: Vec<Library>,
     pub(super) warnings: String,
     pub(super) manifest: Manifest,
-    /// Settings of its `module.toml`.
+    /// Settings of the version's `module.toml`.
     #[serde(default)]
     pub(super) settings: BTreeMap<String, String>,
-    /// Who vouches for its source.
+    /// The signature of the source.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) signature: Option<Signature>,
 }
 
 impl Version {
-    /// The first one of a module that was deployed before there were versions.
+    /// The first version of a module that was deployed before versions existed.
     pub(super) fn of_record(record: &Record) -> Self {
         Self {
             number: record.version,
@@ -58,7 +59,7 @@ impl Version {
         }
     }
 
-    /// What is told of it; `is_live`: it is the one that is served.
+    /// The version as JSON; `is_live`: whether the version is served.
     pub(super) fn json(&self, is_live: bool) -> serde_json::Value {
         let libraries: Vec<_> = self
             .libraries
@@ -91,13 +92,13 @@ pub(super) fn next(list: &[Version], live: u64) -> u64 {
     list.iter().map(|version| version.number).chain([live]).max().unwrap_or_default().saturating_add(1)
 }
 
-/// Adds `version`, or puts it in the place of the one with its number, and leaves the newest `kept` and the one that is `live`.
+/// Adds `version`, or replaces the one with the same number. Keeps the newest `kept` versions and the version `live`.
 pub(super) fn add(list: &mut Vec<Version>, version: Version, kept: usize, live: u64) {
     list.retain(|known| known.number != version.number);
     list.push(version);
     list.sort_by_key(|version| version.number);
     while list.len() > kept.max(1) {
-        // The live one may be old: it was gone back to.
+        // The live version may be an old one, deployed again.
         let Some(at) = list.iter().position(|version| version.number != live) else { return };
         list.remove(at);
     }
@@ -126,7 +127,7 @@ mod tests {
         let numbers = |list: &[Version]| list.iter().map(|version| version.number).collect::<Vec<_>>();
         assert_eq!(numbers(&list), [3, 4, 5]);
         assert_eq!((next(&list, 5), before(&list, 5), before(&list, 3)), (6, Some(4), None));
-        // After going back to 3.
+        // Version 3 was deployed again.
         add(&mut list, version(6), 3, 3);
         assert_eq!(numbers(&list), [3, 5, 6]);
         add(&mut list, version(5), 3, 5);

@@ -1,8 +1,8 @@
-//! Which connections a shard takes.
+//! Decides which connections a shard accepts.
 //!
-//! Clients have `--connections-max` places. Whatever they do, an operator and a health check get in: addresses of
-//! `--admin-listen` have places of their own, and on other addresses a few more connections than the limit may ask for one of
-//! the server's own paths. Those that ask for something else, or for nothing, are told that there are too many.
+//! Clients have `--connections-max` places. An operator and a health check must always get in, whatever clients do.
+//! Addresses of `--admin-listen` have places of their own. On other addresses, a few connections beyond the limit may ask
+//! for one of the server's own paths; if they ask for anything else, or for nothing, they get 503.
 
 use super::Shard;
 use super::conn::{Conn, Place, Serves};
@@ -14,25 +14,26 @@ use crate::net::{ConnId, Connections, Peer};
 use crate::proto::http1::RequestView;
 use std::collections::VecDeque;
 
-/// Connections that only addresses of the server's own paths (`--admin-listen`) get.
+/// Connections reserved for addresses of the server's own paths (`--admin-listen`).
 const ADMIN_MAX: usize = 16;
 /// Connections beyond the limits that may ask for one of the server's own paths.
 const RESERVED_MAX: usize = 16;
-/// Connections that are being told that there are too many; further ones are reset.
+/// Connections that are being answered with 503; further ones are reset.
 const REFUSED_MAX: usize = 32;
 const _: () = assert!(ADMIN_MAX + RESERVED_MAX + REFUSED_MAX <= crate::net::RESERVED_CONNECTIONS);
 
-/// How long a connection beyond the limits may wait before it asks; where it has a TLS handshake first, how long then.
+/// How long a connection beyond the limits may wait before its first request, in milliseconds; during a TLS handshake, the
+/// longer time.
 const RESERVED_WAIT_MS: u64 = 300;
 const RESERVED_TLS_WAIT_MS: u64 = 3_000;
 
-/// How many connections of each kind a shard has.
+/// A shard's connections by kind.
 #[derive(Debug, Default)]
 pub(super) struct Places {
     clients: usize,
     admins: usize,
     refused: usize,
-    /// Oldest first, with the time at which each came.
+    /// The connections beyond the limits, the oldest first, with the time of their arrival.
     reserved: VecDeque<(ConnId, u64)>,
 }
 
@@ -40,8 +41,8 @@ const TOO_MANY: &str = "too many connections\n";
 const TOO_MANY_OF_PEER: &str = "too many connections of your address\n";
 
 impl Shard {
-    /// The bytes that the answer to a call is expected to have, if the call may begin: there is room for a body of `body_bytes` bytes and
-    /// for the answer. Otherwise answers in `out` why not.
+    /// Decides whether a call may begin: there must be memory for a body of `body_bytes` bytes and for the answer. Returns
+    /// the expected size of the answer, in bytes, or else answers with the reason in `out`.
     pub(super) fn admit_call(
         &mut self,
         origin: &Origin,
@@ -71,8 +72,8 @@ impl Shard {
         Some(expected)
     }
 
-    /// Whether the module's domain has as many calls in flight as it may have, or there is no room for the body. A limit for each
-    /// domain: one that answers nothing must not use up that of the others.
+    /// Whether the module's domain has reached its limit on calls in flight, or the body does not fit. Each domain has a
+    /// limit of its own, so that a domain that answers nothing can't use up the limit of the others.
     pub(super) fn is_full(&self, generation: &ShardGen, body_bytes: usize) -> bool {
         let (in_flight, bodies) = match &self.local {
             Some(_) => (self.in_flight, self.bodies.bytes()),
@@ -85,10 +86,10 @@ impl Shard {
         in_flight >= self.limits.in_flight_max || !fits
     }
 
-    /// Finds a place for a new connection.
+    /// Chooses the place of a new connection.
     pub(super) fn place_of(&mut self, conn: &mut Conn, peer: &Peer) -> Place {
         let places = &self.places;
-        // Connections for operators beyond their own places count among the others.
+        // Operators' connections beyond their own places count as clients' connections.
         let shared = places.clients + places.admins.saturating_sub(ADMIN_MAX);
         let is_full = shared >= self.limits.connections_max;
         if conn.serves == Serves::Admin {
@@ -101,7 +102,7 @@ impl Shard {
         if self.peers.is_some() && !conn.counted { Place::Reserved(TOO_MANY_OF_PEER) } else { Place::Client }
     }
 
-    /// A new connection takes its place. Returns whether it is served.
+    /// Counts a new connection in its place. Returns whether it is served.
     pub(super) fn takes_place(&mut self, connections: &mut Connections, id: ConnId, place: Place) -> bool {
         match place {
             Place::Client => self.places.clients += 1,
@@ -113,7 +114,7 @@ impl Shard {
         true
     }
 
-    /// Whether there is room beyond the limits; the oldest connection there that may give way makes some.
+    /// Whether there is room beyond the limits. If not, the oldest replaceable connection there is closed.
     fn has_reserve(&mut self, connections: &mut Connections) -> bool {
         if self.places.reserved.len() < RESERVED_MAX {
             return true;
@@ -126,7 +127,7 @@ impl Shard {
         })
     }
 
-    /// A connection that has no place is told so, and closed.
+    /// Answers 503 to a connection without a place, and closes it.
     fn turned_away(&mut self, connections: &mut Connections, id: ConnId, why: &str) -> bool {
         if let Some(conn) = self.conn(id) {
             conn.place = Place::Refused;
@@ -139,19 +140,19 @@ impl Shard {
         false
     }
 
-    /// The same of one beyond the limits.
+    /// Does the same for a connection beyond the limits.
     fn send_away(&mut self, connections: &mut Connections, id: ConnId) {
         self.places.reserved.retain(|(known, _)| *known != id);
         let Some(Place::Reserved(why)) = self.conn(id).map(|conn| conn.place) else { return };
         if self.conn(id).is_some_and(|conn| conn.next_seq() > 0) {
-            // It has its answer, and would be read as one more.
+            // The connection has its answer; a second one would be taken for the answer to another request.
             return connections.abort(id);
         }
         self.turned_away(connections, id, why);
         connections.close(id);
     }
 
-    /// Connections beyond the limits that ask for nothing are sent away.
+    /// Closes connections beyond the limits that ask for nothing.
     pub(super) fn sweep_reserved(&mut self, connections: &mut Connections) {
         for (id, since_ms) in self.places.reserved.clone() {
             let wait_ms = if connections.is_secured(id) { RESERVED_TLS_WAIT_MS } else { RESERVED_WAIT_MS };
@@ -162,7 +163,7 @@ impl Shard {
         }
     }
 
-    /// A connection is gone.
+    /// Uncounts a closed connection.
     pub(super) fn leaves_place(&mut self, conn: &Conn) {
         match conn.place {
             Place::Client => self.places.clients = self.places.clients.saturating_sub(1),
@@ -173,8 +174,8 @@ impl Shard {
     }
 }
 
-/// Whether a connection beyond the limits gives its place to another: nothing that an operator has asked for is under way there. Half a
-/// request keeps no place, and neither does one that has been answered.
+/// Whether a connection beyond the limits may be replaced: no operator's request is in progress on it. A partial request
+/// keeps no place, and neither does an answered one.
 fn may_give_way(conn: &Conn) -> bool {
     !conn.is_let_in && conn.slots.is_empty() && conn.taken.is_none()
 }

@@ -1,20 +1,20 @@
-//! What becomes of a request when it is begun.
+//! The outcome of beginning a request.
 
 use super::conn::Upgrade;
 use crate::net::Attached;
 
-/// What became of a request that was begun.
+/// The outcome of beginning a request.
 pub(super) enum Begun {
     /// The answer has been appended.
     Answered,
-    /// The head of the answer has been appended, and this follows it.
+    /// The head of the answer has been appended; this attachment follows it.
     Attached(Attached),
-    /// An executor or the control plane answers later, with about this many bytes.
+    /// An executor or the control plane will answer, with about this many bytes.
     Running { expected: usize },
-    /// A module is asked whether a WebSocket is opened.
+    /// The module decides whether to open a WebSocket.
     Asking,
-    /// Its module is being swapped: it must wait.
+    /// The request waits for the end of its module's swap.
     Held,
-    /// The connection speaks HTTP no more.
+    /// Another protocol has taken over the connection.
     Taken(Upgrade),
 }

@@ -1,7 +1,7 @@
-//! Tells modules how many bytes a WebSocket's connection has not taken.
+//! Reports to modules how many bytes a WebSocket's connection has not taken.
 //!
-//! Where modules run in this process, the shard sets a socket's number as it changes. A domain's process gets records: while
-//! there is a backlog, one for each `STEP_BYTES` taken or changed, and at the latest with the next look at the socket.
+//! Where modules run in this process, the shard updates a socket's counter directly. A domain's process gets records:
+//! during a backlog, one for each `STEP_BYTES` taken or changed, and another with the regular look at the socket.
 
 use super::Shard;
 use crate::net::{ConnId, Connections};
@@ -9,10 +9,10 @@ use crate::net::{ConnId, Connections};
 /// A connection that holds fewer bytes than this counts as empty: a record for each message would cost more than it helps.
 const UNSENT_BYTES_MIN: usize = 16 * 1024;
 
-/// Bytes taken, or change of the unsent bytes, after which a domain's process gets the next record.
+/// Bytes taken, or change of the unsent bytes, that lead to the next record.
 const STEP_BYTES: usize = 64 * 1024;
 
-/// Counters of one socket.
+/// The counters of one socket.
 #[derive(Debug, Default)]
 pub(super) struct Buffered {
     /// Bytes taken from the module since the last record to its process.
@@ -22,14 +22,14 @@ pub(super) struct Buffered {
 }
 
 impl Buffered {
-    /// Bytes of a frame for this socket alone have been taken from the module.
+    /// Counts a frame for this socket that was taken from the module.
     pub(super) fn take(&mut self, bytes: usize) {
         self.taken += bytes;
     }
 
     /// The next record to the domain's process, if one is due: bytes taken since the last record, and bytes unsent.
     fn step(&mut self, unsent: usize, is_look: bool) -> Option<(usize, usize)> {
-        // A new process gets its first record with the look: it did not get the records of its predecessor.
+        // A new process did not get the records of its predecessor, so the look sends it a first record.
         let changed = unsent.abs_diff(self.unsent) >= STEP_BYTES || (unsent == 0) != (self.unsent == 0);
         let due = changed || self.taken >= STEP_BYTES || is_look && (self.taken > 0 || unsent > 0);
         due.then(|| {
@@ -40,7 +40,8 @@ impl Buffered {
 }
 
 impl Shard {
-    /// Something was queued on the connection of socket `key`, or sent; `is_look`: the regular look at it.
+    /// Sends the next record if one is due. Called when data was queued or sent on the connection of socket `key`;
+    /// `is_look` marks the regular look.
     pub(super) fn tell_buffered(&mut self, connections: &mut Connections, key: u64, conn: ConnId, is_look: bool) {
         let Some(state) = self.sockets.get_mut(key) else { return };
         let unsent = match connections.unsent(conn) {

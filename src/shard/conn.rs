@@ -1,4 +1,4 @@
-//! One connection: its parser and the requests it is owed answers for.
+//! One connection: its parser and its unanswered requests.
 
 use super::conn_upload::ConnUpload;
 use super::flow::Flow;
@@ -10,32 +10,32 @@ use crate::net::{Attached, ConnId, Peer};
 use crate::proto::http1::RequestDecoder;
 use std::collections::VecDeque;
 
-/// A request's place in the order of answers (RFC 9112 §9.3.2: answers leave in the order of the requests).
+/// A request's place in the order of answers: answers leave in the order of the requests (RFC 9112 §9.3.2).
 pub(super) enum Slot {
-    /// Parsed, not begun: an unsafe method behind others, or its module is being swapped.
+    /// Parsed but not begun: an unsafe method after others, or a request for a module during its swap.
     Waiting { request: OwnedRequest, meta: AnswerMeta, safe: bool },
-    /// Begun; the answer, of about this many bytes, comes through the inbox.
+    /// Begun; the inbox will bring the answer, of about this many bytes.
     Running { safe: bool, expected: usize },
-    /// A module is asked whether a WebSocket is opened.
+    /// The module decides whether to open a WebSocket.
     Asking { request: OwnedRequest },
-    /// It is, when the answer that says so has its turn.
+    /// The module has accepted the WebSocket; it opens when its answer has its turn.
     Opening { bytes: Vec<u8>, request: OwnedRequest },
-    /// Answered, but an earlier request is not.
+    /// Answered, but an earlier request is not answered yet.
     Ready { bytes: Vec<u8>, lent: Option<Attached>, safe: bool },
-    /// The answer is a stream of events, which takes the connection when its turn comes.
+    /// The answer is a stream of events, which takes over the connection at its turn.
     Stream { by: Upgrade },
-    /// The answer is sent piece by piece, as its handler writes it.
+    /// The answer is sent in pieces, as its handler writes it.
     Flow(Box<Flow>),
 }
 
-/// What a connection can become.
+/// The protocol that has taken over a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Upgrade {
-    /// A module's WebSocket, by the shard's key.
+    /// A module's WebSocket; the number is the shard's key.
     Socket(u64),
-    /// A stream of job events, by the shard's key.
+    /// A stream of job events; the number is the shard's key.
     Stream(u64),
-    /// A stream of a module's lines, by the shard's key.
+    /// A stream of a module's log lines; the number is the shard's key.
     Logs(u64),
 }
 
@@ -48,7 +48,7 @@ impl Slot {
         }
     }
 
-    /// What it takes up, now or when its answer comes.
+    /// The bytes that the slot holds, or will hold when its answer comes.
     pub(super) fn bytes(&self) -> usize {
         match self {
             Slot::Waiting { request, .. } => request.bytes(),
@@ -60,27 +60,28 @@ impl Slot {
     }
 }
 
-/// What is served on a connection, by the listener it came from.
+/// The paths that a connection's listener serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Serves {
     /// Modules and the server's own paths.
     All,
-    /// Modules; of the server's own paths only `/healthz`.
+    /// Modules; and of the server's own paths only `/healthz`.
     Modules,
-    /// The server's own paths.
+    /// Only the server's own paths.
     Admin,
 }
 
-/// What a connection is counted as.
+/// How a connection is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
-    /// One of those that `--connections-max` limits.
+    /// A connection that `--connections-max` limits.
     Client,
-    /// Of an address of the server's own paths.
+    /// A connection on an address of the server's own paths.
     Admin,
-    /// Beyond the limits: it may ask for one of the server's own paths. Why it may ask for nothing else.
+    /// A connection beyond the limits. It may ask for the server's own paths; the text is the reason why it gets nothing
+    /// else.
     Reserved(&'static str),
-    /// It is told that there are too many.
+    /// A connection that is being answered with 503.
     Refused,
 }
 
@@ -90,69 +91,71 @@ pub(super) struct Conn {
     pub(super) peer: Peer,
     pub(super) serves: Serves,
     pub(super) decoder: RequestDecoder,
-    /// Bytes received and not consumed yet.
+    /// Received bytes that are not consumed yet.
     pub(super) input: Vec<u8>,
-    /// Requests not answered yet, oldest first.
+    /// Unanswered requests, oldest first.
     pub(super) slots: VecDeque<Slot>,
     /// Number of the request in `slots[0]`.
     pub(super) first_seq: u64,
-    /// No further request is parsed: the one that said `Connection: close` has been, or framing is lost.
+    /// No further request is parsed: a request said `Connection: close`, or framing is lost.
     pub(super) last_request_seen: bool,
-    /// The client waits for `100 Continue`, which may not be sent before the answers owed.
+    /// The client waits for `100 Continue`, which must not overtake earlier answers.
     pub(super) continue_owed: bool,
     /// The peer has sent FIN.
     pub(super) eof: bool,
-    /// What this connection has become, if it speaks HTTP no more.
+    /// The protocol that has taken over this connection, if any.
     pub(super) taken: Option<Upgrade>,
     /// Whether the driver was told to stop reading.
     pub(super) paused: bool,
-    /// Whether a request is partly received, and in which part; for time-outs.
+    /// Which part of the next request has arrived; for time-outs.
     pub(super) partial: Partial,
-    /// When the request that is partly received began.
+    /// When the partly received request began.
     pub(super) partial_since_ms: u64,
     pub(super) last_read_ms: u64,
-    /// When something came, or an answer left, about.
+    /// The approximate time at which data last came or an answer left.
     pub(super) last_active_ms: u64,
-    /// The time up to which the bytes received of a body, or sent, have paid: see [`credited`].
+    /// The time that the received, or sent, bytes of a body have paid for: see [`credited`].
     pub(super) body_paid_ms: u64,
     pub(super) write_paid_ms: u64,
     /// Bytes sent until the last sweep, wrapping.
     pub(super) sent_before: usize,
-    /// The body that is written to the memory of its domain while it comes.
+    /// The body that is being written directly to its domain's memory.
     pub(super) placed: Option<Box<PlacedBody>>,
-    /// Bytes of a body that are counted in the shard's sum.
+    /// Bytes of a body that the shard's sum includes.
     pub(super) gathered: usize,
-    /// Bytes of memory that it is counted with in the server's budget, what is unsent excepted.
+    /// Bytes of memory counted for this connection in the server's budget, without unsent bytes.
     pub(super) held: usize,
-    /// The part of it that its client has sent.
+    /// The part of `held` that the client has sent.
     pub(super) held_sent: usize,
-    /// Its request was let in to one of the server's own paths: it may use what is kept for those.
+    /// Whether a request of this connection was admitted to the server's own paths, so that it may use the reserve for
+    /// those.
     pub(super) is_let_in: bool,
-    /// The time up to which the bytes received have paid for that: see [`credited`].
+    /// The time that the received bytes have paid for, for the idle check of `held`: see [`credited`].
     pub(super) held_paid_ms: u64,
-    /// Whether this connection is counted as one of its peer's.
+    /// Whether this connection is counted for its peer.
     pub(super) counted: bool,
-    /// What it is counted as among the shard's connections.
+    /// How this connection is counted in the shard.
     pub(super) place: Place,
-    /// The body that is handed over piece by piece while it comes.
+    /// The body that is passed to its receiver in pieces.
     pub(super) upload: Option<Box<ConnUpload>>,
-    /// The head of such a request is complete, and it is not its turn yet; whether the client waits for `100 Continue`.
+    /// Set when the head of such a request is complete, but its turn has not come; the value: whether the client waits for
+    /// `100 Continue`.
     pub(super) stream_waits: Option<bool>,
-    /// Requests that are to be told when they are answered; see [`super::traces`].
+    /// Requests to log when they are answered; see [`super::traces`].
     pub(super) traces: Vec<Trace>,
 }
 
-/// A peer slower than this is treated like one that does nothing: each byte pays for two milliseconds, so that a byte now
-/// and then keeps no connection.
+/// A slower peer counts as idle: each byte pays for two milliseconds, so that an occasional byte does not keep a connection
+/// open.
 const BYTES_PER_SECOND_MIN: u64 = 500;
 
-/// The time up to which `bytes` more have paid, who had paid up to `paid_ms`: at most `now_ms`.
+/// The time paid for after `bytes` more bytes, if `paid_ms` was paid before; at most `now_ms`.
 pub(super) fn credited(paid_ms: u64, bytes: usize, now_ms: u64) -> u64 {
     let bought_ms = (bytes as u64).saturating_mul(1_000 / BYTES_PER_SECOND_MIN);
     paid_ms.saturating_add(bought_ms).min(now_ms)
 }
 
-/// How much of the next request has arrived.
+/// Which part of the next request has arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Partial {
     /// Nothing of it.
@@ -164,7 +167,7 @@ pub(super) enum Partial {
 }
 
 impl Conn {
-    /// Why this connection is none that may ask for modules.
+    /// The reason why this connection may not ask for modules; `None` if it may.
     pub(super) fn is_beyond(&self) -> Option<&'static str> {
         match self.place {
             Place::Reserved(why) => Some(why),
@@ -172,7 +175,8 @@ impl Conn {
         }
     }
 
-    /// Whether what the client sends next may be of a WebSocket that is not open yet: its handshake waits, or a module is asked.
+    /// Whether the client's next bytes may belong to a WebSocket that is not open yet: its handshake waits, or a module
+    /// decides about it.
     pub(super) fn is_asking(&self) -> bool {
         match self.slots.back() {
             Some(Slot::Asking { .. } | Slot::Opening { .. }) => true,
@@ -216,12 +220,12 @@ impl Conn {
         }
     }
 
-    /// Bytes of the body that is not complete, wherever they lie.
+    /// Received bytes of the incomplete body, in any buffer.
     pub(super) fn body_bytes(&self) -> usize {
         self.decoder.gathered() + self.placed.as_ref().map_or(0, |body| body.written())
     }
 
-    /// Nothing received, nothing owed.
+    /// Whether nothing is received and nothing is owed.
     pub(super) fn is_idle(&self) -> bool {
         self.taken.is_none() && self.slots.is_empty() && self.input.is_empty() && self.partial == Partial::None
     }
@@ -235,29 +239,29 @@ impl Conn {
         self.continue_owed = false;
     }
 
-    /// Whether it holds no memory that counts, without a closer look.
+    /// Whether the connection holds no memory that counts, by a cheap check.
     pub(super) fn is_light(&self) -> bool {
         self.held == 0 && self.is_idle() && self.input.capacity() == 0
     }
 
-    /// Nothing has come since the connection was accepted.
+    /// Whether nothing has arrived since the connection was accepted.
     pub(super) fn is_fresh(&self) -> bool {
         self.is_idle() && self.next_seq() == 0
     }
 
-    /// Whether request number `seq` is the last of this connection as far as is known, and its client may think otherwise.
+    /// Whether request number `seq` is the last one so far, and the client may send further ones.
     pub(super) fn owes_only(&self, seq: u64) -> bool {
         let last = seq.checked_add(1) == Some(self.next_seq());
         last && !self.last_request_seen && self.input.is_empty() && self.partial == Partial::None
     }
 
-    /// What its unanswered requests take up, now or when their answers come.
+    /// The bytes that unanswered requests hold, or will hold when their answers come.
     pub(super) fn owed_bytes(&self) -> usize {
         self.slots.iter().map(Slot::bytes).sum()
     }
 
-    /// Whether the next request must wait until earlier ones are answered. Safe requests may run side by side; one with
-    /// side effects neither overtakes nor is overtaken (RFC 9112 §9.3.2).
+    /// Whether the next request must wait for earlier answers. Safe requests may run in parallel; a request with side
+    /// effects neither overtakes nor is overtaken (RFC 9112 §9.3.2).
     pub(super) fn is_blocked(&self, pipeline_max: usize) -> bool {
         self.slots.len() >= pipeline_max || self.slots.back().is_some_and(|slot| !slot.is_safe())
     }
@@ -268,7 +272,7 @@ impl Conn {
         self.slots.get_mut(index)
     }
 
-    /// Number of the request that would be appended next.
+    /// The number of the next request.
     pub(super) fn next_seq(&self) -> u64 {
         self.first_seq + self.slots.len() as u64
     }

@@ -3,9 +3,9 @@
 use crate::domain::stream::{Full, Upload};
 use crate::jobs::blobs::{self, BodyWriter};
 
-/// Receiver of a body that is handed on piece by piece.
+/// The receiver of a body that is passed on in pieces.
 pub(super) enum BodySink {
-    /// The handler of a module.
+    /// A module's handler.
     Module(Upload),
     /// A thread of the server that stores the body.
     Own(BodyWriter),
@@ -35,7 +35,8 @@ impl BodySink {
         }
     }
 
-    /// Bytes of memory that bytes on their way take up, at most. Those of modules lie in memory of their domain.
+    /// Limit, in bytes, on the server's memory for pieces on their way. The pieces for modules lie in memory of their
+    /// domain.
     pub(super) fn held(&self) -> usize {
         match self {
             Self::Module(_) => 0,
@@ -52,39 +53,38 @@ impl BodySink {
     }
 }
 
-/// What is left of a body that its handler has not read is thrown away up to this many bytes; if there may be more, the
-/// connection is closed.
+/// Up to this many bytes of a body that its handler has not read are discarded; beyond that, the connection is closed.
 pub(super) const DRAINED_BYTES_MAX: usize = 256 * 1024;
 
-/// The body that a connection is sending to a handler.
+/// A body that a connection passes on in pieces.
 pub(super) struct ConnUpload {
-    /// The number of its request.
+    /// The number of the body's request.
     seq: u64,
-    /// `None`: the handler takes no more of it.
+    /// `None`: the receiver takes no more.
     upload: Option<BodySink>,
-    /// The client waits for `100 Continue` until the handler reads.
+    /// Whether the client waits for `100 Continue` until the handler reads.
     continue_owed: bool,
-    /// Bytes thrown away.
+    /// The number of discarded bytes.
     drained: usize,
 }
 
 impl ConnUpload {
-    /// The body of request number `seq`, which goes to `sink`.
+    /// The body of request number `seq`, for `sink`.
     pub(super) fn new(seq: u64, sink: BodySink, expects_continue: bool) -> Self {
         Self { seq, upload: Some(sink), continue_owed: expects_continue, drained: 0 }
     }
 
-    /// Bytes of memory of it that wait for the receiver.
+    /// Bytes of memory that wait for the receiver.
     pub(super) fn held(&self) -> usize {
         self.upload.as_ref().map_or(0, BodySink::held)
     }
 
-    /// Whether the client rightly sends nothing, because it waits for `100 Continue`.
+    /// Whether the client sends nothing because it waits for `100 Continue`.
     pub(super) fn owes_continue(&self) -> bool {
         self.continue_owed && self.is_taken()
     }
 
-    /// Whether the handler still takes it.
+    /// Whether the receiver still takes bytes.
     pub(super) fn is_taken(&self) -> bool {
         self.upload.is_some()
     }
@@ -94,17 +94,17 @@ impl ConnUpload {
         self.continue_owed
     }
 
-    /// Whether the client waits for `100 Continue`, which it gets now.
+    /// Whether the client waits for `100 Continue`; the shard then sends it now.
     pub(super) fn take_continue(&mut self) -> bool {
         std::mem::take(&mut self.continue_owed)
     }
 
-    /// The number of its request.
+    /// The number of the body's request.
     pub(super) fn seq(&self) -> u64 {
         self.seq
     }
 
-    /// Bytes that can be put now: without limit what the handler does not take. `None`: there is no room now.
+    /// The number of bytes that can be taken now; no limit if the handler takes none of them. `None`: there is no room now.
     pub(super) fn room(&mut self) -> Option<usize> {
         match self.upload.as_mut().map(BodySink::room) {
             None => Some(usize::MAX),
@@ -117,7 +117,7 @@ impl ConnUpload {
         }
     }
 
-    /// Hands `bytes` over, or throws them away if the handler does not take them.
+    /// Passes `bytes` to the handler, or discards them if the handler takes none.
     pub(super) fn put(&mut self, bytes: &[u8]) {
         if self.upload.as_mut().is_none_or(|upload| upload.put(bytes).is_err()) {
             self.upload = None;
@@ -125,19 +125,19 @@ impl ConnUpload {
         }
     }
 
-    /// Whether more was thrown away than a connection may send in vain.
+    /// Whether more bytes were discarded than a connection may send in vain.
     pub(super) fn has_drained_much(&self) -> bool {
         self.drained > DRAINED_BYTES_MAX
     }
 
-    /// The body is complete; or, with an `errno`, will never be.
+    /// Ends the body: it is complete, or it fails with this `errno`.
     pub(super) fn end(&mut self, errno: Option<i32>) {
         if let Some(upload) = &mut self.upload {
             upload.end(errno);
         }
     }
 
-    /// The handler takes no more of it.
+    /// The handler takes no more bytes of the body.
     pub(super) fn leave(&mut self) {
         self.upload = None;
     }

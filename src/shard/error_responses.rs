@@ -1,4 +1,4 @@
-//! Requests that are refused: those that nobody serves, and those whose body is not wanted.
+//! Answers to requests that nothing serves, and to requests whose body is refused.
 
 use super::Shard;
 use super::conn::{Conn, Serves};
@@ -10,7 +10,7 @@ use crate::proto::http1::{CONTINUE, Method, RequestView};
 use crate::server_response::ServerAnswer;
 
 impl Shard {
-    /// The answer to a request that no module's route matches; `found` is why.
+    /// The answer to a request that matches no module's route; `found` has the reason.
     pub(super) fn unserved(&self, view: &RequestView<'_>, found: RouteMatch) -> ServerAnswer {
         match found {
             _ if view.method() == Method::Options => ServerAnswer { status: 200, ..ServerAnswer::default() },
@@ -24,8 +24,8 @@ impl Shard {
         }
     }
 
-    /// The client waits before it sends the body of `view`. The final answer, if that is known without the body because
-    /// nobody serves the request: it leaves at once instead of 100 (RFC 9110 §10.1.1).
+    /// For a client that waits before it sends the body of `view`: the final answer, if no module serves the request. It is
+    /// sent at once instead of 100 (RFC 9110 §10.1.1).
     pub(super) fn unserved_early(&self, origin: &Origin, view: &RequestView<'_>) -> Option<ServerAnswer> {
         if origin.is_for_server(view.path()) {
             return None;
@@ -42,7 +42,8 @@ impl Shard {
         }
     }
 
-    /// Sends `100 Continue` to a client that waits for it, once no earlier answer is owed: it may not overtake one.
+    /// Sends `100 Continue` to a client that waits for it, once all earlier answers are sent, because it must not overtake
+    /// them.
     pub(super) fn send_continue(connections: &mut Connections, conn: &mut Conn) {
         if conn.continue_owed
             && conn.slots.is_empty()

@@ -6,9 +6,9 @@ use crate::jobs::{Cursor, feed_filter};
 use crate::proto::form;
 use crate::proto::http1::RequestView;
 
-/// The path of the events of many jobs.
+/// The path of the stream of many jobs.
 pub(super) const FEED: &[u8] = b"/jobs/events";
-/// Whether this is the handshake of a WebSocket that gets events: of one job, `/jobs/ws?id=UUID` and `/jobs/UUID/events`, or of
+/// Whether this is the handshake of a WebSocket for events: of one job (`/jobs/ws?id=UUID` and `/jobs/UUID/events`) or of
 /// many.
 pub(super) fn is_events_socket(view: &RequestView<'_>) -> bool {
     let path = view.path();
@@ -21,7 +21,7 @@ pub(super) fn job_in(path: &[u8]) -> Option<String> {
     Some(String::from_utf8_lossy(uuid).into_owned())
 }
 
-/// Parses a client's request: the job, and the event that the client has seen last.
+/// Parses a client's request: the job, and the last event that the client has seen.
 pub(super) fn asked(view: &RequestView<'_>) -> (Option<String>, Result<i64, String>) {
     let (mut id, mut since) = (None, None);
     form::urlencoded(view.query().unwrap_or_default(), |name, value| match name {
@@ -29,7 +29,7 @@ pub(super) fn asked(view: &RequestView<'_>) -> (Option<String>, Result<i64, Stri
         b"since_event_id" if since.is_none() => since = Some(String::from_utf8_lossy(value).into_owned()),
         _ => {}
     });
-    // A browser that reconnects sends the last id it saw; the address it uses is still the first one.
+    // A browser that reconnects sends the last id that it saw, but still uses the first URL.
     let resumed = view.header("last-event-id").map(|text| String::from_utf8_lossy(text).into_owned());
     let since = resumed.or(since);
     let after = since.as_deref().unwrap_or("0").trim();
@@ -37,7 +37,7 @@ pub(super) fn asked(view: &RequestView<'_>) -> (Option<String>, Result<i64, Stri
     (id, after.ok_or_else(|| "since_event_id must be a whole number, 0 or more".to_owned()))
 }
 
-/// Parses a client's request: the filter of events, and the place to begin.
+/// Parses a client's request: the filter of events, and the first event.
 pub(super) fn asked_feed(view: &RequestView<'_>) -> Result<(FeedFilter, Cursor), String> {
     check_parameters(view, &OF_FEED)?;
     let [mut module, mut state, mut cursor] = [None, None, None];

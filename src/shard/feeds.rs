@@ -1,4 +1,4 @@
-//! Begins streams of job events: those of many jobs (`/jobs/events`) and those by WebSocket. The rest is in `streams`.
+//! Begins streams of job events: streams of many jobs (`/jobs/events`), and streams by WebSocket. The rest is in `streams`.
 
 use super::Shard;
 use super::begun::Begun;
@@ -16,17 +16,17 @@ use crate::proto::ws::{self, Session, WsLimits};
 use crate::server_response::{Meta, shutting_down};
 use std::sync::Arc;
 
-/// Largest message a watcher may send; none is expected.
+/// Limit, in bytes, on a watcher's message; none is expected.
 const WATCHER_MESSAGE_BYTES_MAX: usize = 4 * 1024;
 
 impl Shard {
-    /// Begins a stream of the events of many jobs by server-sent events.
+    /// Begins a stream of server-sent events about many jobs.
     pub(super) fn begin_feed(&mut self, origin: &Origin, view: &RequestView<'_>, meta: Meta) {
         let channel = Channel::ServerSent { seq: origin.seq, meta, begun: false };
         self.open_feed(origin.id, channel, view);
     }
 
-    /// Answers the handshake of a WebSocket that gets events. On success the stream exists.
+    /// Answers the handshake of a WebSocket for events. On success the stream exists.
     pub(super) fn begin_jobs_socket(
         &mut self,
         origin: &Origin,
@@ -75,7 +75,7 @@ impl Shard {
         key
     }
 
-    /// Makes a stream that says why there is none, and ends.
+    /// Makes a stream that reports an error and ends.
     fn refuse_stream(&mut self, conn: ConnId, channel: Channel, text: String) -> u64 {
         let key = self.new_stream(conn, channel, 0);
         self.inbox.push(Message::StreamFound { stream: key, job: Err((400, text)) });

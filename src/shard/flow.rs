@@ -7,7 +7,7 @@ use crate::proto::http1::checked_trailers;
 /// Unsent bytes of a connection above which its flow waits.
 const UNSENT_BYTES_MAX: usize = 256 * 1024;
 
-/// Most bytes of one piece.
+/// Limit, in bytes, on one piece.
 const PIECE_BYTES_MAX: usize = 128 * 1024;
 
 /// One streamed answer.
@@ -16,24 +16,24 @@ pub(super) struct Flow {
     framing: Framing,
     keep_alive: bool,
     answer: Answer,
-    /// It can't be completed.
+    /// Whether the answer can't be completed.
     broken: bool,
-    /// The handler has returned: if the answer goes on, others write it.
+    /// Whether the handler has returned: a detached answer may still go on.
     returned: bool,
     safe: bool,
 }
 
-/// What became of a flow that had its turn.
+/// The state of a flow after its turn.
 pub(super) enum Pumped {
-    /// It goes on later.
+    /// The flow waits for more data or room.
     Waits,
-    /// All is sent, or queued.
+    /// All data is sent or queued.
     Done,
-    /// It can't be completed, and the client must be able to tell.
+    /// The answer can't be completed, and the client must notice that.
     Broken,
 }
 
-/// Bytes of an answer on their way to its connection.
+/// Bytes of an answer for its connection.
 enum Piece {
     Copied(Vec<u8>),
     Lent(Box<dyn Lent>),
@@ -55,8 +55,8 @@ impl Piece {
     }
 }
 
-/// Appends a piece of an answer with its framing: the one place where pieces become bytes of the connection. False: there
-/// is more than the answer has announced.
+/// Appends a piece of an answer with its framing. All pieces become bytes of the connection here. Returns false if the
+/// answer exceeds its announced length.
 fn encode_piece(outbox: &mut Outbox, framing: &mut Framing, piece: Piece) -> bool {
     match framing {
         Framing::None => {}
@@ -76,7 +76,7 @@ fn encode_piece(outbox: &mut Outbox, framing: &mut Framing, piece: Piece) -> boo
     true
 }
 
-/// Appends what follows the last piece. False: pieces are missing.
+/// Appends the end of the framing. Returns false if the answer is shorter than announced.
 fn encode_end(outbox: &mut Outbox, framing: Framing, trailers: &[u8]) -> bool {
     if framing == Framing::Chunked {
         outbox.push(b"0\r\n");
@@ -90,28 +90,28 @@ fn encode_end(outbox: &mut Outbox, framing: Framing, trailers: &[u8]) -> bool {
 }
 
 impl Flow {
-    /// The answer of `begin` to a request that is `safe` or not.
+    /// The answer that `begin` describes. `safe`: its request has a safe method.
     pub(super) fn new(begin: StreamBegin, safe: bool) -> Self {
         let StreamBegin { head, framing, keep_alive, answer, .. } = begin;
         Self { head: Some(head), framing, keep_alive, answer, broken: false, returned: false, safe }
     }
 
-    /// Whether its request was a safe one.
+    /// Whether its request has a safe method (RFC 9110 section 9.2.1).
     pub(super) fn is_safe(&self) -> bool {
         self.safe
     }
 
-    /// Whether bytes of it are queued for the connection.
+    /// Whether bytes of the answer are queued for the connection.
     pub(super) fn has_begun(&self) -> bool {
         self.head.is_none()
     }
 
-    /// Whether the connection stays open after it.
+    /// Whether the connection stays open after the answer.
     pub(super) fn keeps_alive(&self) -> bool {
         self.keep_alive
     }
 
-    /// Whether it ends with its connection.
+    /// Whether the answer ends with its connection.
     pub(super) fn ends_by_closing(&self) -> bool {
         self.framing == Framing::Close
     }
@@ -121,12 +121,12 @@ impl Flow {
         self.returned = true;
     }
 
-    /// It can't be completed.
+    /// Marks the answer as broken: it can't be completed.
     pub(super) fn set_broken(&mut self) {
         self.broken = true;
     }
 
-    /// Queues what the connection takes now.
+    /// Queues as many pieces as the connection takes now.
     pub(super) fn pump(&mut self, connections: &mut Connections, id: ConnId, ends: bool) -> Pumped {
         loop {
             if self.broken {
@@ -144,7 +144,8 @@ impl Flow {
             let piece = match self.answer.next(PIECE_BYTES_MAX) {
                 Next::Copied(bytes) => Piece::Copied(bytes),
                 Next::Lent(bytes) => Piece::Lent(bytes),
-                // A stop does not wait for what may never end, nor is that written for a client that has left.
+                // A stop does not wait for a detached answer, which may never end. The same holds if the client has closed
+                // its side.
                 Next::Empty if ends && self.returned => return Pumped::Broken,
                 Next::Empty => return Pumped::Waits,
                 Next::Ended { trailers } if encode_end(outbox, self.framing, &trailers) => return Pumped::Done,

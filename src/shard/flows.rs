@@ -1,7 +1,7 @@
-//! Answers that are sent piece by piece, as their handlers write them.
+//! Streamed answers: sent in pieces, as their handlers write them.
 //!
-//! A flow has its turn in the order of answers like any other. Then its pieces go to the connection while that owes its
-//! client little; the rest waits in the memory that the handler writes to, and so does the handler.
+//! A flow takes its turn in the order of answers. Then its pieces go to the connection while little is unsent there; other
+//! pieces stay in the memory that the handler writes to, and the handler waits for room.
 
 use super::Shard;
 use super::conn::{Conn, Slot};
@@ -12,11 +12,11 @@ use crate::domain::stream::StreamBegin;
 use crate::net::{ConnId, Connections};
 
 impl Shard {
-    /// A handler begins to send its answer.
+    /// A handler begins a streamed answer.
     pub(super) fn flow_begins(&mut self, connections: &mut Connections, begin: StreamBegin) {
         let (id, seq) = (begin.conn, begin.seq);
         self.continue_before_answer(connections, id, seq);
-        let Some(conn) = self.conn(id) else { return }; // Dropping the answer tells its writer.
+        let Some(conn) = self.conn(id) else { return }; // The writer notices that the answer is dropped.
         let Some(slot) = conn.slot_mut(seq) else { return };
         let Slot::Running { safe, .. } = *slot else { return };
         let told = begin.head.get(..STATUS_BYTES).map(<[u8]>::to_vec);
@@ -25,7 +25,7 @@ impl Shard {
         self.advance(connections, id);
     }
 
-    /// The side of the handler has something for request number `seq`: bytes, or room for the body.
+    /// The handler's side has bytes of an answer, or room for the body, for request number `seq`.
     pub(super) fn stream_notice(&mut self, connections: &mut Connections, id: ConnId, seq: u64, wants_body: bool) {
         if wants_body {
             self.upload_wanted(connections, id, seq);
@@ -53,7 +53,7 @@ impl Shard {
         }
     }
 
-    /// Ends the detached answers: the server stops.
+    /// Ends all detached answers when the server stops.
     pub(super) fn drain_flows(&mut self, connections: &mut Connections) {
         let is_flow = |conn: &Conn| matches!(conn.slots.front(), Some(Slot::Flow(_)));
         let conns = self.conns.iter().flatten().filter(|conn| is_flow(conn));
@@ -63,7 +63,7 @@ impl Shard {
         }
     }
 
-    /// A flow can't be completed.
+    /// Marks a flow as broken: it can't be completed.
     pub(super) fn flow_broken(&mut self, connections: &mut Connections, id: ConnId, seq: u64) {
         let Some(conn) = self.conn(id) else { return };
         if let Some(Slot::Flow(flow)) = conn.slot_mut(seq) {
@@ -72,8 +72,8 @@ impl Shard {
         }
     }
 
-    /// An answer came for a request whose handler had begun to send one itself: it did not get to the end. Gives the
-    /// answer back if nothing of the other is sent.
+    /// Handles an answer for a request whose handler had begun a streamed answer but did not complete it. Returns whether
+    /// the new answer must be sent, because nothing of the streamed one was.
     pub(super) fn flow_failed(&mut self, slot: &mut Slot, bytes: Vec<u8>) -> bool {
         let Slot::Flow(flow) = slot else { return false };
         if !flow.has_begun() {
@@ -84,7 +84,7 @@ impl Shard {
         true
     }
 
-    /// The flow at the front of `conn` has its turn. Gives the slot back if it is not over.
+    /// Sends data of the flow at the front of `conn`. Returns the slot if the flow is not finished.
     pub(super) fn pump_flow(
         &mut self,
         connections: &mut Connections,
@@ -109,7 +109,7 @@ impl Shard {
             Pumped::Broken => {
                 conn.last_request_seen = true;
                 if flow.ends_by_closing() {
-                    // Only a reset tells a client of HTTP/1.0 that this is not the end.
+                    // Only a reset tells an HTTP/1.0 client that the answer is incomplete.
                     connections.reset(conn.id);
                 } else {
                     connections.close(conn.id);

@@ -1,7 +1,7 @@
-//! Handshakes of WebSockets that a module accepts or refuses: a route with `CWEB_HANDSHAKE` is asked first.
+//! WebSocket handshakes that a module accepts or refuses: a route with `CWEB_HANDSHAKE` is called first.
 //!
-//! The handler runs as any other. Its answer with status 200 becomes the 101 where answers are encoded; the shard opens the
-//! socket when that has its turn. Until then nothing that the client sends is read.
+//! The handler runs like any other. An answer with status 200 is encoded as 101, and the shard opens the socket when that
+//! answer has its turn. Until then the shard does not read what the client sends.
 
 use super::Shard;
 use super::begun::Begun;
@@ -11,7 +11,7 @@ use crate::domain::call::{OwnedRequest, Task};
 use crate::proto::http1::{RequestView, Switching};
 use std::sync::Arc;
 
-/// What an answer begins with that opens a WebSocket.
+/// The beginning of an answer that opens a WebSocket.
 const SWITCHES: &[u8] = b"HTTP/1.1 101 ";
 
 /// Whether an encoded answer accepts a handshake.
@@ -20,7 +20,7 @@ pub(super) fn is_accepted(answer: &[u8]) -> bool {
 }
 
 impl Shard {
-    /// Module and route that are asked before a WebSocket is opened on `path`.
+    /// The module and the route that decide about a WebSocket on `path`.
     pub(super) fn handshake_route(&self, path: &[u8]) -> Option<(usize, usize)> {
         let table = self.snapshot.table();
         let (module, socket) = table.websocket(path)?;
@@ -30,7 +30,7 @@ impl Shard {
         Some((module, manifest.routes.iter().position(asks)?))
     }
 
-    /// Asks the module about a handshake that is sound.
+    /// Passes a valid handshake to the module for a decision.
     pub(super) fn begin_handshake(
         &mut self,
         origin: &Origin,

@@ -1,4 +1,4 @@
-//! The limits a shard keeps, taken from the configuration once.
+//! The limits of a shard, copied once from the configuration.
 
 use crate::abi::manifest::RouteDecl;
 use crate::proto::http1;
@@ -8,53 +8,54 @@ use crate::proto::http1;
 pub struct ShardLimits {
     /// Limits of the request parser.
     pub http: http1::Limits,
-    /// Largest body of a request to a module, unless its route has a limit of its own.
+    /// Limit, in bytes, on a body for a module, unless its route sets a limit.
     pub body_bytes_max: usize,
-    /// Largest limit that a route can give itself.
+    /// Limit, in bytes, on the limit that a route may set.
     pub route_body_bytes_max: usize,
-    /// Largest body of a request to one of the server's own paths.
+    /// Limit, in bytes, on a body for one of the server's own paths.
     pub own_body_bytes_max: usize,
-    /// All bodies that are being received; and, again, all that wait for executors: 503 beyond it.
+    /// Limit, in bytes, on all bodies that are being received; the same limit applies to bodies that wait for executors.
+    /// 503 beyond it.
     pub bodies_bytes_max: usize,
-    /// Open connections.
+    /// Limit on open connections.
     pub connections_max: usize,
-    /// Requests of one connection: the last one's answer closes it.
+    /// Limit on the requests of one connection, which is closed after the last answer.
     pub requests_per_connection_max: u64,
-    /// Requests of one connection in flight or waiting.
+    /// Limit on the unanswered requests of one connection.
     pub pipeline_max: usize,
-    /// Calls in flight on executors, of each domain where modules have processes; beyond it requests are answered 503.
+    /// Limit on calls in flight on executors; with isolated modules, for each domain. 503 beyond it.
     pub in_flight_max: usize,
-    /// Requests on the server's own paths in flight; beyond it they are answered 503.
+    /// Limit on requests to the server's own paths in flight; 503 beyond it.
     pub own_in_flight_max: usize,
-    /// Streams of job events; beyond it 503.
+    /// Limit on streams of job events; 503 beyond it.
     pub streams_max: usize,
-    /// Bytes of one connection's unsent and expected answers above which its further requests wait.
+    /// Unsent and expected bytes of one connection's answers above which its further requests wait.
     pub unsent_bytes_max: usize,
-    /// Largest WebSocket message.
+    /// Limit, in bytes, on a WebSocket message.
     pub ws_message_bytes_max: usize,
     /// Unsent bytes of one WebSocket above which it is closed.
     pub ws_queue_bytes_max: usize,
-    /// Messages of one WebSocket that may wait for its handler before reading pauses.
+    /// Limit on the messages of one WebSocket that wait for its handler; beyond it the shard stops reading.
     pub ws_inbox_messages_max: usize,
-    /// Rooms that one WebSocket may be in.
+    /// Limit on the rooms of one WebSocket.
     pub ws_rooms_max: usize,
-    /// Whether compression is agreed on with WebSockets' clients that offer it.
+    /// Whether the server agrees to compression that a WebSocket's client offers.
     pub ws_compress: bool,
-    /// From the first byte of a request to the end of its head.
+    /// Limit on the time from the first byte of a request to the end of its head.
     pub header_timeout_ms: u64,
-    /// Between two reads of a body.
+    /// Limit on the time between two reads of a body.
     pub body_timeout_ms: u64,
-    /// A connection with nothing in flight.
+    /// Limit on the time that a connection stays open without requests.
     pub idle_timeout_ms: u64,
-    /// A peer that takes none of the bytes waiting for it.
+    /// Limit on the time in which a peer takes none of its unsent bytes.
     pub write_timeout_ms: u64,
-    /// A WebSocket from which nothing came for this long gets a ping; 0: none.
+    /// Time without data from a WebSocket's peer after which the shard sends a ping; 0: never.
     pub ws_ping_interval_ms: u64,
-    /// From a ping to a sign of life.
+    /// Limit on the wait for any data after a ping.
     pub ws_pong_timeout_ms: u64,
-    /// Whether pages are told of deployments.
+    /// Whether pages are told of deployments (`--dev`).
     pub dev: bool,
-    /// Longest run of a handler in a process of its own.
+    /// Time limit of a handler in a domain's process.
     pub handler_timeout_ms: u64,
     /// The default `Access-Control-Allow-Origin`.
     pub cors_origin: Option<String>,
@@ -67,7 +68,7 @@ pub struct ShardLimits {
 }
 
 impl ShardLimits {
-    /// Largest body of a request to `route`.
+    /// The limit on a body for `route`, in bytes.
     #[must_use]
     pub fn route_body_bytes_max(&self, route: &RouteDecl) -> usize {
         route.body_bytes_max().map_or(self.body_bytes_max, |own| own.min(self.route_body_bytes_max))

@@ -1,8 +1,8 @@
-//! Streams of a module's lines: `GET /mgnt/NAME/logs` as server-sent events.
+//! Streams of a module's log lines: `GET /mgnt/NAME/logs` as server-sent events.
 //!
-//! A stream is a number: that of the line which its client has been sent last. What follows is read from the book of lines
-//! when that has something new and the client has taken what it was sent, so that a slow client costs no memory. A client that
-//! is slower than the module loses lines and is told how many.
+//! A stream remembers the number of the last line that its client was sent. Further lines are read from the logbook when
+//! there are new ones and the client has taken the earlier ones, so that a slow client costs no memory. A client that is
+//! slower than the module loses lines and is told how many.
 
 use super::Shard;
 use super::begun::Begun;
@@ -20,11 +20,11 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Most lines that are encoded at once.
+/// Limit on the lines that are encoded at once.
 const LINES_AT_ONCE: usize = 128;
 /// Unsent bytes above which a stream waits for its client.
 const UNSENT_BYTES_MAX: usize = 64 * 1024;
-/// Between two signs of life.
+/// The interval between heartbeats.
 const HEARTBEAT_MS: u64 = 15_000;
 
 /// One stream.
@@ -32,26 +32,26 @@ struct LogStream {
     conn: ConnId,
     meta: Meta,
     module: String,
-    /// What the book calls it.
+    /// The logbook's number for this watch.
     watch: u64,
     /// The number of the last line sent.
     last: u64,
     from: From,
-    /// The head of the answer has been sent.
+    /// Whether the head of the answer has been sent.
     begun: bool,
-    /// It goes on once the client has taken what is unsent.
+    /// Whether the stream waits until the client has taken the unsent bytes.
     behind: bool,
-    /// The last chunk has been sent.
+    /// Whether the last chunk has been sent.
     ended: bool,
     beat_ms: u64,
 }
 
-/// The shard's streams of lines by key.
+/// The shard's streams of log lines, by key.
 #[derive(Default)]
 pub(super) struct LogStreams {
     states: HashMap<u64, LogStream>,
     next_key: u64,
-    /// What the book wakes; made with the first stream.
+    /// The watcher that the logbook wakes; made with the first stream.
     bell: Option<Arc<Bell>>,
 }
 
@@ -61,11 +61,11 @@ impl LogStreams {
     }
 }
 
-/// Has the shard look for new lines: one message, however many lines come meanwhile.
+/// Makes the shard look for new lines: one message, however many lines come meanwhile.
 struct Bell {
     inbox: Arc<Inbox>,
-    /// The message is in the inbox. Set by any thread, cleared by the shard before it looks: a line that comes after is told
-    /// by the next message.
+    /// Whether the message is in the inbox. Any thread sets this; the shard clears it before it looks, so that a later line
+    /// leads to another message.
     rung: AtomicBool,
 }
 
@@ -78,12 +78,12 @@ impl Watcher for Bell {
 }
 
 impl Shard {
-    /// Whether this request opens a stream of a module's lines: `GET /mgnt/NAME/logs` by someone who accepts events.
+    /// Whether this request opens a stream of log lines: `GET /mgnt/NAME/logs` from a client that accepts events.
     pub(super) fn asks_for_logs(view: &RequestView<'_>) -> bool {
         is_event_stream_of(view, b"/mgnt/", b"/logs")
     }
 
-    /// Begins a stream of lines; it takes the connection when the answers before it have been sent.
+    /// Begins a stream of lines. It takes over the connection after the earlier answers.
     pub(super) fn begin_logs(
         &mut self,
         origin: &Origin,
@@ -106,7 +106,7 @@ impl Shard {
         self.begin_lines(origin, module, from, meta)
     }
 
-    /// Begins a stream of the lines of `module`, which need not be there.
+    /// Begins a stream of the lines of `module`, which may be missing.
     pub(super) fn begin_lines(&mut self, origin: &Origin, module: String, from: From, meta: Meta) -> Begun {
         let key = self.logs.next_key;
         self.logs.next_key += 1;
@@ -121,7 +121,7 @@ impl Shard {
         Begun::Running { expected: 0 }
     }
 
-    /// The answer that is a stream of lines takes its place among those of its connection.
+    /// Puts a ready stream of lines into its slot in the order of answers.
     pub(super) fn logs_ready(&mut self, connections: &mut Connections, id: ConnId, seq: u64, key: u64) {
         match self.conn(id).and_then(|conn| conn.slot_mut(seq)) {
             Some(slot) => *slot = Slot::Stream { by: Upgrade::Logs(key) },
@@ -130,7 +130,7 @@ impl Shard {
         self.advance(connections, id);
     }
 
-    /// The answers before the stream have been sent.
+    /// Starts the stream after the earlier answers have been sent.
     pub(super) fn logs_begin(&mut self, connections: &mut Connections, key: u64) {
         let draining = self.draining;
         let Some(stream) = self.logs.states.get_mut(&key) else { return };
@@ -145,7 +145,7 @@ impl Shard {
         stream.go_on(connections);
     }
 
-    /// There are new lines.
+    /// Sends new lines on all streams.
     pub(super) fn log_lines(&mut self, connections: &mut Connections) {
         if let Some(bell) = &self.logs.bell {
             bell.rung.store(false, Ordering::Release);
@@ -155,7 +155,7 @@ impl Shard {
         }
     }
 
-    /// The client has taken what was unsent.
+    /// Continues a stream whose client has taken the unsent bytes.
     pub(super) fn logs_drained(&mut self, connections: &mut Connections, key: u64) {
         if let Some(stream) = self.logs.states.get_mut(&key) {
             stream.behind = false;
@@ -163,14 +163,14 @@ impl Shard {
         }
     }
 
-    /// The connection of a stream is gone, or never will have its turn.
+    /// Removes a stream whose connection is closed, or which never gets its turn.
     pub(super) fn logs_gone(&mut self, key: u64) {
         if let Some(stream) = self.logs.states.remove(&key) {
             logbook::unwatch(&stream.module, stream.watch);
         }
     }
 
-    /// Signs of life, and another look for those for whom the book was being written.
+    /// Sends heartbeats, and looks again for lines on streams whose logbook was locked at the last look.
     pub(super) fn sweep_logs(&mut self, connections: &mut Connections) {
         let now_ms = self.now_ms;
         for stream in self.logs.states.values_mut().filter(|stream| stream.begun && !stream.ended) {
@@ -186,20 +186,20 @@ impl Shard {
         }
     }
 
-    /// The server stops.
+    /// Ends all streams when the server stops.
     pub(super) fn drain_logs(&mut self, connections: &mut Connections) {
         for stream in self.logs.states.values_mut().filter(|stream| stream.begun) {
             stream.end(connections);
         }
     }
 
-    /// No stream is left.
+    /// Removes all streams.
     pub(super) fn clear_logs(&mut self) {
         let keys: Vec<u64> = self.logs.states.keys().copied().collect();
         keys.into_iter().for_each(|key| self.logs_gone(key));
     }
 
-    /// Whether what a connection has become goes on when its client will send nothing more.
+    /// Whether an upgrade continues after its client has closed its side.
     pub(super) fn outlives_eof(&self, by: Upgrade) -> bool {
         match by {
             Upgrade::Socket(_) => false,
@@ -208,12 +208,12 @@ impl Shard {
         }
     }
 
-    /// Streams of any kind that the shard has.
+    /// The number of the shard's streams of all kinds.
     pub(super) fn streams_open(&self) -> usize {
         self.streams.len() + self.logs.len()
     }
 
-    /// The answer to one stream too many.
+    /// The answer when there are too many streams.
     pub(super) fn too_many_streams(&mut self, meta: &Meta, out: &mut Vec<u8>) -> Begun {
         self.stats.overloaded();
         ServerAnswer::text(503, "too many streams of events and logs\n").with("Retry-After", "1").encode(meta, out);
@@ -222,14 +222,14 @@ impl Shard {
 }
 
 impl LogStream {
-    /// Sends what is new, as far as the client takes it.
+    /// Sends new lines, as far as the client takes them.
     fn go_on(&mut self, connections: &mut Connections) {
         while self.begun && !self.ended {
             if connections.unsent(self.conn) > UNSENT_BYTES_MAX {
                 self.behind = true;
                 return connections.await_sent(self.conn);
             }
-            // Somebody adds a line just now: the next message or the next sweep comes back.
+            // Another thread is adding a line: the next message or sweep looks again.
             let Some(batch) = logbook::after(&self.module, self.last, LINES_AT_ONCE) else { return };
             if batch.lines.is_empty() {
                 return;
@@ -237,7 +237,7 @@ impl LogStream {
             self.last = batch.last;
             if let Some(outbox) = connections.outbox(self.conn) {
                 let text = events(&batch, self.from);
-                // A chunk without bytes would end the answer.
+                // An empty chunk would end the answer.
                 if !text.is_empty() {
                     push_chunk(outbox.buffer(), text.as_bytes(), self.meta.http_1_0);
                 }
@@ -256,7 +256,7 @@ impl LogStream {
     }
 }
 
-/// The lines as events: `lost` with the number of lines that are missing before them, then one for each line.
+/// The lines as events: first `lost`, with the number of missing lines, then one event for each line.
 fn events(batch: &Batch, from: From) -> String {
     let mut out = String::new();
     if batch.lost > 0 {

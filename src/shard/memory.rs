@@ -1,15 +1,16 @@
-//! The memory that clients make the server hold, within one budget for all shards.
+//! The memory that clients make the server hold: one budget for all shards.
 //!
-//! Each shard counts what its own connections hold: heads and bodies that are not complete, requests and messages that
-//! wait, answers that wait for their client. A shard writes its sum to a counter of its own and adds up the counters of all
-//! shards when its sum grows by pages, so that a small request touches nothing that is shared.
+//! Each shard counts the memory of its own connections: incomplete heads and bodies, waiting requests and messages, and
+//! unsent answers. A shard writes its sum to its own counter. It adds up the counters of all shards only when its sum grows
+//! by pages, so that a small request touches no shared memory.
 //!
-//! Bodies and messages that have been handed over are held by the domain of their module, whatever became of their clients: a domain whose
-//! handlers hang gives nothing back for a while. So a domain may hold as many bytes as are free: half of the budget where it is
-//! alone, a third each where two do so, and there is always something left for the next domain.
+//! Bodies and messages that were passed to a module count for its domain, even after their clients have left: a domain with
+//! hanging handlers releases nothing for a while. A domain may therefore hold at most as many bytes as are free: half of
+//! the budget if it is the only one, a third each if there are two, and so on. Some memory always remains for the next
+//! domain.
 //!
-//! Above the budget the shard closes what holds most and has not moved for a while; if that is not enough, it refuses what
-//! has asked for more: 503, or 1013 on a WebSocket.
+//! Above the budget, the shard closes the idle connections that hold most. If that is not enough, it refuses the request
+//! that needs more: 503, or 1013 on a WebSocket.
 
 use super::Shard;
 use super::conn::{Conn, Partial, Serves, Slot, Upgrade, credited};
@@ -23,21 +24,21 @@ use crate::net::{ConnId, Connections};
 use crate::shard_stats::ShardStats;
 use std::sync::Arc;
 
-/// Connections that hold fewer bytes are covered by [`CONN_BYTES`].
+/// [`CONN_BYTES`] covers connections that hold fewer bytes.
 const HELD_BYTES_MIN: usize = 4 * 1024;
-/// What each open connection is counted with.
+/// The bytes counted for each open connection.
 const CONN_BYTES: usize = 2 * 1024;
-/// A connection that has moved so little for so long is closed first.
+/// How long a connection must have made little progress to count as idle.
 const IDLE_MS: u64 = 2_500;
-/// Connections to close that one look finds: those that hold most.
+/// The number of connections to close that one search finds: those that hold most.
 const VICTIMS_MAX: usize = 256;
-/// Shares of the budget: from here on idle holders are closed, and large answers are not begun.
+/// Eighths of the budget above which idle holders are closed and no large answers begin.
 const SHORT_EIGHTHS: usize = 7;
-/// Share of the budget reserved for admitted requests on the server's own paths: a sixteenth.
+/// The reserve for admitted requests on the server's own paths: a sixteenth of the budget.
 const RESERVE_DIVISOR: usize = 16;
-/// Once a shard holds so much less than before, freed memory is given back to the kernel.
+/// When a shard holds this many bytes less than at its peak, it returns freed memory to the kernel.
 const GIVEN_BACK_BYTES_MIN: usize = 4 * 1024 * 1024;
-/// Answers below this begin in any case.
+/// Smaller answers always begin.
 const ANSWER_BYTES_MIN: usize = 16 * 1024;
 
 /// The budget of all shards.
@@ -54,29 +55,29 @@ impl MemoryBudget {
         Self { bytes_max, shards }
     }
 
-    /// What all shards have counted. A hint for admission: it orders nothing else.
+    /// The sum of all shards. Relaxed: it only decides about admission and orders no other access.
     fn used(&self) -> usize {
         self.shards.iter().map(|shard| shard.memory_bytes()).fold(0, usize::saturating_add)
     }
 }
 
-/// One shard's part.
+/// One shard's part of the budget.
 pub(super) struct Memory {
     budget: Arc<MemoryBudget>,
     /// The sum of [`Conn::held`].
     held: usize,
-    /// Bytes of request bodies that lie in the memory of domains, when the others were told.
+    /// Bytes of request bodies in the memory of domains at the last publication.
     lent: usize,
-    /// What the sending half held when the others were told, and open connections.
+    /// At the last publication: the bytes of unsent answers, and of open connections.
     told_sending: usize,
     told_open: usize,
-    /// Most that this shard has held since it gave freed memory back to the kernel last.
+    /// The largest sum since this shard last returned freed memory to the kernel.
     peak: usize,
-    /// All shards together were near the budget when this one looked last.
+    /// Whether all shards together were near the budget at this shard's last look.
     is_short: bool,
-    /// What may be closed, the largest last: idle holders, and all that wait for their clients.
+    /// Connections that may be closed, the largest last: idle holders, and all that wait for their clients.
     victims: [Vec<(usize, ConnId)>; 2],
-    /// When idle holders were looked for, and when all that wait for their clients were.
+    /// When each of the two lists was last made.
     looked_ms: [Option<u64>; 2],
 }
 
@@ -97,15 +98,15 @@ impl Memory {
     }
 }
 
-/// Whether a domain that holds `held` bytes of a budget, of which `free` are free, may hold `bytes` more. What arrives is part of what is
-/// not free, so the first body of any size that the budget has room for is taken.
+/// Whether a domain that holds `held` bytes of a budget with `free` free bytes may hold `bytes` more. The arriving bytes
+/// are already counted as not free, so the first body of a domain is always accepted if the budget has room.
 fn may_hold(held: usize, free: usize, bytes: usize) -> bool {
     held == 0 || held.saturating_add(bytes) <= free
 }
 
 impl Memory {
-    /// Tells the others what the shard holds, with what its connections held the last time: bodies go to domains in bursts, also between
-    /// two ticks. Gives what all hold together.
+    /// Publishes the shard's sum with the last known bytes of its connections. Bodies go to domains in bursts, also between
+    /// two ticks. Returns the sum of all shards.
     fn tell_bodies(&mut self, remote: &DomainCalls, bodies: &BodyLedger, stats: &ShardStats) -> usize {
         self.lent = remote.lent_bytes();
         let connections = self.held + self.told_sending + self.told_open;
@@ -113,7 +114,7 @@ impl Memory {
         self.budget.used()
     }
 
-    /// Whether the domain of `instance` may hold `bytes` bytes more of the budget.
+    /// Whether the domain of `instance` may hold `bytes` more bytes of the budget.
     pub(super) fn has_share(
         &mut self,
         (remote, bodies, stats): (&DomainCalls, &BodyLedger, &ShardStats),
@@ -134,13 +135,13 @@ fn is_large_answer(expected: usize) -> bool {
 }
 
 impl Slot {
-    /// Bytes of memory that it holds, or will hold when its answer comes.
+    /// Bytes of memory that the slot holds, or will hold when its answer comes.
     fn held(&self) -> usize {
         match self {
-            // A guess counts for nothing: it is the same for a word and for a film.
+            // A default expectation counts as nothing, since it is the same for tiny and huge answers.
             Slot::Running { expected, .. } if is_large_answer(*expected) => *expected,
             Slot::Running { .. } => 0,
-            // It is counted where requests wait.
+            // The ledger of waiting requests counts this one.
             Slot::Waiting { .. } => 0,
             Slot::Ready { bytes, lent, .. } => bytes.len() + lent.as_ref().map_or(0, crate::net::Attached::held),
             other => other.bytes(),
@@ -149,7 +150,7 @@ impl Slot {
 }
 
 impl Shard {
-    /// Tells the others what this shard holds; gives what all hold together.
+    /// Publishes the shard's sum, and returns the sum of all shards.
     fn tell_memory(&mut self, connections: &Connections) -> usize {
         self.memory.told_sending = connections.held_bytes();
         self.memory.told_open = connections.len() * CONN_BYTES;
@@ -158,7 +159,7 @@ impl Shard {
         used
     }
 
-    /// Bytes that the client of `conn` has sent and that are kept, and those of answers.
+    /// The kept bytes that the client of `conn` has sent, and those of its answers.
     fn held_by(&mut self, conn: &Conn) -> (usize, usize) {
         let taken = match conn.taken {
             Some(Upgrade::Socket(key)) => self.sockets.get_mut(key).map_or(0, |socket| socket.held()),
@@ -171,10 +172,10 @@ impl Shard {
         (counted(conn.input.capacity() + conn.decoder.held() + taken + upload + placed), counted(slots))
     }
 
-    /// Counts what connection `id` holds now. If it has grown and there is no memory for it, room is made; if there is none,
-    /// the connection is refused what it has asked for.
+    /// Updates the bytes counted for connection `id`. If they have grown beyond the budget, the shard makes room; if it
+    /// can't, it refuses the connection's request.
     pub(super) fn weigh(&mut self, connections: &mut Connections, id: ConnId) {
-        // Nearly all end here.
+        // Most connections end here.
         let is_light = match self.conn(id) {
             Some(Conn { held: 0, taken: Some(Upgrade::Socket(key)), .. }) => {
                 let key = *key;
@@ -210,19 +211,20 @@ impl Shard {
         }
     }
 
-    /// `bytes` have come on a connection that holds memory: it is not idle.
+    /// Records that `bytes` bytes arrived on a connection that holds memory, which is therefore not idle.
     pub(super) fn moved(&self, conn: &mut Conn, bytes: usize) {
         conn.held_paid_ms = credited(conn.held_paid_ms, bytes, self.now_ms);
     }
 
-    /// The connection is gone.
+    /// Uncounts a closed connection.
     pub(super) fn unweigh(&mut self, conn: &mut Conn) {
         self.memory.held = self.memory.held.saturating_sub(std::mem::take(&mut conn.held));
         conn.held_sent = 0;
     }
 
-    /// Whether a stream is not begun: the server's memory is nearly used up, and by more than bodies of calls that run. Those lie in
-    /// the memory of domains, as the bytes of streams do, and a domain whose calls hang must not stop the streams of others.
+    /// Whether no further stream may begin: memory is nearly used up, and not only by the bodies of running calls. Those
+    /// bodies lie in the memory of domains, like the bytes of streams; a domain with hanging calls must not stop the
+    /// streams of other domains.
     pub(super) fn lacks_memory_for_streams(&self) -> bool {
         let own = self.stats.memory_bytes().saturating_sub(self.memory.lent);
         let share = self.memory.budget.bytes_max / self.memory.budget.shards.len().max(1);
@@ -234,7 +236,7 @@ impl Shard {
         is_large_answer(bytes) && self.memory.budget.used().saturating_add(bytes) > self.memory.budget.bytes_max
     }
 
-    /// The regular look: what is idle goes before the budget is used up.
+    /// The regular check: idle holders are closed before the budget is used up.
     pub(super) fn check_memory(&mut self, connections: &mut Connections) {
         self.tell_memory(connections);
         self.remote.tell_held();
@@ -264,14 +266,14 @@ impl Shard {
         }
     }
 
-    /// Closes connections, those that hold most first, until all shards together hold at most `max` bytes or none is left.
-    /// Gives what they hold then.
+    /// Closes connections, the largest holders first, until all shards together hold at most `max` bytes or no candidate is
+    /// left. Returns the remaining sum.
     fn shed(&mut self, connections: &mut Connections, max: usize, idle_only: bool) -> usize {
         let mut used = self.tell_memory(connections);
         if used <= max {
             return used;
         }
-        // One look a tick: it takes as long as there are connections.
+        // One search a tick: it takes time in proportion to the number of connections.
         let look = usize::from(!idle_only);
         if let Some(at) = self.memory.looked_ms.get_mut(look)
             && *at != Some(self.now_ms)
@@ -312,7 +314,7 @@ impl Shard {
         }
     }
 
-    /// Ends what connection `id` is about, for want of memory, and gives back what it holds.
+    /// Ends the request or the socket of connection `id` for lack of memory, and releases its memory.
     fn give_up(&mut self, connections: &mut Connections, id: ConnId) {
         let Some(conn) = self.conn(id) else { return };
         let is_plain = conn.taken.is_none() && conn.slots.is_empty() && conn.upload.is_none();
@@ -330,7 +332,7 @@ impl Shard {
         }
     }
 
-    /// Answers a request that is not complete.
+    /// Refuses an incomplete request.
     fn refuse_for_memory(&mut self, connections: &mut Connections, id: ConnId) {
         let mut meta = self.error_meta();
         if let Some(conn) = self.conn(id) {
@@ -349,7 +351,7 @@ impl Shard {
 mod tests {
     use super::may_hold;
 
-    /// What each of `domains` domains holds in the end that takes bodies of `bytes` as long as it may, one after the other.
+    /// The final bytes of each of `domains` domains if each takes bodies of `bytes` bytes, in turn, as long as it may.
     fn held(domains: usize, budget: usize, bytes: usize) -> Vec<usize> {
         let mut held = vec![0; domains];
         for _ in 0..budget {

@@ -1,8 +1,9 @@
-//! A shard: one pinned thread that owns its connections and everything about them.
+//! A shard: one pinned thread that owns its connections and all their state.
 //!
-//! Bytes come in from the reactor ([`crate::net`]), become requests ([`crate::proto`]), are matched against the shard's
-//! snapshot of the module table, and go to an executor or, for inline routes, are answered on the spot. Shards share
-//! nothing with each other; other threads reach a shard only through its [`Inbox`]. Nothing here blocks.
+//! The reactor ([`crate::net`]) delivers bytes, the parser ([`crate::proto`]) turns them into requests, and the shard
+//! matches the requests against its snapshot of the module table. An inline route is answered directly; any other request
+//! goes to an executor or a domain's process. Shards share no state with each other, apart from counters; other threads
+//! reach a shard only through its [`Inbox`]. No code here blocks.
 
 mod admission;
 mod begun;
@@ -65,13 +66,13 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use streams::Streams;
 
-/// Messages handled before the reactor gets its turn again, so that a flood of completions can't starve the sockets.
+/// Limit on the messages handled in one turn, so that many completions can't starve the sockets.
 const MESSAGES_PER_BATCH: usize = 4096;
 
-/// How often a shard looks for further messages before it sends one to many sockets.
+/// How often a shard looks for further messages before it sends a message to many sockets.
 const GATHERINGS_MAX: usize = 3;
 
-/// What a shard is made of.
+/// The parts of a shard.
 pub struct ShardParts {
     /// Number of the shard, from 0.
     pub id: usize,
@@ -81,43 +82,45 @@ pub struct ShardParts {
     pub table: Arc<ArcSwap<Table>>,
     /// Messages from other threads.
     pub inbox: Arc<Inbox>,
-    /// Where the modules of this process run; `None` if they are in a process of their own.
+    /// The executors for modules in this process; `None` if modules are isolated.
     pub local: Option<Local>,
     /// The server's own paths.
     pub admin: Arc<Admin>,
-    /// Listeners from this number on serve the server's own paths, and those before it do not; `None`: all serve all.
+    /// The number of the first listener for the server's own paths; earlier listeners don't serve those paths. `None`:
+    /// every listener serves everything.
     pub admin_listeners_from: Option<usize>,
-    /// Counters, written by this shard alone.
+    /// Counters, which only this shard writes.
     pub stats: Arc<ShardStats>,
-    /// The connections of each peer, if they are limited; shared by all shards.
+    /// The connections of each peer, shared by all shards; `None` if they are not limited.
     pub peers: Option<Arc<PeerCounts>>,
-    /// The memory that clients may make all shards hold.
+    /// The memory budget of all shards.
     pub memory: Arc<MemoryBudget>,
 }
 
-/// Where modules run that live in the server's process.
+/// The executors for modules in the server's process.
 pub struct Local {
     /// The executor on this shard's core.
     pub companion: Companion,
     /// The executors shared by all shards.
     pub pool: Arc<Pool>,
-    /// The executors for calls of routes of `CWEB_STREAM`, which wait for their clients.
+    /// The executors for calls of `CWEB_STREAM` routes, which wait for their clients.
     pub streams: Arc<Pool>,
-    /// Runs inline handlers and callbacks on the shard's own thread.
+    /// Runs inline handlers and callbacks on the shard's thread.
     pub executor: Executor,
 }
 
-/// The state of one shard; see the module's documentation.
+/// The state of one shard.
 pub struct Shard {
     id: usize,
     limits: ShardLimits,
-    /// Looked at before each batch of bytes: whoever has seen the answer to a deployment is answered by the new version.
+    /// Checked before each batch of bytes: a client that has seen the answer to a deployment gets answers of the new
+    /// version.
     table: Cache<Arc<ArcSwap<Table>>, Arc<Table>>,
     snapshot: Snapshot,
     inbox: Arc<Inbox>,
     local: Option<Local>,
     remote: DomainCalls,
-    /// What the domains have sent, while it is handled.
+    /// Messages from the domains, while they are handled.
     arrived: Vec<ModuleMessage>,
     admin: Arc<Admin>,
     admin_listeners_from: Option<usize>,
@@ -130,10 +133,10 @@ pub struct Shard {
     rooms: Rooms,
     streams: Streams,
     logs: LogStreams,
-    /// Connections whose first waiting request could not begin because its module is being swapped.
+    /// Connections whose first waiting request could not begin because of a swap of its module.
     held: Vec<ConnId>,
     in_flight: usize,
-    /// The same for the server's own paths, so that neither can take all of the other's.
+    /// Like `in_flight`, for the server's own paths, so that neither kind can use up the other's limit.
     own_in_flight: usize,
     /// Bodies that wait for executors.
     bodies: Arc<BodyLedger>,
@@ -150,11 +153,11 @@ pub struct Shard {
 }
 
 impl Shard {
-    /// A shard with no connections.
+    /// A shard without connections.
     #[must_use]
     pub fn new(parts: ShardParts) -> Self {
         let snapshot = Snapshot::first(parts.table.load_full());
-        // Each shard has its own copy, so that cloning it for a request touches no cache line of another shard.
+        // Each shard has its own copy, so that cloning it for a request writes no cache line that another shard uses.
         let cors_origin = parts.limits.cors_origin.as_deref().map(Arc::from);
         let preflight = Arc::new(Preflight {
             methods: parts.limits.cors_methods.clone(),
@@ -200,7 +203,7 @@ impl Shard {
         shard
     }
 
-    /// The shard's one time source: coarse, refreshed each tick.
+    /// Reads the shard's only time source, which is refreshed each tick.
     fn read_clock(&mut self, now: Instant) {
         self.now_ms = u64::try_from(now.duration_since(self.epoch).as_millis()).unwrap_or(u64::MAX);
         let unix = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
@@ -211,7 +214,7 @@ impl Shard {
         self.conns.get_mut(id.index())?.as_deref_mut().filter(|conn| conn.id == id)
     }
 
-    /// Takes a connection out of its place for the length of one operation; [`Shard::put`] it back after.
+    /// Takes a connection out of the table for one operation; the caller must [`Shard::put`] it back.
     fn take(&mut self, id: ConnId) -> Option<Box<Conn>> {
         let place = self.conns.get_mut(id.index())?;
         if place.as_ref().is_some_and(|conn| conn.id == id) { place.take() } else { None }
@@ -224,7 +227,7 @@ impl Shard {
         }
     }
 
-    /// Tells the handlers that answer requests of a connection why their work may be of no use.
+    /// Tells the handlers of a connection's requests why their work may be useless.
     fn cancel_calls(&mut self, id: ConnId, reason: Reason) {
         let runs = |slot: &Slot| matches!(slot, Slot::Running { .. } | Slot::Flow(_));
         if !self.conn(id).is_some_and(|conn| conn.slots.iter().any(runs)) {
@@ -270,7 +273,7 @@ impl Shard {
         }
     }
 
-    /// Handles what a module, or the domain that it runs in, gives to its clients.
+    /// Handles a message of a module, or of its domain, for the module's clients.
     fn handle_module(&mut self, connections: &mut Connections, message: ModuleMessage) {
         match message {
             ModuleMessage::Answer { conn, seq, bytes, lent } => {
@@ -299,7 +302,7 @@ impl Shard {
         }
     }
 
-    /// Does what a module wants with one of its sockets, after what it has published.
+    /// Performs a module's request on one of its sockets, after its earlier publications.
     fn handle_socket(&mut self, connections: &mut Connections, message: ModuleMessage) {
         self.send_published(connections);
         match message {
@@ -311,8 +314,7 @@ impl Shard {
         }
     }
 
-    /// Takes the current table. Generations that are no longer in it are let go of as soon as the last call this shard
-    /// has in flight on them returns.
+    /// Takes the current table. A generation that left the table is released after this shard's last call in flight on it.
     fn refresh(&mut self, connections: &mut Connections) {
         self.send_published(connections);
         let table = Arc::clone(self.table.load());
@@ -323,7 +325,7 @@ impl Shard {
         self.retry_held(connections);
     }
 
-    /// What waits for its module may begin.
+    /// Begins requests that waited for a swap.
     fn retry_held(&mut self, connections: &mut Connections) {
         let mut held = std::mem::take(&mut self.held);
         held.sort_unstable_by_key(|id| id.number());
@@ -333,8 +335,8 @@ impl Shard {
         }
     }
 
-    /// Begins the graceful stop: idle connections are closed now, the others after their last answer. A connection that
-    /// has not asked anything yet may have been accepted a moment ago: it has a moment more, see `sweep`.
+    /// Begins the graceful stop: idle connections are closed now, the others after their last answer. A connection without
+    /// a request may have been accepted a moment ago, so `sweep` gives it a short time.
     fn drain(&mut self, connections: &mut Connections) {
         self.draining = true;
         let ids: Vec<ConnId> = self.conns.iter().flatten().map(|conn| conn.id).collect();
@@ -351,7 +353,7 @@ impl Shard {
         self.drain_flows(connections);
     }
 
-    /// What waits behind a long call on the companion moves to the pool.
+    /// Moves tasks that wait behind a long call from the companion to the pool.
     fn rescue(&mut self) {
         let Some(Local { companion, pool, .. }) = &mut self.local else { return };
         if companion.has_waiting() && companion.is_stuck() {
@@ -361,7 +363,7 @@ impl Shard {
         }
     }
 
-    /// Handles what the domains have sent, and sends what waits for them.
+    /// Handles the messages of the domains, and sends theirs.
     fn exchange(&mut self, connections: &mut Connections) {
         let mut arrived = std::mem::take(&mut self.arrived);
         self.remote.poll(&mut arrived);
@@ -372,7 +374,7 @@ impl Shard {
             if !self.publishes_to_many() {
                 break;
             }
-            // The companion of the domain runs on this core, and has stopped in the midst of what it publishes.
+            // The companion of the domain runs on this core, and was preempted while it published messages.
             self.remote.flush();
             std::thread::yield_now();
             self.remote.poll(&mut arrived);
@@ -442,7 +444,7 @@ impl Application for Shard {
     fn eof(&mut self, connections: &mut Connections, id: ConnId) {
         let Some(conn) = self.conn(id) else { return };
         conn.eof = true;
-        // A client that waits for its answer seldom closes its side first: the answer is sent all the same.
+        // A client that waits for its answer seldom closes its side first; the answer is sent all the same.
         self.upload_at_eof(id);
         self.cancel_calls(id, Reason::ClientGone);
         if self.conn(id).is_some_and(|conn| matches!(conn.slots.front(), Some(Slot::Flow(_)))) {
@@ -455,8 +457,8 @@ impl Application for Shard {
             return;
         }
         let Some(conn) = self.conn(id) else { return };
-        // A half-closed client still gets the answers to what it asked, to what has not been read yet as well; with none
-        // owed there is nothing left to do.
+        // A half-closed client still gets the answers to its requests, including those that are not parsed yet. If no
+        // answer is owed, the connection is closed.
         if conn.slots.is_empty() && !conn.paused {
             connections.close(id);
         }
@@ -536,7 +538,7 @@ impl Application for Shard {
         if self.id == 0 {
             self.admin.tick();
         }
-        // A process that does not come is noticed by nothing else.
+        // Only this tick notices a process that does not start.
         self.retry_held(connections);
         self.sweep_reserved(connections);
         self.sweep(connections);
@@ -554,7 +556,7 @@ impl Application for Shard {
         self.clear_logs();
         self.snapshot = Snapshot::first(Arc::default());
         self.table = Cache::new(Arc::default());
-        // Answers for connections that are gone hold nothing, but a call that never began holds its generation.
+        // Answers for closed connections hold nothing, but a call that never began holds its generation.
         while self.inbox.pop().is_some() {}
     }
 

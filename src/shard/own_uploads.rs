@@ -1,4 +1,4 @@
-//! Bodies of requests for the server's own paths that are stored while they come: those of `/blobs`.
+//! Request bodies that the server itself stores while they arrive: those of `/blobs`.
 
 use super::Shard;
 use super::conn::{Conn, Partial, Slot};
@@ -12,16 +12,17 @@ use crate::server_response::{Reply, ServerAnswer};
 use std::sync::Arc;
 
 impl Shard {
-    /// How the shard treats the body of `view` if the server stores it while it comes; `None`: the server does not.
+    /// How the shard treats the body of `view` if the server stores it while it arrives; `None`: the server does not store
+    /// it.
     pub(super) fn own_gathering(&self, origin: &Origin, view: &RequestView<'_>) -> Option<Gathering> {
         if !origin.is_for_server(view.path()) || !self.admin.stores_body(view) {
             return None;
         }
-        // A client that may not store the body need not send it.
+        // A client without the right to store a body need not send it.
         Some(self.admin.admit(view, origin.client).map_or_else(Gathering::Refused, |()| Gathering::Pieces))
     }
 
-    /// Begins the request whose head is complete and whose body is stored while it comes; its turn has come.
+    /// Begins a request with a complete head, whose body is stored while it arrives. The request must have its turn.
     pub(super) fn begin_own_upload(
         &mut self,
         connections: &mut Connections,

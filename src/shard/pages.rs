@@ -1,8 +1,8 @@
-//! What a server in development (`--dev`) offers to pages: a script that loads a page again at each deployment.
+//! Pages during development (`--dev`): a script that reloads a page after each deployment.
 //!
-//! A page includes the script, and the script listens to a stream of server-sent events. Answers of modules are not changed.
-//! Without `--dev` these paths are like any other. The stream says which module was deployed and nothing else, so no key is
-//! asked for: a page has none.
+//! A page includes the script, and the script listens to a stream of server-sent events. Answers of modules are not
+//! changed. Without `--dev` these paths have no meaning. The stream contains only the names of deployed modules, so it
+//! needs no key; a page has none.
 
 use super::Shard;
 use super::begun::Begun;
@@ -13,7 +13,7 @@ use crate::proto::form;
 use crate::proto::http1::{Method, RequestView};
 use crate::server_response::{ServerAnswer, shutting_down};
 
-/// Where the paths lie.
+/// The prefix of the paths.
 const ROOT: &[u8] = b"/cweb-dev/";
 /// The script.
 const SCRIPT_PATH: &[u8] = b"/cweb-dev/reload.js";
@@ -23,16 +23,16 @@ const STREAM_PATH: &[u8] = b"/cweb-dev/deployments";
 const SCRIPT: &str = include_str!("reload.js");
 
 impl Shard {
-    /// Whether the path is one of a server in development.
+    /// Whether the path is one of those for pages in development.
     pub(super) fn is_for_pages(&self, path: &[u8]) -> bool {
         self.limits.dev && path.starts_with(ROOT)
     }
 
-    /// Answers a request on such a path; its connection ends with the answer.
+    /// Answers a request for such a path; its connection ends with the answer.
     pub(super) fn begin_pages(&mut self, origin: &Origin, view: &RequestView<'_>, out: &mut Vec<u8>) -> Begun {
         let mut meta = self.meta(origin, view);
         meta.keep_alive = false;
-        // Pages of other sites have nothing to learn here.
+        // Pages of other sites may not read these answers.
         meta.cors_origin = None;
         if is_event_stream_of(view, STREAM_PATH, b"") && view.path() == STREAM_PATH {
             if self.draining {

@@ -1,7 +1,7 @@
-//! How many connections each peer has, over all shards.
+//! Counts the connections of each peer, over all shards.
 //!
-//! One locked count when a connection is accepted and one when it is closed, in one of some stripes so that shards seldom
-//! meet; nothing where there is no limit. The tables hold peers with open connections only.
+//! A count is changed under a lock when a connection is accepted and when it is closed. The locks are striped, so that
+//! shards seldom contend. Without a limit, nothing is counted. The tables hold only peers with open connections.
 
 use crate::net::Peer;
 use std::collections::HashMap;
@@ -12,11 +12,11 @@ use std::sync::{Mutex, PoisonError};
 
 const STRIPES: usize = 16;
 
-/// A table is made smaller when it has room for this many and uses a quarter of it.
+/// A table with at least this capacity shrinks when only a quarter of it is used.
 const SHRINK_FROM: usize = 1024;
 
-/// Whose connections count together: an address, or the /64 that an IPv6 host can choose its addresses from; all peers on
-/// this machine, which are a proxy as often as not.
+/// The peer for counting: an IPv4 address, or the /64 from which an IPv6 host can choose its addresses. All peers on this
+/// machine count together, since they are often a proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Key {
     V4([u8; 4]),
@@ -39,20 +39,20 @@ fn key(peer: &Peer) -> Key {
     }
 }
 
-/// See the module's documentation.
+/// The connections of each peer.
 #[derive(Debug)]
 pub struct PeerCounts {
     connections_max: usize,
-    /// Of peers on this machine.
+    /// The limit for peers on this machine.
     local_max: usize,
-    /// Keyed at random: a peer can't choose addresses that collide.
+    /// Keyed at random, so that a peer can't choose addresses that collide.
     hasher: RandomState,
     stripes: [Mutex<HashMap<Key, usize>>; STRIPES],
 }
 
 impl PeerCounts {
-    /// Counts for a limit of `connections_max` connections of one peer, and of `local_max` of all on this machine over TCP, and
-    /// again over unix sockets.
+    /// Counts with a limit of `connections_max` connections for each peer, and of `local_max` for all peers on this machine
+    /// over TCP, and again over Unix sockets.
     #[must_use]
     pub fn new(connections_max: usize, local_max: usize) -> Self {
         Self { connections_max, local_max, hasher: RandomState::new(), stripes: Default::default() }
@@ -64,7 +64,7 @@ impl PeerCounts {
         Some(change(&mut stripe.lock().unwrap_or_else(PoisonError::into_inner)))
     }
 
-    /// One more connection of `peer`. Returns whether it may have it; if not, it was not counted.
+    /// Counts another connection of `peer`. Returns false, without counting, if the peer has reached its limit.
     pub(super) fn enter(&self, peer: &Peer) -> bool {
         let key = key(peer);
         let max = if matches!(key, Key::Loopback | Key::Unix) { self.local_max } else { self.connections_max };
@@ -77,7 +77,7 @@ impl PeerCounts {
         entered.unwrap_or(true)
     }
 
-    /// A connection of `peer` that was let in is gone.
+    /// Uncounts a counted connection of `peer`.
     pub(super) fn leave(&self, peer: &Peer) {
         let key = key(peer);
         self.with(key, |counts| {

@@ -1,22 +1,22 @@
-//! What the WebSocket protocol has a server send: answers to pings and close frames.
+//! Answers of the WebSocket protocol itself: pongs and close frames.
 
 use crate::net::{ConnId, Connections};
 use crate::proto::ws::Session;
 
-/// Bytes of such answers, unsent, above which their peer is not read from: it sends pings and takes no pongs.
+/// Unsent bytes of such answers above which the shard stops reading: the peer sends pings and does not take the pongs.
 const UNSENT_BYTES_MAX: usize = 16 * 1024;
 
 /// The answers to one peer.
 #[derive(Debug, Default)]
 pub(super) struct Pongs {
-    /// Made since everything was sent.
+    /// Bytes queued since everything was last sent.
     bytes: usize,
-    /// The peer is not read from until it has taken what it brought about.
+    /// Whether reading is paused until the peer has taken its answers.
     awaited: bool,
 }
 
 impl Pongs {
-    /// Queues what `session` wants sent.
+    /// Queues the output of `session`.
     pub(super) fn send(&mut self, session: &mut Session, connections: &mut Connections, conn: ConnId) {
         if !session.has_output() {
             return;
@@ -34,12 +34,12 @@ impl Pongs {
         }
     }
 
-    /// Whether the peer is not read from for its pings.
+    /// Whether reading is paused because of the peer's pings.
     pub(super) fn are_awaited(&self) -> bool {
         self.awaited
     }
 
-    /// Everything is sent. Returns whether the peer was not read from until now.
+    /// Notes that everything is sent. Returns whether reading was paused until now.
     pub(super) fn taken(&mut self) -> bool {
         self.bytes = 0;
         std::mem::take(&mut self.awaited)

@@ -1,4 +1,4 @@
-//! Answers to requests that are refused whatever they ask for.
+//! Answers to requests that are refused for any target.
 
 use crate::proto::ws;
 use crate::server_response::ServerAnswer;
@@ -8,7 +8,7 @@ pub(super) fn too_many(why: &'static str) -> ServerAnswer {
     ServerAnswer::text(503, why).with("Retry-After", "1")
 }
 
-/// The answer to a request for a module on an address that is the server's own.
+/// The answer to a request for a module on an address for only the server's own paths.
 pub(super) fn no_modules_here() -> ServerAnswer {
     ServerAnswer::text(
         404,
@@ -16,7 +16,7 @@ pub(super) fn no_modules_here() -> ServerAnswer {
     )
 }
 
-/// The answer to a handshake that is wrong.
+/// The answer to an invalid handshake.
 pub(super) fn refused_handshake(error: &ws::HandshakeError) -> ServerAnswer {
     let answer = ServerAnswer::text(error.status(), format!("{error}\n"));
     if error.status() == 426 {
@@ -27,12 +27,12 @@ pub(super) fn refused_handshake(error: &ws::HandshakeError) -> ServerAnswer {
     }
 }
 
-/// The answer to what there is no memory for.
+/// The answer to a request for which there is no memory.
 pub(super) fn no_memory() -> ServerAnswer {
     ServerAnswer::text(503, "the server has no memory for this now (--memory-bytes-max)\n").with("Retry-After", "1")
 }
 
-/// The answer to a body for which there is memory, but not for one more of its domain.
+/// The answer to a body for which there is memory, but beyond the share of its domain.
 pub(super) fn no_share() -> ServerAnswer {
     let why = "the requests that this module's domain has not answered hold as much memory as one domain may (--memory-bytes-max)\n";
     ServerAnswer::text(503, why).with("Retry-After", "1")

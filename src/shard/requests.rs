@@ -1,4 +1,4 @@
-//! From bytes to requests, and each request to who answers it.
+//! Turns bytes into requests and passes each request to its receiver.
 
 use super::Shard;
 use super::begun::Begun;
@@ -20,14 +20,14 @@ use crate::proto::http1::{Decoded, Method, RequestError, RequestView};
 use crate::server_response::{Meta, Reply, ServerAnswer, meta_of};
 use std::sync::Arc;
 
-/// An input buffer that has grown beyond this is given back once it is empty.
+/// A larger input buffer is freed once it is empty.
 const INPUT_KEPT_MAX: usize = 4 * 1024;
 
 impl Shard {
-    /// Bytes of the HTTP protocol arrived. Requests that are whole within `bytes` are parsed in place.
+    /// Handles bytes of the HTTP protocol. Requests that lie completely within `bytes` are parsed in place.
     pub(super) fn received(&mut self, connections: &mut Connections, conn: &mut Conn, bytes: &[u8]) {
         if conn.last_request_seen && conn.upload.is_none() {
-            return; // RFC 9112 §9.6: nothing after a request with `Connection: close` is processed.
+            return; // RFC 9112 §9.6: bytes after a request with `Connection: close` are ignored.
         }
         if conn.input.is_empty() {
             let consumed = self.parse(connections, conn, bytes);
@@ -38,7 +38,7 @@ impl Shard {
         }
     }
 
-    /// Parses what is in the connection's own buffer.
+    /// Parses the connection's own buffer.
     pub(super) fn parse_input(&mut self, connections: &mut Connections, conn: &mut Conn) {
         let mut input = std::mem::take(&mut conn.input);
         let consumed = self.parse(connections, conn, &input);
@@ -49,7 +49,7 @@ impl Shard {
         conn.input = input;
     }
 
-    /// Parses and begins requests until one must wait or bytes run out. Returns how many bytes were consumed.
+    /// Parses and begins requests until a request must wait or the bytes are used up. Returns the number of consumed bytes.
     fn parse(&mut self, connections: &mut Connections, conn: &mut Conn, input: &[u8]) -> usize {
         let mut at = 0;
         while let Some(rest) = input.get(at..).filter(|rest| !rest.is_empty()) {
@@ -139,7 +139,7 @@ impl Shard {
         !view.keep_alive() || origin.is_last() || is_own_stream || self.is_for_pages(view.path())
     }
 
-    /// A request is not complete: `consumed` bytes of it were taken just now, and `left` wait for what follows them.
+    /// Handles an incomplete request: `consumed` bytes of it were taken just now, and `left` bytes stay in the buffer.
     pub(super) fn incomplete(&mut self, connections: &mut Connections, conn: &mut Conn, consumed: usize, left: usize) {
         if conn.partial == Partial::Body {
             conn.body_paid_ms = credited(conn.body_paid_ms, consumed, self.now_ms);
@@ -150,13 +150,13 @@ impl Shard {
         }
     }
 
-    /// Where request number `seq` of `conn` comes from.
+    /// The origin of request number `seq` of `conn`.
     pub(super) fn origin(&self, conn: &Conn, seq: u64) -> Origin {
         Origin::of(conn, seq, self.draining || seq + 1 >= self.limits.requests_per_connection_max)
     }
 
-    /// Whether the next request of `conn` may begin. It may not while the answers to those before it, unsent or still to
-    /// come, are many or large: what a client asks for in one go must not be made all at once.
+    /// Whether the next request of `conn` may begin. It must wait while earlier answers, unsent or expected, are many or
+    /// large, so that pipelined requests are not all answered at once.
     pub(super) fn has_room(&self, connections: &mut Connections, conn: &Conn) -> bool {
         if conn.is_blocked(self.limits.pipeline_max) {
             return false;
@@ -170,8 +170,7 @@ impl Shard {
         fits
     }
 
-    /// Begins a request straight from the bytes it was parsed in. Returns the slot it takes, or nothing when it
-    /// was answered in its turn.
+    /// Begins a request in the bytes that it was parsed in. Returns its slot, or nothing if it was answered in its turn.
     pub(super) fn begin_parsed(
         &mut self,
         connections: &mut Connections,
@@ -215,7 +214,7 @@ impl Shard {
         }
     }
 
-    /// The slot of a request that can't begin yet; of one that there is no room for, its answer.
+    /// The slot of a request that can't begin yet; if there is no room for it, the slot of a refusal.
     fn wait(&mut self, origin: &Origin, view: &RequestView<'_>, safe: bool) -> Slot {
         if !self.has_room_for(view) {
             let mut bytes = Vec::new();
@@ -225,8 +224,8 @@ impl Shard {
         Slot::Waiting { request: OwnedRequest::copy(view).charged(&self.bodies), meta: self.meta(origin, view), safe }
     }
 
-    /// Whether the body of a request fits beside those that wait here or are being worked on. What waits for a domain has the same
-    /// limit for itself: see [`Shard::is_full`].
+    /// Whether the body of a request fits beside the bodies that wait or are being used here. Bodies for a domain have the
+    /// same limit for themselves: see [`Shard::is_full`].
     fn has_room_for(&self, view: &RequestView<'_>) -> bool {
         let here = self.bodies.bytes().saturating_sub(self.remote.waiting_bytes(None));
         view.body.len().saturating_add(here) <= self.limits.bodies_bytes_max
@@ -236,7 +235,7 @@ impl Shard {
         meta_of(view, self.date, self.cors_origin.clone(), &self.preflight, origin.is_last())
     }
 
-    /// Routes one request. What is answered at once is appended to `out`.
+    /// Routes one request. An immediate answer is appended to `out`.
     pub(super) fn begin(&mut self, origin: &Origin, view: &RequestView<'_>, out: &mut Vec<u8>) -> Begun {
         let path = view.path();
         if origin.is_for_server(path) {
@@ -318,7 +317,7 @@ impl Shard {
         Begun::Running { expected }
     }
 
-    /// The handler of a fallback route has declined: the next one is asked, and if there is none the server answers.
+    /// Handles a fallback route's refusal: asks the next fallback route, or answers if there is none.
     pub(super) fn declined(&mut self, connections: &mut Connections, declined: Declined) {
         let Declined { by, conn, seq, request, meta } = declined;
         if self.conn(conn).is_none() {
@@ -337,7 +336,7 @@ impl Shard {
         self.answered(connections, conn, seq, bytes, None);
     }
 
-    /// Answers that there is too much to do already.
+    /// Answers 503 because too many requests are in flight.
     pub(super) fn overloaded(&mut self, origin: &Origin, view: &RequestView<'_>, out: &mut Vec<u8>) -> Begun {
         self.stats.overloaded();
         let answer = ServerAnswer::text(503, "too many requests in flight\n").with("Retry-After", "1");
@@ -345,7 +344,7 @@ impl Shard {
         Begun::Answered
     }
 
-    /// Hands work to the companion if its unit is known to be short, else to the pool.
+    /// Passes work to the companion if its unit is known to be short, else to the pool.
     pub(super) fn submit(&mut self, generation: &Arc<ShardGen>, unit: usize, work: Task) {
         self.in_flight += 1;
         let hold = Arc::clone(generation);
@@ -368,7 +367,7 @@ impl Shard {
         let logs = Self::asks_for_logs(view);
         if jobs_socket || logs || Self::asks_for_events(view) {
             let mut meta = self.meta(origin, view);
-            // A stream ends with its connection, and so does the refusal of one.
+            // A stream, and also the refusal of a stream, ends its connection.
             meta.keep_alive &= jobs_socket;
             let who = match self.admin.check(view, origin.client) {
                 Ok(who) => who,
@@ -387,7 +386,7 @@ impl Shard {
                 false => self.begin_events(origin, view, meta, who.reach(), out),
             };
         }
-        // What tells how the server is must answer when it is not well.
+        // Paths that report the server's health must answer under overload, too.
         let vital = matches!(view.path(), b"/healthz" | b"/metrics");
         if self.own_in_flight >= self.limits.own_in_flight_max && !vital {
             return self.overloaded(origin, view, out);
@@ -404,7 +403,7 @@ impl Shard {
         Begun::Running { expected: ANSWER_BYTES_UNKNOWN }
     }
 
-    /// Framing is lost: answer after what is owed, then close.
+    /// Handles lost framing: answers after the earlier answers, then closes.
     pub(super) fn reject(
         &mut self,
         connections: &mut Connections,
@@ -417,14 +416,14 @@ impl Shard {
             RequestError::BodyTooLarge => self.grown_too_large(&conn.decoder.head_view()),
             error => ServerAnswer::text(error.status(), format!("{error}\n")),
         };
-        // Without a whole head `trace_unread` has told what can be told.
+        // Without a complete head, `trace_unread` has logged the request already.
         if conn.partial == Partial::Body {
             self.trace_refused(connections, conn, answer.status);
         }
         self.answer_last(connections, conn, &answer, head_only);
     }
 
-    /// Answers after what is owed; then the connection is closed.
+    /// Answers after the earlier answers; then the connection is closed.
     pub(super) fn answer_last(
         &mut self,
         connections: &mut Connections,
@@ -447,7 +446,7 @@ impl Shard {
         }
     }
 
-    /// Framing of an answer after which the connection is closed.
+    /// The framing of an answer that ends its connection.
     pub(super) fn error_meta(&self) -> Meta {
         Meta {
             date: self.date,
@@ -460,7 +459,7 @@ impl Shard {
         }
     }
 
-    /// Answers a connection that can't be taken.
+    /// Answers a connection that can't be accepted.
     pub(super) fn refuse_connection(&mut self, connections: &mut Connections, id: ConnId, text: &str) {
         self.stats.overloaded();
         let meta = self.error_meta();
@@ -472,7 +471,7 @@ impl Shard {
         }
     }
 
-    /// Ends a connection that was too slow with `status`.
+    /// Ends a connection that was too slow, with `status`.
     pub(super) fn time_out(&mut self, connections: &mut Connections, id: ConnId, status: u16, text: &str) {
         let mut meta = self.error_meta();
         if let Some(mut conn) = self.take(id) {

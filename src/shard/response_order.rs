@@ -1,4 +1,4 @@
-//! Answers leave in the order of the requests (RFC 9112 §9.3.2), and what waited for its turn begins.
+//! Sends answers in the order of the requests (RFC 9112 §9.3.2), and begins requests that waited for their turn.
 
 use super::Shard;
 use super::begun::Begun;
@@ -12,7 +12,7 @@ use crate::proto::ws::Deflate;
 use crate::server_response::{Meta, shutting_down};
 
 impl Shard {
-    /// An answer made elsewhere arrived.
+    /// Handles an answer that was made elsewhere.
     pub(super) fn answered(
         &mut self,
         connections: &mut Connections,
@@ -27,9 +27,9 @@ impl Shard {
             lent = None;
             shutting_down().encode(&self.error_meta(), &mut bytes);
         }
-        let Some(conn) = self.conn(id) else { return }; // The client left before its answer came.
+        let Some(conn) = self.conn(id) else { return }; // The client has left.
         if draining && conn.owes_only(seq) {
-            // It was begun before the stop, and its connection ends with it.
+            // The request began before the stop, and its connection ends with this answer.
             close_after(&mut bytes);
             conn.last_request_seen = true;
         }
@@ -51,7 +51,7 @@ impl Shard {
         self.advance(connections, id);
     }
 
-    /// Sends the answers whose turn has come, begins the request that waited for its turn, and goes on parsing.
+    /// Sends the answers that have their turn, begins the request that waited for its turn, and continues parsing.
     pub(super) fn advance(&mut self, connections: &mut Connections, id: ConnId) {
         let Some(mut conn) = self.take(id) else { return };
         while let Some(slot) = conn.slots.pop_front() {
@@ -118,7 +118,7 @@ impl Shard {
         }
     }
 
-    /// Begins a request that waited and is the first in order now. Returns its slot unless it was answered.
+    /// Begins a waiting request that is now the first in order. Returns its slot unless it was answered.
     fn begin_waiting(
         &mut self,
         connections: &mut Connections,
@@ -127,7 +127,7 @@ impl Shard {
         meta: Meta,
         safe: bool,
     ) -> Option<Slot> {
-        // Its body is counted where it goes now.
+        // The request's next place counts its body.
         request.discharge();
         let origin = self.origin(conn, conn.first_seq);
         let begun = {
@@ -158,14 +158,14 @@ impl Shard {
         }
     }
 
-    /// Goes on with bytes that had to wait, and lets the driver read again.
+    /// Continues with bytes that had to wait, and lets the driver read again.
     pub(super) fn resume(&mut self, connections: &mut Connections, id: ConnId) {
         let Some(mut conn) = self.take(id) else { return };
         if conn.paused && conn.taken.is_none() && conn.upload.is_some() {
             self.resume_upload(connections, &mut conn);
         } else if conn.paused && conn.taken.is_none() && self.has_room(connections, &conn) {
             conn.paused = false;
-            // The time it was not read does not count.
+            // Time without reading does not count.
             (conn.partial_since_ms, conn.body_paid_ms) = (self.now_ms, self.now_ms);
             connections.set_reading(id, true);
             let may_parse = match conn.stream_waits {
@@ -179,7 +179,7 @@ impl Shard {
         self.put(conn);
     }
 
-    /// Goes on with a body for which its handler's side had no room.
+    /// Continues a body for which its receiver had no room.
     fn resume_upload(&mut self, connections: &mut Connections, conn: &mut Conn) {
         conn.paused = false;
         conn.body_paid_ms = self.now_ms;
@@ -189,7 +189,7 @@ impl Shard {
         }
     }
 
-    /// Closes a connection that has been answered for the last time; starts the WebSocket of one that became one.
+    /// Closes a connection after its last answer; starts the WebSocket of an upgraded connection.
     pub(super) fn after_input(&mut self, connections: &mut Connections, id: ConnId) {
         let draining = self.draining;
         let Some(conn) = self.conn(id) else { return };
@@ -202,7 +202,7 @@ impl Shard {
         }
     }
 
-    /// The connection has become something else: bytes that came behind the request are its first ones.
+    /// Starts an upgrade: bytes after the request are its first ones.
     fn taken(&mut self, connections: &mut Connections, id: ConnId, by: Upgrade) {
         let Some(conn) = self.conn(id) else { return };
         conn.paused = false;
@@ -216,18 +216,18 @@ impl Shard {
         if !input.is_empty() {
             self.taken_data(connections, by, &input);
         }
-        // The FIN came while earlier answers were owed; there will be no other event to end this by.
+        // The FIN came while earlier answers were owed; no other event will end this upgrade.
         if eof && !self.outlives_eof(by) {
             connections.close(id);
         }
     }
 
-    /// Bytes for what a connection has become.
+    /// Passes bytes to an upgrade.
     pub(super) fn taken_data(&mut self, connections: &mut Connections, by: Upgrade, bytes: &[u8]) {
         match by {
             Upgrade::Socket(key) => self.socket_data(connections, key, bytes),
             Upgrade::Stream(key) => self.stream_data(connections, key, bytes),
-            // The client has nothing to say.
+            // A log stream expects nothing from its client.
             Upgrade::Logs(_) => {}
         }
     }

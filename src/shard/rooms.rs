@@ -1,8 +1,8 @@
-//! Rooms: which of the shard's WebSockets get what is published.
+//! Rooms: which of the shard's WebSockets get a published message.
 //!
-//! A room belongs to the domain that the socket's module runs in, so that modules of another domain neither hear nor fill
-//! it. It is there while somebody is in it. A message comes once to each shard, encoded, and is shared by all its sockets;
-//! messages that come together are sent together, in one system call a socket.
+//! A room belongs to the domain of the socket's module, so that modules of another domain can neither receive nor send its
+//! messages. A room exists while it has members. A message comes to each shard once, encoded, and all its sockets share it;
+//! messages that arrive together are sent together, with one system call for each socket.
 
 use super::Shard;
 use crate::abi::rooms::ROOM_BYTES_MAX;
@@ -12,27 +12,27 @@ use crate::proto::ws::{Deflate, Encoded};
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// Messages for one room are sent together up to so many bytes.
+/// Limit, in bytes, on the messages for one room that are sent together.
 const TOGETHER_BYTES_MAX: usize = 64 * 1024;
 
-/// A message to a room of so many sockets takes a millisecond and more to send.
+/// Sending a message to this many sockets takes a millisecond or more.
 const MANY_MEMBERS: usize = 256;
 
-/// Messages for one room that wait to be sent, until the end of the batch at most.
+/// Messages for one room that wait to be sent, at most until the end of the batch.
 #[derive(Debug)]
 struct Published {
     domain: Arc<str>,
     room: Box<[u8]>,
     messages: Vec<Encoded>,
-    /// Bytes of the messages, not compressed.
+    /// The size of the messages, uncompressed.
     bytes: usize,
 }
 
-/// The frames of several messages as one piece of memory, for each kind of socket.
+/// The frames of several messages in one buffer, for each kind of socket.
 struct Joined {
     messages: Vec<Encoded>,
     plain: Arc<[u8]>,
-    /// For sockets that have agreed on compression, by the bits of their windows.
+    /// For sockets with compression, by the bits of their windows.
     deflated: Vec<(u8, Arc<[u8]>)>,
 }
 
@@ -42,7 +42,7 @@ impl Joined {
         Self { messages, plain, deflated: Vec::new() }
     }
 
-    /// The frames for a socket that has agreed on `deflate`.
+    /// The frames for a socket with the compression `deflate`.
     fn of(&mut self, deflate: Option<Deflate>) -> &Arc<[u8]> {
         let Some(deflate) = deflate else { return &self.plain };
         let bits = deflate.window_bits();
@@ -62,7 +62,7 @@ fn joined(messages: &[Encoded], frame: impl Fn(&Encoded) -> &Arc<[u8]>) -> Arc<[
     }
 }
 
-/// What one socket is in.
+/// The rooms of one socket.
 #[derive(Debug)]
 struct Membership {
     domain: Arc<str>,
@@ -78,7 +78,7 @@ pub(super) struct Rooms {
 }
 
 impl Rooms {
-    /// Puts a socket, which is served in `domain`, into `room`, unless it is in `rooms_max` already.
+    /// Adds a socket of a module in `domain` to `room`, unless it is in `rooms_max` rooms already.
     fn join(&mut self, key: u64, domain: &str, room: &[u8], rooms_max: usize) {
         let fresh = || Membership { domain: Arc::from(domain), rooms: Vec::new() };
         let membership = self.of_sockets.entry(key).or_insert_with(fresh);
@@ -114,7 +114,7 @@ impl Rooms {
         self.remove(key, &domain, room);
     }
 
-    /// A socket is gone.
+    /// Removes a closed socket from all its rooms.
     pub(super) fn leave_all(&mut self, key: u64) {
         let Some(Membership { domain, rooms }) = self.of_sockets.remove(&key) else { return };
         for room in rooms {
@@ -122,7 +122,7 @@ impl Rooms {
         }
     }
 
-    /// The socket's module runs in `domain` from now on: its rooms are those of the same names there.
+    /// Moves a socket's membership to the rooms with the same names in `domain`, where its module runs now.
     fn moved(&mut self, key: u64, domain: &str) {
         if self.of_sockets.get(&key).is_none_or(|membership| *membership.domain == *domain) {
             return;
@@ -141,7 +141,7 @@ impl Rooms {
 }
 
 impl Shard {
-    /// A module puts a socket into a room, or takes it out.
+    /// Handles a module's request to add a socket to a room, or to remove it.
     pub(super) fn socket_room(&mut self, key: u64, room: &[u8], joins: bool) {
         if room.is_empty() || room.len() > ROOM_BYTES_MAX {
             return;
@@ -155,7 +155,8 @@ impl Shard {
         }
     }
 
-    /// A module of `domain` sends one message to a room. Messages for one room that come together are sent together.
+    /// Handles a message that a module of `domain` publishes in a room. Messages for one room that arrive together are sent
+    /// together.
     pub(super) fn publish(
         &mut self,
         connections: &mut Connections,
@@ -173,8 +174,8 @@ impl Shard {
         published.messages.push(message);
     }
 
-    /// Sends what has been published. Must precede all else that is sent to sockets or changes rooms, because a module's calls
-    /// take effect in their order.
+    /// Sends the published messages. Must precede any other change of sockets or rooms, because a module's calls take
+    /// effect in their order.
     pub(super) fn send_published(&mut self, connections: &mut Connections) {
         let Some(Published { domain, room, messages, .. }) = self.rooms.published.take() else { return };
         let limit = self.limits.ws_queue_bytes_max;
@@ -183,7 +184,8 @@ impl Shard {
         for key in self.rooms.members(&domain, &room) {
             let Some((conn, deflate)) = self.sockets.receiver(key) else { continue };
             let frames = joined.of(deflate);
-            // A socket that takes all at once is looked at once: 10,000 of them are in no cache the second time.
+            // A socket that takes everything at once is visited only once: with 10,000 sockets, none is in a cache the
+            // second time.
             let taken = if frames.len() <= limit { connections.send_now(conn, frames) } else { 0 };
             if taken == frames.len() {
                 sent += count;
@@ -195,7 +197,7 @@ impl Shard {
         self.stats.ws_messages_out(sent);
     }
 
-    /// Whether a message is to be sent to so many sockets that waiting for further ones costs less than sending twice.
+    /// Whether a message is for so many sockets that waiting for further messages costs less than sending twice.
     pub(super) fn publishes_to_many(&self) -> bool {
         self.rooms.published.as_ref().is_some_and(|published| {
             let members = self.rooms.members.get(&published.domain).and_then(|rooms| rooms.get(&published.room));
@@ -203,7 +205,7 @@ impl Shard {
         })
     }
 
-    /// After a swap: modules may have moved to other domains.
+    /// After a swap: modules may run in other domains now.
     pub(super) fn rooms_after_swap(&mut self) {
         let keys: Vec<u64> = self.rooms.of_sockets.keys().copied().collect();
         for key in keys {

@@ -1,8 +1,8 @@
-//! A shard's own view of the module table.
+//! A shard's own snapshot of the module table.
 //!
-//! Calls hold a [`ShardGen`], which is this shard's alone, so taking and dropping one writes no memory that
-//! another shard writes. When a swap replaces a generation, the shard drops its `ShardGen`; the last call in flight on
-//! it lets the generation go.
+//! Calls hold a [`ShardGen`], which belongs to this shard alone, so taking and dropping a reference writes no memory that
+//! another shard writes. When a swap replaces a generation, the shard drops its `ShardGen`; the end of the last call in
+//! flight on it releases the generation.
 
 use crate::abi::manifest::{RouteDecl, WebSocketDecl};
 use crate::domain::Instance;
@@ -13,21 +13,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
-/// Route has not been timed yet.
+/// The unit has not been timed yet.
 const UNKNOWN: u32 = u32::MAX;
 
-/// A handler whose running average is at most this runs on the shard's companion.
+/// A handler with at most this running average, in µs, runs on the shard's companion.
 const SHORT_US_MAX: u32 = 200;
 
-/// What the answer of a route is expected to be before there was one: four such fit into what a connection may be owed.
+/// The expected size of a route's first answer, in bytes: four such answers fit into the limit of a connection.
 pub(super) const ANSWER_BYTES_UNKNOWN: usize = 256 * 1024;
 
 /// One generation as this shard uses it.
 pub(super) struct ShardGen {
     serving: Arc<Serving>,
-    /// Running average of each unit's duration in µs: routes first, then WebSockets.
+    /// The running average of each unit's duration, in µs: routes first, then WebSockets.
     average_us: Box<[AtomicU32]>,
-    /// The largest answer of each route of late; 0: there was none.
+    /// The largest recent answer of each route, in bytes; 0: there was none.
     answer_bytes: Box<[AtomicUsize]>,
 }
 
@@ -60,7 +60,7 @@ impl ShardGen {
         self.serving.generation().manifest().routes.get(route)
     }
 
-    /// How many bytes the next answer of route number `route` may well have: as many as its largest of late.
+    /// The expected size of the next answer of route number `route`, in bytes: its largest recent one.
     pub(super) fn expected_bytes(&self, route: usize) -> usize {
         match self.answer_bytes.get(route).map(|bytes| bytes.load(Ordering::Relaxed)) {
             None | Some(0) => ANSWER_BYTES_UNKNOWN,
@@ -70,8 +70,8 @@ impl ShardGen {
 }
 
 impl ShardGen {
-    /// Lowers what is expected of the answers of route number `route`, of which one was refused for its size: the expectation must
-    /// not outlive the answer that it comes from.
+    /// Lowers the expected size of the answers of route number `route`, after an answer was refused for its expected size.
+    /// Otherwise one large answer could block the route for good.
     pub(super) fn doubt(&self, route: usize) {
         if let Some(bytes) = self.answer_bytes.get(route) {
             let known = bytes.load(Ordering::Relaxed);
@@ -85,12 +85,12 @@ impl GenerationRef for ShardGen {
         &**self.serving.generation().instance()
     }
 
-    /// One call above a millisecond makes its handler a long one at once; it takes several short ones to make it
-    /// short again. Two executors may lose each other's sample: it is an estimate.
+    /// Adds a sample. A single call above a millisecond makes its handler a long one; several short calls make it a short
+    /// one again. Two executors may lose each other's sample, since this is an estimate.
     fn ran(&self, unit: usize, elapsed: Duration, answer_bytes: usize) {
         if let Some(largest) = self.answer_bytes.get(unit) {
             let known = largest.load(Ordering::Relaxed);
-            // One large answer must not have the server refuse smaller ones for ever.
+            // The estimate decays, so that one large answer does not block smaller ones for good.
             let expected = answer_bytes.max(known - known / 8);
             if expected != known {
                 largest.store(expected, Ordering::Relaxed);
@@ -106,10 +106,10 @@ impl GenerationRef for ShardGen {
     }
 }
 
-/// The table with this shard's `ShardGen` of each of its modules, in the table's order.
+/// The table, with this shard's `ShardGen` of each module in the table's order.
 pub struct Snapshot {
     table: Arc<Table>,
-    /// `None` for a module that is being swapped.
+    /// `None` for a module during its swap.
     gens: Vec<Option<Arc<ShardGen>>>,
 }
 
@@ -122,7 +122,6 @@ impl Snapshot {
         Self { table, gens }
     }
 
-    /// The table.
     pub(super) fn table(&self) -> &Arc<Table> {
         &self.table
     }
@@ -132,7 +131,7 @@ impl Snapshot {
         self.gens.get(module)?.as_ref()
     }
 
-    /// Takes `table`, keeping what is known of generations that stay. Returns the snapshot before.
+    /// Takes `table` and keeps the samples of generations that stay. Returns the previous snapshot.
     pub(super) fn replace(&mut self, table: Arc<Table>) -> Snapshot {
         let gens = table
             .modules()

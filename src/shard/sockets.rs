@@ -1,8 +1,8 @@
-//! WebSockets: a connection that was upgraded, its callbacks one at a time and in order.
+//! WebSockets: upgraded connections, whose callbacks run one at a time and in order.
 //!
-//! A socket belongs to its path, not to the generation that opened it: each batch of events goes to the handlers that
-//! the shard's current snapshot names. At most one batch a socket is with an executor; what arrives
-//! meanwhile waits here, and beyond a limit the connection is not read.
+//! A socket belongs to its path, not to the generation that opened it: each batch of events goes to the handlers in the
+//! shard's current snapshot. At most one batch of a socket is with an executor. Later events wait here, and beyond a limit
+//! the shard stops reading the connection.
 
 use super::Shard;
 use super::begun::Begun;
@@ -23,54 +23,54 @@ use crate::proto::ws::{self, Deflate, Event, Session, WsLimits};
 use crate::server_response::{Meta, ServerAnswer};
 use std::sync::Arc;
 
-/// How long a peer may take to answer our close frame.
+/// Limit on the wait for the peer's close frame after ours.
 const CLOSE_WAIT_MS: u64 = 2_000;
 
-/// How long a peer that is being closed may take nothing of what stands before our close frame.
+/// Limit on the time in which the peer of a closing socket takes nothing of the bytes before our close frame.
 const STALL_MS: u64 = 5_000;
 
-/// Bytes of messages waiting for the handler above which the connection is not read.
+/// Bytes of messages waiting for the handler above which the shard stops reading.
 const PENDING_BYTES_MAX: usize = 1024 * 1024;
 
 /// RFC 6455 §7.4.1: the endpoint is going away.
 const GOING_AWAY: u16 = 1001;
-/// RFC 6455 §7.4.1: text or data that can't be what it says it is, and a message that is too big.
+/// RFC 6455 §7.4.1: invalid data for the type, and a message that is too big.
 const FAULTS: [u16; 2] = [1007, 1009];
 /// RFC 6455 §7.4.1 / IANA registry: try again later.
 pub(super) const TRY_AGAIN_LATER: u16 = 1013;
 
 /// A WebSocket of this shard.
 pub(super) struct SocketState {
-    /// `None` once the connection is gone and only `on_close` is still to run.
+    /// `None` once the connection is closed and only `on_close` must still run.
     conn: Option<ConnId>,
     session: Session,
     pongs: Pongs,
     handle: Arc<Socket>,
-    /// Compression of the messages that the socket is sent.
+    /// Compression of messages to the peer.
     deflate: Option<Deflate>,
     path: Box<[u8]>,
     pending: Vec<SocketEvent>,
     pending_bytes: usize,
-    /// Bytes of the messages that are with an executor.
+    /// Bytes of messages that are with an executor.
     busy_bytes: usize,
-    /// A batch of events is with an executor.
+    /// Whether a batch of events is with an executor.
     busy: bool,
-    /// `Close` has been queued: nothing more is, ever.
+    /// Whether `Close`, the last event, has been queued.
     finished: bool,
     paused: bool,
-    /// The handlers to end with, when the path is no longer served: those of the generation that served it last.
+    /// The handlers that end the socket when its path is no longer served: those of the last generation that served it.
     orphan: Option<(Arc<ShardGen>, usize)>,
-    /// Close code to send after `on_close`.
+    /// The close code to send after `on_close`.
     close_after: Option<u16>,
     closing_since_ms: Option<u64>,
-    /// Bytes sent when that was last looked at while the socket closes, and since when.
+    /// While the socket closes: the sent bytes at the last look, and since when.
     closing_progress: Option<(usize, u64)>,
-    /// A ping was sent, and nothing has come since.
+    /// When a ping was sent without any data since.
     pinged_ms: Option<u64>,
     buffered: Buffered,
 }
 
-/// The shard's WebSockets by key.
+/// The shard's WebSockets, by key.
 #[derive(Default)]
 pub(super) struct Sockets {
     states: IdMap<Box<SocketState>>,
@@ -90,7 +90,7 @@ impl Sockets {
         self.states.get_mut(&key).map(Box::as_mut)
     }
 
-    /// The connection that messages to socket `key` go to, and their compression; `None` once the socket closes.
+    /// The connection for messages to socket `key`, and their compression; `None` once the socket closes.
     pub(super) fn receiver(&self, key: u64) -> Option<(ConnId, Option<Deflate>)> {
         let state = self.states.get(&key).filter(|state| !state.session.is_closing())?;
         Some((state.conn?, state.deflate))
@@ -102,7 +102,7 @@ impl Sockets {
 }
 
 impl Shard {
-    /// Answers a handshake. On success the socket exists, and `on_open` is its first event.
+    /// Answers a handshake. On success the socket exists, and its first event is `on_open`.
     pub(super) fn begin_upgrade(&mut self, origin: &Origin, view: &RequestView<'_>, out: &mut Vec<u8>) -> Begun {
         let meta = self.meta(origin, view);
         let refuse = |answer: ServerAnswer, meta: &Meta, out: &mut Vec<u8>| {
@@ -134,13 +134,13 @@ impl Shard {
         Begun::Taken(Upgrade::Socket(key))
     }
 
-    /// Why the module of the WebSocket path must not be called, if so.
+    /// The reason why the module of the WebSocket path is in quarantine, if it is.
     fn quarantine_of(&self, path: &[u8]) -> Option<String> {
         let (module, _) = self.snapshot.table().websocket(path)?;
         self.snapshot.gen_of(module)?.instance().quarantine()
     }
 
-    /// Compression that the server agrees on with the client of `view`.
+    /// The compression that the server agrees to for the client of `view`.
     pub(super) fn deflate_for(&self, view: &RequestView<'_>) -> Option<Deflate> {
         let (module, index) = self.snapshot.table().websocket(view.path()).filter(|_| self.limits.ws_compress)?;
         let socket = self.snapshot.table().modules().get(module)?.manifest().websockets.get(index)?;
@@ -155,7 +155,7 @@ impl Shard {
         })
     }
 
-    /// Opens the socket of an answered handshake, with the compression that the answer agrees on.
+    /// Opens the socket of an answered handshake, with the agreed compression.
     pub(super) fn open_socket(&mut self, conn: ConnId, view: &RequestView<'_>, deflate: Option<Deflate>) -> u64 {
         let key = self.sockets.next_key;
         self.sockets.next_key += 1;
@@ -164,7 +164,7 @@ impl Shard {
         let limit = self.limits.ws_queue_bytes_max;
         let handshake = Handshake { head: view.packed().into(), peer: view.peer };
         let deflates = deflate.is_some();
-        // A shard compresses nothing.
+        // A shard does not compress.
         let deflate = deflate.filter(|_| !self.runs_here(view.path()));
         let state = SocketState {
             conn: Some(conn),
@@ -191,12 +191,12 @@ impl Shard {
         key
     }
 
-    /// The handshake's answer is on its way: `on_open` may run.
+    /// Runs `on_open` after the handshake's answer was queued.
     pub(super) fn socket_begins(&mut self, connections: &mut Connections, key: u64) {
         self.dispatch_socket(connections, key);
     }
 
-    /// Bytes of the WebSocket protocol arrived.
+    /// Handles bytes of the WebSocket protocol.
     pub(super) fn socket_data(&mut self, connections: &mut Connections, key: u64, bytes: &[u8]) {
         let (inbox_max, stats) = (self.limits.ws_inbox_messages_max, Arc::clone(&self.stats));
         let Some(state) = self.sockets.states.get_mut(&key).map(Box::as_mut) else { return };
@@ -225,7 +225,7 @@ impl Shard {
         self.dispatch_socket(connections, key);
     }
 
-    /// Hands the waiting events to the handlers of the socket's path, unless a batch is out already.
+    /// Passes the waiting events to the handlers of the socket's path, unless a batch is already with an executor.
     fn dispatch_socket(&mut self, connections: &mut Connections, key: u64) {
         let Some(state) = self.sockets.states.get_mut(&key) else { return };
         if state.busy || state.pending.is_empty() {
@@ -234,14 +234,14 @@ impl Shard {
         let target = match &state.orphan {
             Some((generation, index)) => Some((Arc::clone(generation), *index)),
             None => match self.snapshot.table().websocket(&state.path) {
-                // While its module is being swapped, the events wait like its requests do.
+                // During a swap of the module, events wait like its requests.
                 Some((module, _)) if self.snapshot.table().is_held(module) => return,
                 Some((module, index)) => self.snapshot.gen_of(module).map(|generation| (Arc::clone(generation), index)),
                 None => None,
             },
         };
         let Some((generation, index)) = target else {
-            // Nobody serves the path: there is nobody to tell.
+            // No module serves the path, so no handler gets the events.
             if let Some(conn) = state.conn {
                 connections.abort(conn);
             }
@@ -256,11 +256,11 @@ impl Shard {
         state.busy = true;
         state.busy_bytes = std::mem::take(&mut state.pending_bytes);
         let events = std::mem::take(&mut state.pending);
-        // A shard expands nothing.
+        // A shard does not decompress.
         let deflated = events.iter().any(|event| matches!(event, SocketEvent::Message { deflated: true, .. }));
         if let Some(local) = self.local.as_mut().filter(|_| !deflated && generation.is_inline_socket(index)) {
             local.executor.socket(&*generation, &state.handle, index, events);
-            // Behind what the callbacks have sent.
+            // This message comes after the messages of the callbacks.
             self.in_flight += 1;
             return self.inbox.push(ModuleMessage::SocketIdle { socket: key });
         }
@@ -269,7 +269,7 @@ impl Shard {
         self.submit(&generation, unit, work);
     }
 
-    /// The batch that was out has been handled.
+    /// Handles the end of a batch.
     pub(super) fn socket_idle(&mut self, connections: &mut Connections, key: u64) {
         let Some(state) = self.sockets.states.get_mut(&key) else { return };
         (state.busy, state.busy_bytes) = (false, 0);
@@ -279,10 +279,10 @@ impl Shard {
         if !state.finished || !state.pending.is_empty() {
             return self.dispatch_socket(connections, key);
         }
-        // Messages that were published before go before the close frame.
+        // Earlier published messages precede the close frame.
         self.send_published(connections);
         let Some(state) = self.sockets.states.get_mut(&key) else { return };
-        // `on_close` has returned: its generation is let go.
+        // `on_close` has returned, so its generation is released.
         state.orphan = None;
         let now_ms = self.now_ms;
         match (state.conn, state.close_after.take()) {
@@ -299,7 +299,7 @@ impl Shard {
         }
     }
 
-    /// The peer has taken all that was sent.
+    /// Handles a connection whose peer has taken all sent bytes.
     pub(super) fn socket_drained(&mut self, connections: &mut Connections, key: u64) {
         let Some(state) = self.sockets.states.get_mut(&key) else { return };
         let resumes = state.pongs.taken() && !state.paused;
@@ -310,20 +310,20 @@ impl Shard {
         self.tell_buffered(connections, key, conn, false);
     }
 
-    /// A module sends a frame. One that has queued more than its reader takes is closed: a module can't know how fast
+    /// Sends a frame of a module. A socket with more queued bytes than the limit is closed: a module can't know how fast
     /// its readers are, and the server's memory is bounded.
     pub(super) fn socket_send(&mut self, connections: &mut Connections, key: u64, frame: Arc<[u8]>) {
         self.taken_from_module(key, frame.len());
         self.queue_frames(connections, key, 1, frame.len(), |outbox| outbox.push_shared(frame));
     }
 
-    /// [`Shard::socket_send`] of a frame that lies in a domain's memory.
+    /// Like [`Shard::socket_send`], for a frame in a domain's memory.
     pub(super) fn socket_send_lent(&mut self, connections: &mut Connections, key: u64, frame: Box<dyn Lent>) {
         self.taken_from_module(key, frame.len());
         self.queue_frames(connections, key, 1, frame.len(), |outbox| outbox.push_lent(frame));
     }
 
-    /// The shard has a frame that a module has sent to this socket alone.
+    /// Counts a frame that the shard has taken from a module for this socket alone.
     fn taken_from_module(&mut self, key: u64, bytes: usize) {
         if let Some(state) = self.sockets.states.get_mut(&key) {
             state.handle.taken(bytes);
@@ -336,14 +336,14 @@ impl Shard {
         self.rooms.leave_all(key);
     }
 
-    /// The domain that the module of the socket's path runs in.
+    /// The domain of the module that serves the socket's path.
     pub(super) fn domain_of_socket(&self, key: u64) -> Option<String> {
         let state = self.sockets.states.get(&key).filter(|state| !state.finished)?;
         let (module, _) = self.snapshot.table().websocket(&state.path)?;
         self.snapshot.table().modules().get(module).map(|module| module.domain().to_owned())
     }
 
-    /// Has `push` queue `count` frames of `bytes` bytes in all, if the socket is open and its reader fast enough.
+    /// Lets `push` queue `count` frames with `bytes` bytes in all, if the socket is open and its reader is fast enough.
     pub(super) fn queue_frames(
         &mut self,
         connections: &mut Connections,
@@ -361,7 +361,7 @@ impl Shard {
         }
     }
 
-    /// The connection that a frame of `bytes` bytes goes to.
+    /// The connection for a frame of `bytes` bytes.
     fn conn_for_frame(&mut self, connections: &mut Connections, key: u64, bytes: usize) -> Option<ConnId> {
         let limit = self.limits.ws_queue_bytes_max;
         let now_ms = self.now_ms;
@@ -381,7 +381,7 @@ impl Shard {
         Some(conn)
     }
 
-    /// A module closes a socket.
+    /// Closes a socket on behalf of a module.
     pub(super) fn socket_close(&mut self, connections: &mut Connections, key: u64, code: u16) {
         let now_ms = self.now_ms;
         let Some(state) = self.sockets.states.get_mut(&key) else { return };
@@ -389,14 +389,14 @@ impl Shard {
         state.flush(connections);
         state.closing_since_ms.get_or_insert(now_ms);
         if let Some(conn) = state.conn.filter(|_| FAULTS.contains(&code)) {
-            // The client has broken the protocol: nothing is awaited from it (RFC 6455 §7.1.7).
+            // The client has broken the protocol, so the server does not wait for its close frame (RFC 6455 §7.1.7).
             state.finish();
             connections.close(conn);
             self.dispatch_socket(connections, key);
         }
     }
 
-    /// There is no memory for what the client of socket `key` sends: the socket is closed with 1013.
+    /// Closes socket `key` with 1013, because there is no memory for the client's messages.
     pub(super) fn give_up_socket(&mut self, connections: &mut Connections, key: u64) {
         let Some(state) = self.sockets.states.get_mut(&key) else { return };
         state.handle.mark_closed();
@@ -411,7 +411,7 @@ impl Shard {
         self.dispatch_socket(connections, key);
     }
 
-    /// The connection of socket `key` is gone.
+    /// Handles the closed connection of socket `key`.
     pub(super) fn socket_gone(&mut self, connections: &mut Connections, key: u64) {
         let Some(state) = self.sockets.states.get_mut(&key) else { return };
         state.conn = None;
@@ -429,7 +429,7 @@ impl Shard {
         }
     }
 
-    /// After a swap: sockets whose path is gone end with the handlers they had; the others go on with the new ones.
+    /// After a swap: sockets whose path has gone end with their old handlers; the others continue with the new ones.
     pub(super) fn sockets_after_swap(&mut self, connections: &mut Connections, old: &Snapshot) {
         for key in self.sockets.keys() {
             let table = Arc::clone(self.snapshot.table());
@@ -451,7 +451,7 @@ impl Shard {
         state.finish();
     }
 
-    /// The server stops: every socket is told by its handlers' `on_close` and a close frame.
+    /// At a stop: ends each socket with its handlers' `on_close` and a close frame.
     pub(super) fn drain_sockets(&mut self, connections: &mut Connections) {
         for key in self.sockets.keys() {
             if let Some(state) = self.sockets.states.get_mut(&key) {
@@ -462,7 +462,7 @@ impl Shard {
         }
     }
 
-    /// The server ends now: who was not told yet is.
+    /// At the final end: sends a close frame on sockets that have not sent one.
     pub(super) fn leave_sockets(&mut self, connections: &mut Connections) {
         for state in self.sockets.states.values_mut() {
             state.session.close(GOING_AWAY, "");
@@ -470,15 +470,15 @@ impl Shard {
         }
     }
 
-    /// Looks at one socket, about once a second: pings a silent peer, and ends one that answers neither a ping nor a close
-    /// frame. `last_read_ms` is when something came from it.
+    /// Checks one socket, about once a second: pings a silent peer, and closes the socket if the peer answers neither a
+    /// ping nor a close frame. `last_read_ms` is the time of the last data.
     pub(super) fn sweep_socket(&mut self, connections: &mut Connections, key: u64, last_read_ms: u64) {
         let (now_ms, interval_ms) = (self.now_ms, self.limits.ws_ping_interval_ms);
         let Some(conn) = self.sockets.states.get(&key).and_then(|state| state.conn) else { return };
         self.tell_buffered(connections, key, conn, true);
         let Some(state) = self.sockets.states.get_mut(&key) else { return };
         if let Some(since) = state.closing_since_ms {
-            // A slow reader may take what stands before the close frame.
+            // A slow reader may take the bytes before the close frame.
             let sent = connections.sent_total(conn);
             let (before, moved_ms) = state.closing_progress.get_or_insert((sent, since));
             if *before != sent {
@@ -491,7 +491,8 @@ impl Shard {
             return;
         }
         if interval_ms == 0 || state.paused || connections.unsent(conn) > 0 {
-            // Silent because nobody listens, or a ping would wait behind other bytes: those have a time-out of their own.
+            // The peer is silent because the shard does not read, or a ping would wait behind other bytes, which have a
+            // time-out of their own.
             state.pinged_ms = None;
             return;
         }
@@ -523,7 +524,7 @@ impl SocketState {
         &mut self.buffered
     }
 
-    /// Bytes of memory of messages: those that are not complete, that wait, and that are with an executor.
+    /// Bytes of memory for messages: incomplete, waiting, and with an executor.
     pub(super) fn held(&self) -> usize {
         self.session.held() + self.pending_bytes + self.busy_bytes
     }
@@ -536,7 +537,7 @@ impl SocketState {
         }
     }
 
-    /// Queues what the protocol wants sent: pongs, close frames.
+    /// Queues the output of the protocol: pongs and close frames.
     fn flush(&mut self, connections: &mut Connections) {
         if let Some(conn) = self.conn {
             self.pongs.send(&mut self.session, connections, conn);

@@ -1,9 +1,9 @@
-//! Streams of job events: WebSockets, or server-sent events.
+//! Streams of job events, as WebSockets or server-sent events.
 //!
 //! Each stream is first replayed from disk and then live. The shard registers with the hub before the first read, and
-//! remembers the highest live event that came while a replay was under way: if the replay ends below it, it goes on. So
-//! there is no gap, and since only events above the last one sent are sent, no repeat. A reader that does not keep up
-//! goes back to replay, which waits for it.
+//! remembers the highest live event that came during a replay; if the replay ends below that event, it continues. Therefore
+//! no event is missed, and since only events after the last one sent are sent, none is repeated. A stream whose reader is
+//! too slow goes back to replay, which waits for the reader.
 
 use super::Shard;
 use super::begun::Begun;
@@ -23,17 +23,17 @@ use crate::server_response::{Meta, ServerAnswer};
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// Unsent bytes above which a stream's reader is too slow to be sent events live.
+/// Unsent bytes above which a stream's reader is too slow for live events.
 const LIVE_UNSENT_BYTES_MAX: usize = 1024 * 1024;
 /// Unsent bytes above which a replay waits.
 const REPLAY_UNSENT_BYTES_MAX: usize = 64 * 1024;
-/// Between two signs of life.
+/// The interval between heartbeats.
 const HEARTBEAT_MS: u64 = 15_000;
-/// How long a peer may take to answer our close frame once the kernel has that, behind megabytes perhaps that the peer has not
-/// read; and how long while the server stops.
+/// Limit on the wait for a peer's close frame after the kernel has ours; the peer may still have to read megabytes before
+/// it. The second limit applies while the server stops.
 const CLOSE_WAIT_MS: u64 = 30_000;
 const CLOSE_WAIT_DRAINING_MS: u64 = 2_000;
-/// How long a browser waits before it comes back to a stream that broke: a server that is replaced needs no longer.
+/// How long a browser waits before it reopens a broken stream: replacing a server takes less time.
 const RETRY: &[u8] = b"retry: 2000\n\n";
 /// RFC 6455 §7.4.1
 const NORMAL: u16 = 1000;
@@ -42,27 +42,27 @@ const GOING_AWAY: u16 = 1001;
 /// RFC 6455 §7.4.1: an unexpected condition.
 const INTERNAL_ERROR: u16 = 1011;
 
-/// How events reach the client.
+/// The transport of events to the client.
 pub(super) enum Channel {
     WebSocket(Box<Session>),
-    /// The number of its request, and how the answer is framed.
+    /// The number of the request, and the framing of its answer.
     ServerSent {
         seq: u64,
         meta: Meta,
-        /// The head of the answer has been sent.
+        /// Whether the head of the answer has been sent.
         begun: bool,
     },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Mode {
-    /// Its job is being looked up.
+    /// The job is being looked up.
     Opening,
-    /// A replay is under way.
+    /// A replay is running.
     Replaying,
     /// Events are sent as they come.
     Live,
-    /// A replay goes on once the reader has taken what is unsent.
+    /// A replay continues once the reader has taken the unsent bytes.
     Behind,
     /// The last event or a close frame has been sent.
     Ending,
@@ -74,23 +74,23 @@ struct Stream {
     channel: Channel,
     pongs: Pongs,
     mode: Mode,
-    /// The job it watches, registered with the hub; or [`ALL_JOBS`].
+    /// The watched job, registered with the hub; or [`ALL_JOBS`].
     job: Option<i64>,
-    /// Filter of the events, if the stream follows all jobs.
+    /// The filter of events, if the stream follows all jobs.
     feed: Option<Arc<FeedFilter>>,
-    /// Number of the last event sent, or where the client wants to begin.
+    /// The number of the last event sent, or the client's start position.
     last: i64,
-    /// Highest event that came while it was not live.
+    /// The highest event that came while the stream was not live.
     missed: i64,
-    /// All events of the job have come, live or not.
+    /// Whether all events of the job have come, live or not.
     over: bool,
-    /// The client knows a cursor to resume from, if the stream follows all jobs.
+    /// Whether the client knows a cursor to resume from, if the stream follows all jobs.
     has_place: bool,
     beat_ms: u64,
     ending_since_ms: u64,
 }
 
-/// The shard's streams by key.
+/// The shard's streams, by key.
 #[derive(Default)]
 pub(super) struct Streams {
     states: HashMap<u64, Box<Stream>>,
@@ -99,7 +99,7 @@ pub(super) struct Streams {
 }
 
 impl Streams {
-    /// Has a stream that is new follow many jobs.
+    /// Makes a new stream follow many jobs.
     pub(super) fn set_feed(&mut self, key: u64, feed: Arc<FeedFilter>) {
         if let Some(stream) = self.states.get_mut(&key) {
             stream.feed = Some(feed);
@@ -110,13 +110,13 @@ impl Streams {
         self.states.len()
     }
 
-    /// Whether a stream goes on when its client will send nothing more: one that was asked for in HTTP does.
+    /// Whether a stream continues after its client has closed its side: a server-sent stream does.
     pub(super) fn outlive_eof(&self, key: u64) -> bool {
         self.states.get(&key).is_some_and(|stream| matches!(stream.channel, Channel::ServerSent { .. }))
     }
 }
 
-/// Whether this is a GET of a path from `begin` to `end` by someone who accepts server-sent events.
+/// Whether this is a GET of a path from `begin` to `end` by a client that accepts server-sent events.
 pub(super) fn is_event_stream_of(view: &RequestView<'_>, begin: &[u8], end: &[u8]) -> bool {
     let path = view.path();
     path.starts_with(begin)
@@ -130,12 +130,12 @@ pub(super) fn error_json(text: &str) -> String {
 }
 
 impl Shard {
-    /// Whether this request opens a stream of server-sent events: `GET /jobs/UUID/events` by someone who accepts them.
+    /// Whether this request opens a stream of server-sent events: `GET /jobs/UUID/events` from a client that accepts them.
     pub(super) fn asks_for_events(view: &RequestView<'_>) -> bool {
         is_event_stream_of(view, b"/jobs/", b"/events")
     }
 
-    /// Begins a stream of server-sent events; its answer comes when the job is found.
+    /// Begins a stream of server-sent events; the answer is sent after the job is found.
     pub(super) fn begin_events(
         &mut self,
         origin: &Origin,
@@ -165,7 +165,7 @@ impl Shard {
         }
     }
 
-    /// Makes the stream and has its job looked up.
+    /// Makes the stream and orders the look-up of its job.
     pub(super) fn open_stream(
         &mut self,
         conn: ConnId,
@@ -210,7 +210,7 @@ impl Shard {
         key
     }
 
-    /// The job of a stream has been looked up.
+    /// Handles the result of a stream's job look-up.
     pub(super) fn stream_found(&mut self, connections: &mut Connections, key: u64, job: Result<i64, (u16, String)>) {
         let Some(stream) = self.streams.states.get_mut(&key) else { return };
         let conn = stream.conn;
@@ -244,7 +244,7 @@ impl Shard {
         }
     }
 
-    /// The answer that is a stream takes its place among the answers of its connection.
+    /// Puts a ready stream into its slot in the order of answers.
     fn stream_ready(&mut self, connections: &mut Connections, id: ConnId, seq: u64, key: u64) {
         let Some(conn) = self.conn(id) else { return };
         if let Some(slot) = conn.slot_mut(seq) {
@@ -253,7 +253,7 @@ impl Shard {
         self.advance(connections, id);
     }
 
-    /// The answers before the stream have been sent: the replay begins. The head waits for what it brings.
+    /// Begins the replay after the earlier answers have been sent. The head is sent with the first result.
     pub(super) fn stream_begins(&mut self, connections: &mut Connections, key: u64) {
         let (draining, now_ms) = (self.draining, self.now_ms);
         let Some(stream) = self.streams.states.get_mut(&key) else { return };
@@ -274,7 +274,7 @@ impl Shard {
         }
     }
 
-    /// Asks for the next step of a stream's replay.
+    /// Orders the next step of a stream's replay.
     fn replay(&mut self, key: u64) {
         let Some(stream) = self.streams.states.get_mut(&key) else { return };
         let Some(job) = stream.job else { return };
@@ -290,7 +290,7 @@ impl Shard {
         }
     }
 
-    /// A step of a replay has been read.
+    /// Handles a step of a replay.
     pub(super) fn stream_replayed(&mut self, connections: &mut Connections, key: u64, replay: Result<Replay, String>) {
         let now_ms = self.now_ms;
         let Some(stream) = self.streams.states.get_mut(&key) else { return };
@@ -315,7 +315,7 @@ impl Shard {
         if stream.feed.is_some() {
             stream.last = stream.last.max(read_to);
             if !std::mem::replace(&mut stream.has_place, true) && frames.is_empty() {
-                // A client that loses the stream before the first event resumes here.
+                // A client that loses the stream before its first event resumes here.
                 stream.beat(connections);
             }
         }
@@ -332,7 +332,7 @@ impl Shard {
         }
     }
 
-    /// Events were committed.
+    /// Handles committed events.
     pub(super) fn job_events(&mut self, connections: &mut Connections, frames: &[Arc<JobFrame>]) {
         let now_ms = self.now_ms;
         let mut to_read = Vec::new();
@@ -354,13 +354,13 @@ impl Shard {
                 }
             }
         }
-        // The second word of a batch finds the stream reading.
+        // A second event in the batch finds the stream already reading.
         for key in to_read {
             self.replay(key);
         }
     }
 
-    /// The reader has taken what was unsent.
+    /// Handles a connection whose reader has taken the unsent bytes.
     pub(super) fn stream_drained(&mut self, connections: &mut Connections, key: u64) {
         if let Some(stream) = self.streams.states.get_mut(&key)
             && stream.pongs.taken()
@@ -372,7 +372,7 @@ impl Shard {
         }
     }
 
-    /// Bytes from a watcher: nothing but control frames means anything.
+    /// Handles bytes from a watcher: only control frames have a meaning.
     pub(super) fn stream_data(&mut self, connections: &mut Connections, key: u64, bytes: &[u8]) {
         let Some(stream) = self.streams.states.get_mut(&key) else { return };
         let Channel::WebSocket(session) = &mut stream.channel else { return };
@@ -383,7 +383,7 @@ impl Shard {
         }
     }
 
-    /// The connection of a stream is gone, or never will have its turn.
+    /// Removes a stream whose connection is closed, or which never gets its turn.
     pub(super) fn stream_gone(&mut self, key: u64) {
         let Some(stream) = self.streams.states.remove(&key) else { return };
         let Some(job) = stream.job else { return };
@@ -396,7 +396,7 @@ impl Shard {
         }
     }
 
-    /// Nothing has come from the peer of a stream for `quiet_ms`: one that does not answer pings is gone.
+    /// Checks a stream whose peer has been silent for `quiet_ms`: a peer that does not answer pings is closed.
     pub(super) fn sweep_stream(&self, connections: &mut Connections, key: u64, quiet_ms: u64) {
         let Some(stream) = self.streams.states.get(&key) else { return };
         let silent = quiet_ms > HEARTBEAT_MS + self.limits.ws_pong_timeout_ms;
@@ -405,14 +405,14 @@ impl Shard {
         }
     }
 
-    /// Signs of life, and an end to those whose peers don't answer a close frame.
+    /// Sends heartbeats, and closes streams whose peers don't answer a close frame.
     pub(super) fn sweep_streams(&mut self, connections: &mut Connections) {
         let now_ms = self.now_ms;
         let close_wait_ms = if self.draining { CLOSE_WAIT_DRAINING_MS } else { CLOSE_WAIT_MS };
         for stream in self.streams.states.values_mut() {
             if stream.mode == Mode::Ending {
                 if connections.unsent(stream.conn) > 0 {
-                    // The time limit for writing is what bounds this.
+                    // The write time-out limits this wait.
                     stream.ending_since_ms = now_ms;
                 }
                 if now_ms.saturating_sub(stream.ending_since_ms) > close_wait_ms {
@@ -425,7 +425,7 @@ impl Shard {
         }
     }
 
-    /// The server stops.
+    /// Ends all streams when the server stops.
     pub(super) fn drain_streams(&mut self, connections: &mut Connections) {
         let now_ms = self.now_ms;
         for stream in self.streams.states.values_mut() {
@@ -439,7 +439,7 @@ impl Shard {
 }
 
 impl Stream {
-    /// Sends an event that was not sent yet.
+    /// Sends an event unless it was sent before.
     fn send(&mut self, connections: &mut Connections, frame: &JobFrame) {
         if frame.event_id <= self.last {
             return;
@@ -460,12 +460,12 @@ impl Stream {
         }
     }
 
-    /// Cursor or event id that a client sends to go on after event number `id`.
+    /// The cursor or event id with which a client resumes after event number `id`.
     fn place(&self, id: i64) -> String {
         if self.feed.is_some() { Cursor::text(id) } else { id.to_string() }
     }
 
-    /// Sends the head of an answer that is a stream, unless it has been sent.
+    /// Sends the head of a streamed answer, unless it has been sent.
     fn begin(&mut self, connections: &mut Connections) {
         let Channel::ServerSent { meta, begun, .. } = &mut self.channel else { return };
         if !std::mem::replace(begun, true)
@@ -475,8 +475,8 @@ impl Stream {
         }
     }
 
-    /// Answers 204 if the client has seen all events of a job that has ended: an `EventSource` would come back for ever
-    /// after any other answer (HTML standard, server-sent events, "processing model"). False if this is no such stream.
+    /// Answers 204 if the client has seen all events of a finished job: after any other answer an `EventSource` would
+    /// reconnect for ever (HTML standard, server-sent events, "processing model"). Returns false if this does not apply.
     fn finish_unbegun(&mut self, connections: &mut Connections, now_ms: u64) -> bool {
         let Channel::ServerSent { meta, begun: false, .. } = &self.channel else { return false };
         if let Some(outbox) = connections.outbox(self.conn) {
@@ -494,7 +494,7 @@ impl Stream {
         }
     }
 
-    /// Nothing follows.
+    /// Ends the stream: no event follows.
     fn end(&mut self, connections: &mut Connections, code: u16, now_ms: u64) {
         if self.mode == Mode::Ending {
             return;
@@ -536,7 +536,7 @@ impl Stream {
         }
     }
 
-    /// Queues what the WebSocket protocol wants sent.
+    /// Queues the output of the WebSocket protocol.
     fn flush(&mut self, connections: &mut Connections) {
         if let Channel::WebSocket(session) = &mut self.channel {
             self.pongs.send(session, connections, self.conn);
@@ -544,19 +544,20 @@ impl Stream {
     }
 }
 
-/// The head of an answer that is a stream of events.
+/// Appends the head of an answer that is a stream of events.
 pub(super) fn push_events_head(out: &mut Vec<u8>, meta: &Meta) {
     let headers = [
         (b"Content-Type".as_slice(), b"text/event-stream".as_slice()),
         (b"Cache-Control", b"no-cache"),
-        // Proxies that buffer would hold the events back.
+        // Without this field, buffering proxies would delay the events.
         (b"X-Accel-Buffering", b"no"),
     ];
     encode_stream_head(out, &meta.head(200, 0), headers.into_iter());
     push_chunk(out, RETRY, meta.http_1_0);
 }
 
-/// A chunk of a chunked body (RFC 9112 §7.1); bare bytes for HTTP/1.0, whose body ends with the connection.
+/// Appends a chunk of a chunked body (RFC 9112 §7.1); for HTTP/1.0 the plain bytes, since the body ends with the
+/// connection.
 pub(super) fn push_chunk(out: &mut Vec<u8>, bytes: &[u8], http_1_0: bool) {
     if http_1_0 {
         out.extend_from_slice(bytes);

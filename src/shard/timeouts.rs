@@ -1,4 +1,4 @@
-//! Time-outs: a slice of the connections is looked at each tick, all of them once a second.
+//! Time-outs: each tick checks a slice of the connections, and each second all of them.
 
 use super::Shard;
 use super::conn::{Partial, Upgrade, credited};
@@ -7,28 +7,28 @@ use crate::net::{ConnId, Connections, TICK};
 /// Ticks in one sweep over all connections.
 const TICKS_PER_SWEEP: usize = 1_000 / TICK.as_millis() as usize;
 
-/// How long a server that stops waits for the first request of a connection: it may be on its way. A TLS client that has
-/// begun its handshake can't ask before the end of it. The same time is for the next part of a body that a handler reads.
+/// At a stop: how long the server waits for the first request of a connection, which may be on its way. A TLS client can't
+/// send a request before the end of its handshake. The same time applies to the next part of a body that a handler reads.
 const FRESH_MS: u64 = 1_000;
 
-/// What a slow connection gets.
+/// The decision about a connection.
 enum Verdict {
     Keep,
-    /// Nothing was asked: closed without a word, as RFC 9112 §9.5 has it.
+    /// No request: close without an answer (RFC 9112 §9.5).
     Close,
-    /// Asked for half of something: 408 (RFC 9110 §15.5.9).
+    /// A partial request: 408 (RFC 9110 §15.5.9).
     Timeout,
-    /// Sends a body too slowly whose handler waits for it: the handler is told this `errno`.
+    /// A body comes too slowly for its handler, which gets this `errno`.
     SlowBody(i32),
-    /// Takes none of the bytes waiting for it.
+    /// The peer takes none of its unsent bytes.
     Abort,
-    /// Up to what it has become.
+    /// The upgrade's own check decides.
     Taken(Upgrade, u64),
 }
 
 impl Shard {
     pub(super) fn sweep(&mut self, connections: &mut Connections) {
-        // At a stop there is no time for turns.
+        // At a stop, each tick checks all connections.
         let ticks = if self.draining { 1 } else { TICKS_PER_SWEEP };
         let slice = self.conns.len().div_ceil(ticks).max(1);
         let start = if self.sweep_at >= self.conns.len() { 0 } else { self.sweep_at };

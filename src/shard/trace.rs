@@ -1,33 +1,33 @@
-//! A request of which a reader of its module's lines is told when it is answered.
+//! A request whose answer is reported to the readers of its module's log.
 
 use crate::logbook;
 use std::time::Instant;
 
-/// Bytes of the beginning of an answer that have its status.
+/// The number of bytes at the beginning of an answer up to and including the status.
 pub(super) const STATUS_BYTES: usize = 12;
-/// A request that is to be told when it is answered.
+/// A request that will be logged when it is answered.
 pub(super) struct Trace {
     seq: u64,
     module: String,
     /// Method and target.
     what: String,
     begun: Instant,
-    /// Bytes of the connection that were unsent before it.
+    /// The number of unsent bytes of the connection before the request.
     at: usize,
 }
 
 impl Trace {
-    /// Begins now. `at`: bytes of the connection that are unsent before the request.
+    /// Begins a trace now. `at`: the number of unsent bytes of the connection before the request.
     pub(super) fn new(seq: u64, module: String, what: String, at: usize) -> Self {
         Self { seq, module, what, begun: Instant::now(), at }
     }
 
-    /// The number of its request.
+    /// The number of the trace's request.
     pub(super) fn seq(&self) -> u64 {
         self.seq
     }
 
-    /// The answer, in the unsent bytes of the connection.
+    /// The part of the connection's unsent bytes that is the answer.
     pub(super) fn answer_in<'a>(&self, unsent: &'a [u8]) -> &'a [u8] {
         unsent.get(self.at..).unwrap_or_default()
     }

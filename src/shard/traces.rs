@@ -1,6 +1,6 @@
-//! Lines about the requests to modules, for `cweb dev` and `cweb logs --requests`.
+//! Log lines about requests to modules, for `cweb dev` and `cweb logs --requests`.
 //!
-//! They are written while a reader of a module's lines asks for them. For all other requests one number is read.
+//! Lines are written only while a reader asks for them. At other times a request costs one atomic load.
 
 use super::Shard;
 use super::conn::{Conn, Partial};
@@ -13,11 +13,11 @@ use crate::module::table::{Published, RouteMatch, Table};
 use crate::net::Connections;
 use crate::proto::http1::RequestView;
 
-/// Most bytes of a target that are shown.
+/// Limit, in bytes, on the part of a target that is shown.
 const TARGET_BYTES_MAX: usize = 200;
 
 impl Shard {
-    /// The trace of a request that is about to begin, if a reader wants one.
+    /// The trace of a request that is about to begin, if a reader wants requests.
     pub(super) fn trace(
         &self,
         connections: &mut Connections,
@@ -34,8 +34,8 @@ impl Shard {
         Some(Trace::new(origin.seq, module, what, at))
     }
 
-    /// The name of the module that a request is for: its route or WebSocket matches, or its route would with another method; or
-    /// else the one that alone has paths like it.
+    /// The module of a request: its route or WebSocket matches, or its route matches with another method; or else the only
+    /// module with similar paths.
     fn module_of(&self, method: &str, path: &[u8], is_websocket_upgrade: bool) -> Option<String> {
         let table = self.snapshot.table();
         let on_route = |method: &str| match table.route(method, path) {
@@ -56,8 +56,8 @@ impl Shard {
         module.or_else(|| near(table, path)).map(|manifest| manifest.name.clone())
     }
 
-    /// Tells that the server itself answers a request whose head can't be read and begins with `input`, if its first line says
-    /// for which module it is.
+    /// Logs that the server itself answered a request whose head could not be parsed and begins with `input`, if its first
+    /// line shows which module it was for.
     pub(super) fn trace_unread(&self, conn: &Conn, origin: &Origin, input: &[u8], status: u16) {
         if !logbook::is_traced() || conn.partial == Partial::Body {
             return;
@@ -74,7 +74,8 @@ impl Shard {
         }
     }
 
-    /// Tells that the server itself answers the request of `conn` whose head has come, and whose body is not read to its end.
+    /// Logs that the server itself answered the request of `conn`, whose head is complete and whose body is not read to its
+    /// end.
     pub(super) fn trace_refused(&self, connections: &mut Connections, conn: &Conn, status: u16) {
         if logbook::is_traced()
             && let Some(trace) = self.trace(connections, &self.origin(conn, conn.next_seq()), &conn.decoder.head_view())
@@ -84,13 +85,13 @@ impl Shard {
     }
 }
 
-/// Method and target, as they are shown.
+/// The method and the target, as shown.
 fn what(method: &[u8], target: &[u8]) -> String {
     let cut = |bytes: &[u8]| String::from_utf8_lossy(bytes.get(..TARGET_BYTES_MAX).unwrap_or(bytes)).into_owned();
     visible(&format!("{} {}", cut(method), cut(target))).into_owned()
 }
 
-/// The only module with paths that have the first segment of `path`: a slip behind that segment is told to its author.
+/// The only module with paths that share the first segment of `path`: its author may have mistyped the rest.
 fn near<'a>(table: &'a Table, path: &[u8]) -> Option<&'a Manifest> {
     let end = path.iter().skip(1).position(|byte| *byte == b'/').map_or(path.len(), |at| at + 1);
     let first = std::str::from_utf8(path.get(..end)?).ok().filter(|first| first.len() > 1)?;
@@ -104,7 +105,7 @@ fn near<'a>(table: &'a Table, path: &[u8]) -> Option<&'a Manifest> {
     found.next().filter(|_| found.next().is_none())
 }
 
-/// A request has begun, and may be answered already.
+/// Notes a request that has begun, and may be answered already.
 pub(super) fn begun(connections: &mut Connections, conn: &mut Conn, trace: Option<Trace>) {
     let Some(trace) = trace else { return };
     if conn.slot_mut(trace.seq()).is_some() {
@@ -116,18 +117,18 @@ pub(super) fn begun(connections: &mut Connections, conn: &mut Conn, trace: Optio
 }
 
 fn tell(conn: &mut Conn, seq: u64, answer: &[u8], more: &str) {
-    // Most connections have none.
+    // Most connections have no trace.
     if let Some(at) = conn.traces.iter().position(|trace| trace.seq() == seq) {
         conn.traces.swap_remove(at).tell(answer, more);
     }
 }
 
-/// The first request of `conn` that is owed an answer gets `answer`.
+/// Logs the first unanswered request of `conn`, answered with `answer`.
 pub(super) fn answered(conn: &mut Conn, answer: &[u8]) {
     tell(conn, conn.first_seq, answer, "");
 }
 
-/// The answer to request `seq`, which begins with `head`, is sent in pieces from now on.
+/// Logs request `seq`, whose answer begins with `head` and is sent in pieces from now on.
 pub(super) fn streams(conn: &mut Conn, seq: u64, head: &[u8]) {
     tell(conn, seq, head, ", and goes on");
 }

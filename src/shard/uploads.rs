@@ -1,7 +1,7 @@
-//! Bodies of requests that are handed to their handlers piece by piece.
+//! Request bodies that are passed to their handlers in pieces.
 //!
-//! The handler starts when the head is there. While the handler takes nothing and its buffer is full, the connection is not
-//! read; the handler's side sends a notice when it has room again.
+//! The handler starts when the head is complete. While the handler takes nothing and its buffer is full, the shard does not
+//! read the connection; the handler's side sends a notice when it has room again.
 
 use super::Shard;
 use super::begun::Begun;
@@ -21,18 +21,18 @@ use crate::proto::http1::{CONTINUE, Method, RequestError, RequestView, close_aft
 use crate::server_response::{Meta, ServerAnswer};
 use std::sync::Arc;
 
-/// What is to be done with a body whose head is complete.
+/// How to treat a body after its head is complete.
 pub(super) enum Gathering {
-    /// It is gathered, up to so many bytes.
+    /// Gather it, up to this many bytes.
     Whole(usize),
-    /// Its handler may take it piece by piece: that is known when the module is served again, or when it is its turn.
+    /// Its handler may take it in pieces; the request's turn, or the end of a swap, decides.
     Pieces,
-    /// It is not read.
+    /// Do not read it.
     Refused(ServerAnswer),
 }
 
 impl Shard {
-    /// What is to be done with the body of `view`, of which only the head is there.
+    /// Decides how to treat the body of `view`, whose head alone has arrived.
     pub(super) fn gathering(
         &self,
         origin: &Origin,
@@ -54,7 +54,7 @@ impl Shard {
             None => {}
         }
         let limit = self.body_limit(origin, view, announced);
-        // A client that has chosen a wrong path or method is not to make its body smaller.
+        // A client with a wrong path or method gets that error and not advice about the body's size.
         let unserved = if expects_continue || limit.is_err() { self.unserved_early(origin, view) } else { None };
         match (limit, unserved) {
             (Ok(bytes_max), None) => Gathering::Whole(bytes_max),
@@ -62,7 +62,7 @@ impl Shard {
         }
     }
 
-    /// Whether the body of `view` may be handed over piece by piece, and the limit of all of it.
+    /// Whether the body of `view` may be passed on in pieces, and its total limit.
     fn takes_pieces(&self, origin: &Origin, view: &RequestView<'_>) -> Option<Option<usize>> {
         if !origin.serves_modules(view.path()) {
             return None;
@@ -79,8 +79,8 @@ impl Shard {
         }
     }
 
-    /// Begins the request whose head is complete and whose body may be handed over in pieces, if it is its turn. False: it
-    /// waits, and the connection is not read.
+    /// Begins a request with a complete head, whose body may be passed on in pieces, if the request has its turn. Returns
+    /// false if it must wait; the connection is then not read.
     pub(super) fn begin_upload(
         &mut self,
         connections: &mut Connections,
@@ -155,7 +155,7 @@ impl Shard {
         false
     }
 
-    /// The route that takes pieces is gone since the head came.
+    /// Handles a request whose streaming route has gone since its head came.
     fn gather_after_all(
         &mut self,
         connections: &mut Connections,
@@ -179,8 +179,8 @@ impl Shard {
         true
     }
 
-    /// Memory for a call of a route of `CWEB_STREAM`; or the answer that says that there is none. `None`: the module's
-    /// process is being started, and the request waits for it.
+    /// Memory for a call of a `CWEB_STREAM` route, or an answer because there is none. `None`: the module's process is
+    /// starting, and the request waits for it.
     fn stream_slot(&mut self, generation: &Arc<ShardGen>) -> Option<Result<Arc<CallSlot>, ServerAnswer>> {
         let slot = match &self.local {
             Some(_) => self.inbox.streams().and_then(|streams| streams.take_call()).ok_or(NoSlot::Taken),
@@ -221,7 +221,7 @@ impl Shard {
         }
     }
 
-    /// Begins a request to a route of `CWEB_STREAM` whose body is there already.
+    /// Begins a request to a `CWEB_STREAM` route whose body has already arrived.
     pub(super) fn begin_whole_stream(
         &mut self,
         origin: &Origin,
@@ -245,7 +245,7 @@ impl Shard {
             }
         };
         let mut upload = Upload::new(&slot);
-        // It was whole within what one receive brings, which is less than the buffer.
+        // The body came within one receive, which is smaller than the buffer.
         let put = upload.put(view.body);
         upload.end(put.is_err().then_some(libc::ENOMEM));
         let head = RequestView { body: &[], shared: None, ..*view };
@@ -255,7 +255,7 @@ impl Shard {
         Begun::Running { expected: 0 }
     }
 
-    /// Hands over what `input` brings of a body. Returns how many bytes of it are done with.
+    /// Passes on the body bytes in `input`. Returns the number of used bytes.
     pub(super) fn feed(&mut self, connections: &mut Connections, conn: &mut Conn, input: &[u8]) -> usize {
         let mut at = 0;
         while let Some(rest) = input.get(at..).filter(|rest| !rest.is_empty()) {
@@ -297,7 +297,7 @@ impl Shard {
         at
     }
 
-    /// Whether the request whose body still comes has been answered.
+    /// Whether the request of the arriving body has been answered.
     fn is_answered(&self, conn: &Conn) -> bool {
         conn.upload.as_ref().is_some_and(|upload| upload.seq() < conn.first_seq)
     }
@@ -308,7 +308,7 @@ impl Shard {
         conn.decoder.release();
     }
 
-    /// The body of `conn` will never be complete: its handler is told `errno`, and the connection ends with the answer.
+    /// Ends the incomplete body of `conn`: its handler gets `errno`, and the connection ends with the answer.
     pub(super) fn fail_upload(&mut self, conn: &mut Conn, errno: i32) {
         if let Some(mut state) = conn.upload.take() {
             state.end(Some(errno));
@@ -317,10 +317,10 @@ impl Shard {
         }
     }
 
-    /// The client of `conn` has sent its last byte.
+    /// Handles the FIN of a client.
     pub(super) fn upload_at_eof(&mut self, id: ConnId) {
         if let Some(mut conn) = self.take(id) {
-            // What waits for the handler may be the rest of the body.
+            // The waiting input may be the rest of the body.
             if conn.input.is_empty() {
                 self.fail_upload(&mut conn, libc::ECONNRESET);
             }
@@ -328,7 +328,7 @@ impl Shard {
         }
     }
 
-    /// Request number `seq` is answered: what its handler has not read of the body is thrown away, or the connection ends
+    /// After the answer to request number `seq`: discards the body that its handler has not read, or ends the connection
     /// with the answer, which says so if it is still in `answer`.
     pub(super) fn leave_upload(&mut self, conn: &mut Conn, seq: u64, answer: Option<&mut Vec<u8>>) {
         let Some(state) = conn.upload.as_mut().filter(|state| state.seq() == seq) else { return };
@@ -346,7 +346,7 @@ impl Shard {
         }
     }
 
-    /// The handler of request number `seq` reads the body for the first time.
+    /// Handles the first read of the body by the handler of request number `seq`.
     pub(super) fn upload_wanted(&mut self, connections: &mut Connections, id: ConnId, seq: u64) {
         let now_ms = self.now_ms;
         let Some(conn) = self.conn(id) else { return };
@@ -360,8 +360,8 @@ impl Shard {
         }
     }
 
-    /// The handler of request number `seq` begins its answer. If it has not read the body yet, it may still do so, and behind the
-    /// head of the answer nothing can ask for the body any more (RFC 9110 §10.1.1).
+    /// Sends `100 Continue` before the answer of request number `seq` begins, if the handler has not read the body yet. The
+    /// handler may still read it, and after the head of the answer 100 can't be sent any more (RFC 9110 §10.1.1).
     pub(super) fn continue_before_answer(&mut self, connections: &mut Connections, id: ConnId, seq: u64) {
         let now_ms = self.now_ms;
         let Some(conn) = self.conn(id) else { return };

@@ -6,16 +6,17 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, SystemTime};
 
-/// How long it waits for the further changes that an editor makes when it saves.
+/// How long to wait for further changes, because an editor makes several when it saves a file.
 const SETTLE: Duration = Duration::from_millis(50);
-/// How often the files are looked at beside that, and a server that was not reached is tried again.
+/// The interval for checking the files, and for trying a missing server again, if no change is reported.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// Watches the files' directories, since an editor may replace a file. Without a watcher the looks alone find changes.
+/// Watches the directories of the files, since an editor may replace a file. If the system has no watcher, only the
+/// interval checks find changes.
 pub(super) fn watch(files: &[PathBuf]) -> (Receiver<()>, Option<impl Watcher>) {
     let (sender, changes) = mpsc::channel();
     let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        // Reading is an event too: what this command reads itself would wake it for ever.
+        // Reading is an event, too: this command's own reads would wake it again and again.
         if event.is_ok_and(|event| !event.kind.is_access()) {
             let _ = sender.send(());
         }
@@ -28,7 +29,7 @@ pub(super) fn watch(files: &[PathBuf]) -> (Receiver<()>, Option<impl Watcher>) {
         for (dir, is_project) in dirs {
             let mode = if is_project { RecursiveMode::Recursive } else { RecursiveMode::NonRecursive };
             if let Err(error) = watcher.watch(dir, mode) {
-                println!("{} is looked at now and then only: {error}", dir.display());
+                println!("{} can't be watched, so it is checked every 500 ms: {error}", dir.display());
             }
         }
         watcher
@@ -40,18 +41,18 @@ pub(super) fn parent(file: &Path) -> &Path {
     file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Waits for a change, and for those that come with it.
+/// Waits for a change, and for the further changes that come with it.
 pub(super) fn wait(changes: &Receiver<()>) {
     if changes.recv_timeout(LOOK).is_ok() {
         std::thread::sleep(SETTLE);
         while changes.try_recv().is_ok() {}
     } else {
-        // Without a watcher it returns at once.
+        // Without a watcher the receive returns at once.
         std::thread::sleep(SETTLE);
     }
 }
 
-/// When the file, or one of the project in the directory, was changed last; `None`: there is none.
+/// The time of the last change of the file, or of any file of the project in the directory; `None`: there is no file.
 pub(super) fn last_change(file: &Path) -> Option<SystemTime> {
     let found = std::fs::metadata(file).ok()?;
     if !found.is_dir() {

@@ -1,4 +1,4 @@
-//! The server that `cweb dev` starts when none is there.
+//! The server that `cweb dev` starts if none answers.
 
 use super::super::client::Client;
 use super::super::serve::ENDS_WITH;
@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-/// Between two looks whether it answers, and the most of them.
+/// The interval between two checks whether the server answers, and the number of checks.
 const LOOK: Duration = Duration::from_millis(50);
 const LOOKS_MAX: usize = 100;
-/// Lines of its log that are shown when it does not start.
+/// The number of log lines shown if the server does not start.
 const LINES_SHOWN: usize = 20;
 
-/// A server that this command has started. Dropping it ends it, and so does the end of the thread that has started it.
+/// A server that this command has started. It ends when this value is dropped, or when the thread ends that started it.
 pub(super) struct OwnServer {
     child: Child,
     log: PathBuf,
@@ -27,10 +27,10 @@ impl Drop for OwnServer {
 }
 
 impl OwnServer {
-    /// Starts a server in development with its data in `dir`, if none answers.
+    /// Starts a development server with its data in `dir`, if no server answers.
     ///
     /// # Errors
-    /// For people: it does not start.
+    /// A text for users: the server does not start.
     pub(super) fn start_if_missing(client: &Client, dir: &Path) -> Result<Option<Self>, String> {
         if client.get("/healthz").is_ok() {
             return Ok(None);
@@ -39,7 +39,7 @@ impl OwnServer {
         let data = dir.join(".cweb");
         fs::create_dir_all(&data).map_err(failed)?;
         let log = data.join("server.log");
-        // What modules print and their crashes come from the server's streams of lines, as from any server.
+        // The module's output and crashes come from the server's log streams, as from any server.
         let output = File::create(&log).map_err(failed)?;
         let program = std::env::current_exe().map_err(failed)?;
         let child = Command::new(program)
@@ -65,16 +65,16 @@ impl OwnServer {
         let lines: Vec<&str> = said.lines().collect();
         let last = lines.get(lines.len().saturating_sub(LINES_SHOWN)..).unwrap_or_default().join("\n");
         Err(format!(
-            "{last}\nthe server does not start; start one with cweb serve --dev, and name it with --server URL"
+            "{last}\nthe server does not start; start a server with cweb serve --dev, and name it with --server URL"
         ))
     }
 
-    /// The file with its log.
+    /// The server's log file.
     pub(super) fn log(&self) -> &Path {
         &self.log
     }
 
-    /// Whether it runs no more.
+    /// Whether the server has ended.
     pub(super) fn has_ended(&self) -> bool {
         !Path::new(&format!("/proc/{}/exe", self.child.id())).exists()
     }

@@ -1,4 +1,4 @@
-//! The server's answers: what it says of jobs, and refusals in words that tell what to do.
+//! The server's answers about jobs, and refusals with advice for the user.
 
 use super::super::client::{Answer, Client, GREEN, RED, YELLOW, escaped};
 use super::super::exit::{Exit, Failure};
@@ -7,12 +7,12 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
-/// The path of a list, of `module` alone if one is named.
+/// The path of a list, restricted to `module` if one is named.
 pub(super) fn of_module(path: &str, module: Option<&str>) -> String {
     module.map_or_else(|| path.to_owned(), |module| format!("{path}?module={}", escaped(module)))
 }
 
-/// Where a job stands.
+/// The state of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum JobState {
@@ -48,7 +48,7 @@ impl JobState {
     }
 }
 
-/// A job as `GET /jobs/UUID` shows it.
+/// A job as `GET /jobs/UUID` returns it.
 #[derive(Deserialize)]
 pub(super) struct Job {
     pub(super) job_uuid: String,
@@ -68,15 +68,15 @@ pub(super) struct Job {
     /// UUIDs of the jobs that this job still waits for.
     #[serde(default)]
     pub(super) depends_on: Vec<String>,
-    /// Not in a list.
+    /// Missing in lists.
     #[serde(default)]
     pub(super) payload: Option<Box<RawValue>>,
 }
 
-/// What to do when there is no such job.
-pub(super) const NO_SUCH_JOB: &str = "those that are there are listed by: cweb jobs list";
+/// The advice for an unknown job.
+pub(super) const NO_SUCH_JOB: &str = "cweb jobs list shows the existing jobs";
 
-/// How much of an answer that is not cweb's is shown.
+/// The number of characters shown of an answer that is not from cweb.
 const FOREIGN_CHARS_MAX: usize = 200;
 
 #[derive(Deserialize)]
@@ -84,7 +84,7 @@ struct Refusal {
     error: String,
 }
 
-/// The body of an answer that is a success; else what went wrong. `unknown` tells what to do after a 404.
+/// The body of a successful answer, or else the error. `unknown` is the advice after a 404.
 pub(super) fn accepted(client: &Client, answer: Answer, unknown: &str) -> Result<String, Failure> {
     if answer.is_success() {
         return Ok(answer.body);
@@ -93,7 +93,7 @@ pub(super) fn accepted(client: &Client, answer: Answer, unknown: &str) -> Result
     let Ok(Refusal { error }) = serde_json::from_str(&answer.body) else {
         let text: String = first_line(&answer.body).chars().take(FOREIGN_CHARS_MAX).collect();
         return Err(Failure::from(format!(
-            "{base} answers {} {text:?}: this is no cweb server with jobs; another is named with --server URL or CWEB_SERVER",
+            "{base} answers {} {text:?}: this is not a cweb server with jobs; name another server with --server URL or CWEB_SERVER",
             answer.status
         )));
     };
@@ -105,7 +105,7 @@ pub(super) fn accepted(client: &Client, answer: Answer, unknown: &str) -> Result
     let advice = match answer.status {
         _ if about_key.is_some() => about_key.unwrap_or_default(),
         404 => unknown,
-        500 => "the server's log may tell more",
+        500 => "the server's log may have details",
         503 => &later,
         _ => "",
     };
@@ -121,22 +121,22 @@ pub(super) fn read<T: DeserializeOwned>(client: &Client, body: &str) -> Result<T
     })
 }
 
-/// The first line of a text, fit to be shown.
+/// The first line of a text, safe for a terminal.
 pub(super) fn first_line(text: &str) -> String {
     shown(text.lines().next().unwrap_or(""))
 }
 
-/// A text of a module's, without what a terminal could take for commands.
+/// A text from a module, without control characters, which a terminal could take for commands.
 pub(super) fn shown(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
-/// A version's hash, short.
+/// The first 12 digits of a version's hash.
 pub(super) fn short_hash(hash: &str) -> String {
     shown(hash).chars().take(12).collect()
 }
 
-/// JSON without the white space between its tokens, numbers and strings as they were; fit to be shown.
+/// JSON without the white space between tokens, with numbers and strings unchanged; safe for a terminal.
 pub(super) fn compact(json: &str) -> String {
     let (mut quoted, mut escaped) = (false, false);
     let kept = json.chars().filter(|&c| {

@@ -8,27 +8,27 @@ use serde::Deserialize;
 use std::process::ExitCode;
 use uuid::Uuid;
 
-/// Jobs of one call to the server.
+/// The number of jobs in one call to the server.
 const PAGE: u32 = 200;
 
 #[derive(Args)]
 pub(super) struct BulkArgs {
-    /// The jobs, by their UUIDs; or --state, --module or --job
+    /// The UUIDs of the jobs; or use --state, --module or --job
     #[arg(value_name = "UUID", required_unless_present_any = ["state", "module", "job"],
         conflicts_with_all = ["state", "module", "job"])]
     jobs: Vec<Uuid>,
-    /// All in this state
+    /// All jobs in this state
     #[arg(long)]
     state: Option<JobState>,
-    /// All of this module
+    /// All jobs of this module
     #[arg(long)]
     module: Option<String>,
-    /// All of this name
+    /// All jobs with this name
     #[arg(long)]
     job: Option<String>,
 }
 
-/// Operation on many jobs: its path, and the answer's name for the changed ones.
+/// An operation on many jobs: its path, and the field of the answer that counts the changed jobs.
 pub(super) struct Act {
     path: &'static str,
     done: &'static str,
@@ -61,7 +61,7 @@ fn one(client: &Client, job: &Uuid, act: &Act) -> Result<(), Problem> {
     say(format_args!("{} {job}", act.done))
 }
 
-/// Page after page. Ends: each leads to older jobs.
+/// Changes the jobs page by page. The loop ends, because each page leads to older jobs.
 fn all(client: &Client, args: &BulkArgs, act: &Act) -> Result<ExitCode, Problem> {
     let mut filter = String::new();
     let state = args.state.map(|state| state.as_str().to_owned());

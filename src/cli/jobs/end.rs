@@ -1,4 +1,4 @@
-//! `cweb jobs delete`, and what is done to each of several jobs
+//! `cweb jobs delete`, and running an operation on each of several jobs
 
 use super::super::client::Client;
 use super::super::exit::Exit;
@@ -6,7 +6,7 @@ use super::{Problem, answer};
 use std::process::ExitCode;
 use uuid::Uuid;
 
-/// Does `act` for each job; one that does not work keeps none of the others from it.
+/// Runs `act` for each job; a failure does not stop the others.
 pub(super) fn each(jobs: &[Uuid], act: impl Fn(&Uuid) -> Result<(), Problem>) -> Result<ExitCode, Problem> {
     let mut failed: Option<Exit> = None;
     for job in jobs {

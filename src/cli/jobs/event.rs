@@ -1,4 +1,4 @@
-//! How a job's events are shown: a line each, or a bar for what has been done.
+//! How a job's events are shown: a line each, or a progress bar.
 
 use super::super::client::{GREEN, RED, YELLOW, coloured_on};
 use super::answer::{compact, shown};
@@ -9,14 +9,14 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::io::{IsTerminal, Write};
 
-/// What of the events is shown, and where.
+/// The form in which events are shown, and their destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Show {
-    /// The server's JSON, a line an event.
+    /// The server's JSON, one line per event.
     Json,
     /// Lines on stdout.
     OnStdout,
-    /// Lines on stderr: stdout has something else to tell.
+    /// Lines on stderr, because stdout is used for other output.
     OnStderr,
 }
 
@@ -31,7 +31,7 @@ pub(super) struct JobEvent<'a> {
     data: &'a RawValue,
 }
 
-/// What the event `progress` carries: cweb_job_progress() of cweb_helpers.h.
+/// The data of the event `progress`: cweb_job_progress() of cweb_helpers.h.
 #[derive(Debug, PartialEq, Eq, Deserialize)]
 struct Progress {
     done: u64,
@@ -41,7 +41,7 @@ struct Progress {
 impl Progress {
     fn of(event: &JobEvent<'_>) -> Option<Self> {
         let data = event.data.get();
-        // serde would take an array for the fields in order.
+        // serde would also accept an array with the fields in order.
         if event.kind != "progress" || !data.starts_with('{') {
             return None;
         }
@@ -60,7 +60,7 @@ impl View {
         Self { show, bar: None }
     }
 
-    /// Shows `event`, which came as `json`.
+    /// Shows `event`, whose JSON text is `json`.
     pub(super) fn event(&mut self, event: &JobEvent<'_>, json: &str) -> Result<(), Problem> {
         if self.show == Show::Json {
             return say(json);
@@ -76,7 +76,7 @@ impl View {
         if matches!(&*event.kind, "done" | "failed" | "canceled")
             && let Some(bar) = self.bar.take()
         {
-            bar.abandon(); // It stays as it stands.
+            bar.abandon(); // The bar stays on the screen in its last state.
         }
         let show = self.show;
         match &self.bar {
@@ -85,7 +85,7 @@ impl View {
         }
     }
 
-    /// Tells the user something about the watching itself.
+    /// Prints a note about the watching itself.
     pub(super) fn note(&self, text: &str) {
         match &self.bar {
             Some(bar) => bar.suspend(|| eprintln!("{text}")),

@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use std::str::FromStr;
 use uuid::Uuid;
 
-/// Read at a time.
+/// The size, in bytes, of one read.
 const PIECE_BYTES: usize = 256 * 1024;
 
 #[derive(Args)]
@@ -23,7 +23,7 @@ pub(super) struct FilesArgs {
     /// The job
     #[arg(value_name = "UUID")]
     job: Uuid,
-    /// Put the files into this directory, and print where each is
+    /// Write the files into this directory, and print their paths
     #[arg(long, value_name = "DIR")]
     output_dir: Option<PathBuf>,
 }
@@ -43,12 +43,12 @@ impl FromStr for GivenFile {
             Some((name, path)) if !name.is_empty() && !path.is_empty() => {
                 Ok(Self { name: name.to_owned(), path: PathBuf::from(path) })
             }
-            _ => Err("write NAME=PATH, where NAME is what the job calls the file".to_owned()),
+            _ => Err("write NAME=PATH, where NAME is the job's name for the file".to_owned()),
         }
     }
 }
 
-/// Stores the file as a blob, unless the server has it, and returns the blob's name.
+/// Stores the file as a blob, unless the server has it already, and returns the blob's name.
 pub(super) fn store(client: &Client, given: &GivenFile) -> Result<String, Problem> {
     let path = given.path.display();
     let unreadable = |error: io::Error| Failure::new(Exit::Usage, format!("{path} can't be read: {error}"));
@@ -64,13 +64,13 @@ pub(super) fn store(client: &Client, given: &GivenFile) -> Result<String, Proble
     }
     let blob = format!("sha256:{}", HEXLOWER.encode(&hash.finalize()));
     let target = format!("/blobs/{blob}");
-    // HEAD counts as a use, so the blob stays until it is submitted.
+    // HEAD counts as a use, so the server keeps the blob until the job is submitted.
     if client.head(&target)?.status == 200 {
         return Ok(blob);
     }
     file.rewind().map_err(unreadable)?;
     let answer = client.put_file(&target, file, bytes)?;
-    answer::accepted(client, answer, "a blob is stored with: curl -T FILE URL/blobs")?;
+    answer::accepted(client, answer, "curl -T FILE URL/blobs stores a blob")?;
     Ok(blob)
 }
 
@@ -86,7 +86,7 @@ struct Made {
     bytes: u64,
 }
 
-/// Whether the file stays in the directory it is meant for, whatever a server says.
+/// Whether `name` stays within its directory. A hostile server may send any name.
 fn is_plain(name: &str) -> bool {
     !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\\']) && !name.chars().any(char::is_control)
 }
@@ -94,7 +94,7 @@ fn is_plain(name: &str) -> bool {
 pub(super) fn run(client: &Client, args: &FilesArgs) -> Result<ExitCode, Problem> {
     let files = list(client, &args.job)?;
     if files.state != "done" {
-        let why = format!("the job is {}: its files are there once it is done", shown(&files.state));
+        let why = format!("the job is {}: its files are available once the job is done", shown(&files.state));
         return Err(Failure::new(Exit::Failed, why).into());
     }
     match &args.output_dir {
@@ -119,7 +119,9 @@ pub(super) fn fetch(client: &Client, job: &Uuid, dir: &Path) -> Result<(), Probl
     fs::create_dir_all(dir).map_err(|error| unwritable(dir, error))?;
     for Made { name, .. } in &files.made {
         if !is_plain(name) {
-            return Err(format!("{} names a file \"{}\", which is no name of one", client.base(), shown(name)).into());
+            return Err(
+                format!("{} names a file \"{}\", which is not a valid file name", client.base(), shown(name)).into()
+            );
         }
         let path = dir.join(name);
         let part = dir.join(format!(".{name}.part"));

@@ -11,10 +11,10 @@ use std::process::ExitCode;
 
 #[derive(Args)]
 pub(super) struct KindsArgs {
-    /// Only this module's, which a key for some modules has to name [default: those of all modules]
+    /// Only kinds of this module; needed with a key for some modules only [default: all modules]
     #[arg(long)]
     module: Option<String>,
-    /// Print what the server sends, JSON
+    /// Print the server's answer, JSON
     #[arg(long)]
     json: bool,
 }
@@ -64,11 +64,11 @@ pub(super) fn change(client: &Client, args: &PauseArgs, act: &str) -> Result<Exi
     for kind in &args.kinds {
         let Some((module, job)) = kind.rsplit_once('/').filter(|(module, job)| !module.is_empty() && !job.is_empty())
         else {
-            let why = format!("\"{}\" names no kind of job: write MODULE/JOB", shown(kind));
+            let why = format!("\"{}\" is not a kind of job: write MODULE/JOB", shown(kind));
             return Err(Failure::new(Exit::Usage, why).into());
         };
         let answer = client.post_json(&format!("/jobs/kinds/{}/{}/{act}", escaped(module), escaped(job)), b"")?;
-        answer::accepted(client, answer, "modules and their jobs are listed by: cweb modules")?;
+        answer::accepted(client, answer, "cweb modules lists the modules and their jobs")?;
         say(format_args!("{}d {}", act, shown(kind)))?;
     }
     Ok(ExitCode::SUCCESS)

@@ -9,29 +9,29 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::process::ExitCode;
 
-/// Rows asked for at once: each comes with its result.
+/// The number of rows per request; each row contains the job's result.
 const PAGE: u32 = 100;
-/// Characters of an error that are shown.
+/// The number of characters of an error that are shown.
 const ERROR_CHARS_MAX: usize = 72;
 
 #[derive(Args)]
 pub(super) struct ListArgs {
-    /// Only those in this state
+    /// Only jobs in this state
     #[arg(long)]
     state: Option<JobState>,
-    /// Only this module's
+    /// Only jobs of this module
     #[arg(long)]
     module: Option<String>,
-    /// Only those of this name
+    /// Only jobs with this name
     #[arg(long)]
     job: Option<String>,
-    /// Only those that cweb jobs retry would run again now
+    /// Only jobs that cweb jobs retry would run again now
     #[arg(long)]
     retryable: bool,
-    /// At most so many
+    /// Limit on the jobs listed
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
-    /// Print the jobs as the server sends them, one JSON object {"jobs","next"}
+    /// Print the jobs as the server sends them, as one JSON object {"jobs","next"}
     #[arg(long)]
     json: bool,
 }
@@ -62,7 +62,7 @@ pub(super) fn run(client: &Client, args: &ListArgs) -> Result<ExitCode, Problem>
     Ok(ExitCode::SUCCESS)
 }
 
-/// Page after page, until there are enough or no more.
+/// Requests page after page, until there are enough jobs or no more.
 fn all(client: &Client, args: &ListArgs) -> Result<Page, Problem> {
     let mut filter = String::new();
     let state = args.state.map(|state| state.as_str().to_owned());
@@ -81,7 +81,8 @@ fn all(client: &Client, args: &ListArgs) -> Result<Page, Problem> {
         let answer = client.get(&format!("/jobs?limit={wanted}{filter}{before}"))?;
         let body = answer::accepted(client, answer, "is it a cweb server of this version?")?;
         let page: Page = answer::read(client, &body)?;
-        // A page without jobs can't lead on, whatever it says, but where the server leaves jobs out.
+        // A page without jobs is the last one, whatever its `next` says. With `retryable`, however, the server may leave
+        // out all jobs of a page.
         let is_last = page.jobs.is_empty() && !args.retryable;
         found.jobs.extend(page.jobs);
         found.next = page.next.filter(|_| !is_last);
@@ -94,11 +95,11 @@ fn all(client: &Client, args: &ListArgs) -> Result<Page, Problem> {
 fn table(jobs: &[Job], now_ms: i64) -> String {
     let head = ["UUID", "JOB", "STATE", "AGE", "ATTEMPT", "ERROR"].map(str::to_owned);
     let rows: Vec<[String; 6]> = std::iter::once(head).chain(jobs.iter().map(|job| row(job, now_ms))).collect();
-    // The head comes before the jobs.
+    // The first row is the head of the table.
     columns(&rows, |at| at.checked_sub(1).and_then(|at| jobs.get(at)).and_then(|job| job.state.colour()))
 }
 
-/// The rows as lines whose cells stand below each other; `colour` gives that of a row's third cell.
+/// Formats rows as aligned columns; `colour` returns the colour of a row's third cell.
 pub(super) fn columns<const N: usize>(rows: &[[String; N]], colour: impl Fn(usize) -> Option<u8>) -> String {
     let mut widths = [0; N];
     for row in rows {
@@ -109,7 +110,7 @@ pub(super) fn columns<const N: usize>(rows: &[[String; N]], colour: impl Fn(usiz
     let line = |(at, cells): (usize, &[String; N])| {
         let mut line = String::new();
         for (column, (cell, width)) in cells.iter().zip(widths).enumerate() {
-            // The colour's own characters take no room on the screen: padded before.
+            // Colour codes take no room on the screen, so the cell is padded before it is coloured.
             let padded = format!("{cell:width$}");
             let coloured = colour(at).filter(|_| column == 2).map(|colour| coloured(colour, &padded));
             line.push_str(&coloured.unwrap_or(padded));

@@ -1,4 +1,4 @@
-//! `cweb jobs`: one file a command; [`sse`] and [`time`] know neither terminals nor sockets.
+//! `cweb jobs`: one file per command. [`sse`] and [`time`] use neither terminals nor sockets.
 
 mod answer;
 mod bulk;
@@ -47,7 +47,7 @@ Examples:
   cweb jobs retry --module sum --state failed
   cweb jobs schedules set nightly '30 3 * * *' report --timezone Europe/Berlin
 
-The key comes from CWEB_ADMIN_KEY. docs/jobs.md tells more.
+The key comes from CWEB_ADMIN_KEY. docs/jobs.md has the details.
 
 ",
     exit_codes!()
@@ -59,12 +59,12 @@ enum JobsCommand {
     Submit(submit::SubmitArgs),
     /// Show one job
     Status(status::StatusArgs),
-    /// Show a job's events as they come, until it has ended
+    /// Show a job's events as they come, until the job has ended
     Watch(watch::WatchArgs),
-    /// Cancel jobs, waiting or running: those named, or all that a filter names
+    /// Cancel waiting or running jobs: the named ones, or all that match a filter
     Cancel(bulk::BulkArgs),
-    /// Run jobs again that have failed or are canceled: those named, or all that a filter names (failed ones, unless
-    /// --state says canceled)
+    /// Run failed or canceled jobs again: the named ones, or all that match a filter (failed jobs, unless --state says
+    /// canceled)
     Retry(bulk::BulkArgs),
     /// Delete jobs that have ended, with their events
     Delete {
@@ -76,21 +76,21 @@ enum JobsCommand {
     Files(files::FilesArgs),
     /// List jobs, newest first
     List(list::ListArgs),
-    /// Let no run of these kinds of jobs begin; those that run go on
+    /// Start no further runs of these kinds of jobs; present runs go on
     Pause(kinds::PauseArgs),
-    /// Let runs of paused kinds of jobs begin again
+    /// Start runs of paused kinds of jobs again
     Resume(kinds::PauseArgs),
-    /// Count the jobs that wait and run, by kind
+    /// Count waiting and running jobs, by kind
     Kinds(kinds::KindsArgs),
-    /// Jobs that run regularly: list them, or set and remove some
+    /// Jobs that run regularly: list, set and remove schedules
     Schedules(schedules::SchedulesArgs),
 }
 
-/// Why a command could not do its work.
+/// The reason why a command ends without success.
 enum Problem {
-    /// What went wrong.
+    /// An error for the user.
     Said(Failure),
-    /// Nobody reads the output any more: nothing is left to do, or to say.
+    /// The output has no reader any more: nothing is left to do or to print.
     OutputClosed,
 }
 
@@ -106,7 +106,7 @@ impl From<Failure> for Problem {
     }
 }
 
-/// Of an error in writing output; others are told with what they are about.
+/// For errors of writing output; other errors get a message that names their object.
 impl From<io::Error> for Problem {
     fn from(error: io::Error) -> Self {
         match error.kind() {
@@ -141,7 +141,7 @@ pub(super) fn run(args: &JobsArgs) -> ExitCode {
     })
 }
 
-/// The exit code that tells how a watched job ended.
+/// The exit code for the final state of a watched job.
 fn exit_code(state: JobState) -> ExitCode {
     match state {
         JobState::Failed => ExitCode::FAILURE,
@@ -150,12 +150,12 @@ fn exit_code(state: JobState) -> ExitCode {
     }
 }
 
-/// Writes a line of output. (`println!` would panic when nobody reads it.)
+/// Writes a line of output. (`println!` would panic without a reader.)
 fn say(line: impl Display) -> Result<(), Problem> {
     Ok(writeln!(io::stdout().lock(), "{line}")?)
 }
 
-/// The job `uuid`.
+/// Gets the job `uuid`.
 fn look_up(client: &Client, uuid: &Uuid) -> Result<Job, Problem> {
     let answer = client.get(&format!("/jobs/{uuid}"))?;
     Ok(answer::read(client, &answer::accepted(client, answer, answer::NO_SUCH_JOB)?)?)

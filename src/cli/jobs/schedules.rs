@@ -15,19 +15,19 @@ use std::process::ExitCode;
 pub(super) struct SchedulesArgs {
     #[command(subcommand)]
     command: Option<SchedulesCommand>,
-    /// Only this module's, which a key for some modules has to name [default: those of all modules]
+    /// Only schedules of this module; needed with a key for some modules only [default: all modules]
     #[arg(long)]
     module: Option<String>,
-    /// Print what the server sends, JSON
+    /// Print the server's answer, JSON
     #[arg(long)]
     json: bool,
 }
 
 #[derive(Subcommand)]
 enum SchedulesCommand {
-    /// Run a job regularly: make a schedule, or change the one of that name
+    /// Run a job regularly: make a schedule, or change the one with this name
     Set(SetArgs),
-    /// End schedules; their jobs stay
+    /// Remove schedules; their jobs stay
     Remove {
         /// The schedules
         #[arg(required = true, value_name = "NAME")]
@@ -39,7 +39,8 @@ enum SchedulesCommand {
 struct SetArgs {
     /// The schedule's name
     name: String,
-    /// When: minute hour day-of-month month day-of-week, with seconds before them if there are six; or @daily and the like
+    /// When to run: minute hour day-of-month month day-of-week, with seconds first if there are six fields; or @daily and
+    /// similar
     #[arg(value_name = "CRON")]
     cron: String,
     /// The job's name
@@ -53,7 +54,7 @@ struct SetArgs {
     /// An IANA name
     #[arg(long, value_name = "ZONE", default_value = "UTC")]
     timezone: String,
-    /// A run may begin while the one before goes on; without, such slots are skipped
+    /// Start a run even if the previous one still goes on; without this flag such runs are skipped
     #[arg(long)]
     overlap: bool,
 }
@@ -103,9 +104,9 @@ pub(super) fn run(client: &Client, args: &SchedulesArgs) -> Result<ExitCode, Pro
     Ok(ExitCode::SUCCESS)
 }
 
-const UNKNOWN: &str = "those that are there are listed by: cweb jobs schedules";
+const UNKNOWN: &str = "cweb jobs schedules lists the existing schedules";
 
-/// A declared one has a slash in its name, which stays.
+/// The name of a declared schedule contains a slash, which is not escaped.
 fn path(name: &str) -> String {
     let parts: Vec<String> = name.split('/').map(escaped).collect();
     format!("/jobs/schedules/{}", parts.join("/"))
@@ -137,7 +138,7 @@ fn put(client: &Client, args: &SetArgs, as_json: bool) -> Result<(), Problem> {
     };
     let body = serde_json::to_vec(&body).map_err(|error| error.to_string())?;
     let answer = client.put(&path(&args.name), &body)?;
-    let body = answer::accepted(client, answer, "modules and their jobs are listed by: cweb modules")?;
+    let body = answer::accepted(client, answer, "cweb modules lists the modules and their jobs")?;
     if as_json {
         return say(body);
     }

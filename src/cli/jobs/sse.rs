@@ -1,35 +1,35 @@
-//! Reading server-sent events (HTML standard, §9.2.6), without I/O: fed bytes, gives events.
+//! A parser for server-sent events (HTML standard, §9.2.6), without I/O: bytes in, events out.
 
 use std::mem;
 
 /// An event of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::cli) struct ServerSentEvent {
-    /// The id sent with it or last before it; empty if there was none.
+    /// The last id in the stream, up to this event; empty if there was none.
     pub(in crate::cli) id: String,
-    /// Its lines, joined by line feeds.
+    /// The event's data lines, joined by line feeds.
     pub(in crate::cli) data: String,
 }
 
-/// An event is larger than the reader takes.
+/// An event is larger than the reader's limit.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::cli) struct TooLarge {
-    /// The limit.
+    /// The limit, in bytes.
     pub(in crate::cli) bytes_max: usize,
 }
 
-/// Takes a stream apart. Bytes may come in pieces of any size. Comments and fields other than `id` and `data` mean
-/// nothing here; an event that the end of the stream cuts off is none.
+/// Parses a stream. Bytes may come in pieces of any size. Comments and fields other than `id` and `data` are ignored, and
+/// so is an event that the end of the stream cuts off.
 pub(in crate::cli) struct SseReader {
     bytes_max: usize,
-    /// A line that is not complete.
+    /// An incomplete line.
     line: Vec<u8>,
     id: String,
-    /// The data so far, each line with its line feed.
+    /// The event's data so far; each line ends with a line feed.
     data: Vec<u8>,
-    /// The last byte was a carriage return: a line feed that follows belongs to it.
+    /// Whether the last byte was a carriage return: a line feed after it belongs to the same line end.
     after_return: bool,
-    /// Whether a line was read: a byte order mark may stand before the first.
+    /// Whether a line has been read: a byte order mark may precede the first line.
     begun: bool,
 }
 
@@ -39,7 +39,7 @@ impl SseReader {
         Self { bytes_max, line: Vec::new(), id: String::new(), data: Vec::new(), after_return: false, begun: false }
     }
 
-    /// The events that `bytes` complete, in order.
+    /// Returns the events that `bytes` complete, in order.
     pub(in crate::cli) fn feed(&mut self, mut bytes: &[u8]) -> Result<Vec<ServerSentEvent>, TooLarge> {
         let mut events = Vec::new();
         while let Some(&first) = bytes.first() {
@@ -121,7 +121,7 @@ mod tests {
 
     #[test]
     fn the_rest_of_the_format() {
-        // The standard's own examples, and what they leave out.
+        // The standard's own examples, and cases beyond them.
         assert_eq!(read(b"data: YHOO\ndata: +2\ndata: 10\n\n"), [event("", "YHOO\n+2\n10")]);
         assert_eq!(
             read(b": test stream\n\ndata: first event\nid: 1\n\ndata:second event\nid\n\ndata:  third event\n\n"),

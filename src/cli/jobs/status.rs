@@ -13,7 +13,7 @@ pub(super) struct StatusArgs {
     /// The job
     #[arg(value_name = "UUID")]
     job: Uuid,
-    /// Print what the server sends, JSON
+    /// Print the server's answer, JSON
     #[arg(long)]
     json: bool,
 }
@@ -53,14 +53,14 @@ fn summary(job: &Job, now_ms: i64) -> String {
     lines.join("\n")
 }
 
-/// A time, and how far it is from now.
+/// A time, and its distance from now.
 fn moment(ms: i64, now_ms: i64) -> String {
     let away = now_ms.saturating_sub(ms);
     let words = if away < 0 { format!("in {}", short(away.saturating_neg())) } else { format!("{} ago", short(away)) };
     format!("{} ({words})", rfc3339(ms))
 }
 
-/// The lines of a text, each below the first.
+/// The lines of a text, each indented below the first.
 fn indented(text: &str) -> String {
     let lines: Vec<String> = text.lines().map(shown).collect();
     lines.join(&format!("\n{:10}", ""))

@@ -25,41 +25,41 @@ pub(super) struct SubmitArgs {
     /// The job's module; needed when several have a job of this name
     #[arg(long)]
     module: Option<String>,
-    /// Runs in all, when they fail [default: the job's own, or 1]
+    /// Limit on all runs of the job, if they fail [default: the job's own, or 1]
     #[arg(long, value_name = "N")]
     max_attempts: Option<u32>,
-    /// Wait before the second run, doubled with each further one: 500ms, 30s, 5m, or milliseconds [default: the job's own,
-    /// or 0]
+    /// The wait before the second run; it doubles before each further run: 500ms, 30s, 5m, or milliseconds [default: the
+    /// job's own, or 0]
     #[arg(long, value_name = "TIME")]
     backoff: Option<Span>,
-    /// Longest run; 0 for no limit [default: the job's own, or the server's --job-timeout]
+    /// Time limit of a run; 0 for no limit [default: the job's own, or the server's --job-timeout]
     #[arg(long, value_name = "TIME")]
     timeout: Option<Span>,
-    /// Not before: 2030-01-31T09:30:00Z, +30s (by this machine's clock), or milliseconds since 1970
+    /// Do not run before this time: 2030-01-31T09:30:00Z, +30s (by this machine's clock), or milliseconds since 1970
     #[arg(long, value_name = "WHEN")]
     run_at: Option<When>,
-    /// Higher runs first [default: the job's own, or 0]
+    /// Jobs with higher priority run first [default: the job's own, or 0]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     priority: Option<i32>,
-    /// At most one job of its name has this key: another submission names the one that is there
+    /// Only one job of this name has this key: another submission returns the existing job
     #[arg(long, value_name = "KEY")]
     unique_key: Option<String>,
-    /// Jobs of one name and key run one at a time, or as many at once as --concurrency-limit says
+    /// Jobs with the same name and key run one at a time, or as many at once as --concurrency-limit says
     #[arg(long, value_name = "KEY")]
     concurrency_key: Option<String>,
-    /// Jobs of the key that run at once [default: 1]
+    /// Limit on the jobs of the key that run at once [default: 1]
     #[arg(long, value_name = "N", requires = "concurrency_key")]
     concurrency_limit: Option<u32>,
-    /// Not before this job is done; may be repeated
+    /// Do not run before this job is done; may be repeated
     #[arg(long, value_name = "UUID")]
     depends_on: Vec<Uuid>,
-    /// A file that the job is given: the name by which the job opens it, and its path here; may be repeated
+    /// A file for the job: the name by which the job opens it, and its path here; may be repeated
     #[arg(long, value_name = "NAME=PATH")]
     file: Vec<GivenFile>,
-    /// Wait for the end, as with --watch, and put the files that the job has made into this directory
+    /// Wait for the end, as with --watch, and write the files that the job has made into this directory
     #[arg(long, value_name = "DIR")]
     output_dir: Option<PathBuf>,
-    /// Go on as `cweb jobs watch` does, with the events on stderr
+    /// Watch the job, as `cweb jobs watch` does, with the events on stderr
     #[arg(long)]
     watch: bool,
 }
@@ -125,11 +125,11 @@ pub(super) fn run(client: &Client, args: &SubmitArgs) -> Result<ExitCode, Proble
     };
     let body = serde_json::to_vec(&submission).map_err(|error| error.to_string())?;
     let answer = client.post_json("/jobs", &body)?;
-    let body = answer::accepted(client, answer, "modules and their jobs are listed by: cweb modules")?;
+    let body = answer::accepted(client, answer, "cweb modules lists the modules and their jobs")?;
     let Accepted { job_uuid, state, module_hash } = answer::read(client, &body)?;
     let job_uuid: Uuid = job_uuid
         .parse()
-        .map_err(|_| format!("{} names the job \"{}\", which is no UUID", client.base(), shown(&job_uuid)))?;
+        .map_err(|_| format!("{} names the job \"{}\", which is not a UUID", client.base(), shown(&job_uuid)))?;
     super::say(job_uuid)?;
     eprintln!("{}, to run on version {}", state.as_str(), short_hash(&module_hash));
     if !args.watch && args.output_dir.is_none() {
@@ -142,7 +142,8 @@ pub(super) fn run(client: &Client, args: &SubmitArgs) -> Result<ExitCode, Proble
     Ok(code)
 }
 
-/// The payload that `text` gives or names, checked here so that the words are about what the user has written.
+/// Reads and checks the payload that `text` contains or names. The check is made here, so that the error names the user's
+/// own file.
 pub(super) fn payload(text: &str) -> Result<Box<RawValue>, String> {
     let (name, content) = if text == "-" {
         let mut content = Vec::new();

@@ -1,4 +1,4 @@
-//! Times and spans as people write and read them.
+//! Parsing and formatting of times and spans.
 
 use std::str::FromStr;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -39,7 +39,7 @@ pub(in crate::cli) enum When {
 }
 
 impl When {
-    /// In milliseconds since 1970.
+    /// The time in milliseconds since 1970.
     pub(in crate::cli) fn ms(self, now_ms: i64) -> i64 {
         match self {
             Self::At { ms } => ms,
@@ -71,7 +71,7 @@ pub(in crate::cli) fn now_ms() -> i64 {
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// `ms` since 1970 as `2030-01-31T09:30:00.000Z`.
+/// `ms`, in milliseconds since 1970, as `2030-01-31T09:30:00.000Z`.
 pub(in crate::cli) fn rfc3339(ms: i64) -> String {
     let (days, of_day) = (ms.div_euclid(DAY_MS), ms.rem_euclid(DAY_MS));
     let (year, month, day) = civil(days);
@@ -90,8 +90,8 @@ pub(super) fn short(ms: i64) -> String {
     }
 }
 
-/// Year, month and day of day number `days` after 1970-01-01, counted in years that begin in March, so that the leap day
-/// is a year's last.
+/// The year, month and day of day number `days` after 1970-01-01. The computation uses years that begin in March, so that
+/// the leap day is the last day of a year.
 fn civil(days: i64) -> (i64, i64, i64) {
     let shifted = days + 719_468; // days from 0000-03-01 to 1970-01-01
     let (era, day_of_era) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
@@ -103,7 +103,7 @@ fn civil(days: i64) -> (i64, i64, i64) {
     (era * 400 + year_of_era + i64::from(month <= 2), month, day)
 }
 
-/// The inverse of [`civil`]; `None` for a day that no calendar has.
+/// The inverse of [`civil`]; `None` for a date that does not exist.
 fn day_number(year: i64, month: i64, day: i64) -> Option<i64> {
     let (march_year, march_month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
     let (era, year_of_era) = (march_year.div_euclid(400), march_year.rem_euclid(400));

@@ -1,7 +1,8 @@
 //! `cweb jobs watch`
 //!
-//! The stream ends with the job, but also when the server stops, a proxy loses patience or the network breaks. Nothing in
-//! an event says that it is the last (a job may call one of its own "done"), so an end is checked against the job's state.
+//! The stream ends with the job, but also when the server stops, a proxy times out, or the network fails. No event says
+//! that it is the last one (a job may name an event "done"), so the command checks the job's state after the end of a
+//! stream.
 
 use super::super::client::{Client, Opened};
 use super::super::exit::Failure;
@@ -17,14 +18,14 @@ use uuid::Uuid;
 
 pub(super) use super::event::Show;
 
-/// Largest event: what a server can be set to send, escaped.
+/// Limit, in bytes, on one event: the largest event that a server's settings permit, escaped.
 const EVENT_BYTES_MAX: usize = 2 * 1024 * 1024 * 1024 - 1;
-/// Tries in a row to get a lost stream back, 23 s in all.
+/// Limit on consecutive tries to reconnect, which take 23 s in all.
 const TRIES_MAX: u32 = 8;
-/// The wait before the first of them; doubles up to the longest.
+/// The wait before the first try; it doubles up to the longest wait.
 const WAIT_FIRST: Duration = Duration::from_millis(250);
 const WAIT_LONGEST: Duration = Duration::from_secs(5);
-/// A stream that lasted so long was not lost for the reason of the one before.
+/// After a stream that lasted this long, the count of tries starts again.
 const LASTING: Duration = Duration::from_secs(10);
 
 #[derive(Args)]
@@ -32,10 +33,10 @@ pub(super) struct WatchArgs {
     /// The job
     #[arg(value_name = "UUID")]
     job: Uuid,
-    /// Only events after this one
+    /// Only events after this id
     #[arg(long, value_name = "EVENT_ID", default_value_t = 0, value_parser = clap::value_parser!(i64).range(0..))]
     since: i64,
-    /// Print the events as the server sends them, a line of JSON each
+    /// Print the events as the server sends them, one line of JSON each
     #[arg(long)]
     json: bool,
 }
@@ -44,7 +45,7 @@ pub(super) fn run(client: &Client, args: &WatchArgs) -> Result<ExitCode, Problem
     follow(client, &args.job, args.since, if args.json { Show::Json } else { Show::OnStdout })
 }
 
-/// Shows the events of `job` after `since` until it has ended.
+/// Shows the events of `job` after `since` until the job has ended.
 pub(super) fn follow(client: &Client, job: &Uuid, since: i64, show: Show) -> Result<ExitCode, Problem> {
     let view = View::new(show);
     let watch = Watch { client, job, view, last_id: since, last_kind: String::new(), tries: 0 };
@@ -55,18 +56,18 @@ struct Watch<'a> {
     client: &'a Client,
     job: &'a Uuid,
     view: View,
-    /// The last event seen.
+    /// The id of the last event shown.
     last_id: i64,
     last_kind: String,
-    /// Tries since the stream was lost.
+    /// The number of tries since the stream was lost.
     tries: u32,
 }
 
-/// How a stream went.
+/// The course of a stream.
 struct Stream {
-    /// Why it broke; `None` when the server ended it.
+    /// The reason of a failure; `None` if the server ended the stream.
     broken: Option<String>,
-    /// It brought events, or lasted.
+    /// Whether the stream brought events, or lasted long.
     worked: bool,
 }
 
@@ -83,14 +84,14 @@ impl Watch<'_> {
                         self.tries = 0;
                     }
                     match (stream.broken, ended) {
-                        // It had ended before this stream began: the server has sent all.
+                        // The job had ended before this stream began, so the server has sent all events.
                         (None, Some(state)) => return Ok(state),
                         (None, None) => match super::look_up(self.client, self.job) {
                             Ok(job) if job.state.is_final() => {
                                 if job.state.as_str() == self.last_kind {
                                     return Ok(job.state);
                                 }
-                                // It ended while the stream did: the rest is fetched.
+                                // The job ended during the stream: another stream fetches the remaining events.
                                 ended = Some(job.state);
                                 continue;
                             }
@@ -108,11 +109,11 @@ impl Watch<'_> {
         }
     }
 
-    /// Opens the stream. The outer error is one that trying again can't mend.
+    /// Opens the stream. The outer error is final; the inner one may pass when tried again.
     fn open(&self) -> Result<Result<Box<dyn Read>, Failure>, Problem> {
         match self.client.events(&format!("/jobs/{}/events", self.job), self.last_id) {
             Ok(Opened::Stream(reader)) => Ok(Ok(Box::new(reader))),
-            // All of it has been seen.
+            // All events have been shown.
             Ok(Opened::Finished) => Ok(Ok(Box::new(std::io::empty()))),
             Ok(Opened::Refused(refusal)) => {
                 let may_pass = refusal.status >= 500;
@@ -128,7 +129,7 @@ impl Watch<'_> {
         }
     }
 
-    /// Shows what the stream brings, until it ends one way or the other.
+    /// Shows the events of the stream until the stream ends or fails.
     fn read(&mut self, mut reader: impl Read) -> Result<Stream, Problem> {
         let (begun, first_id) = (Instant::now(), self.last_id);
         let mut sse = SseReader::new(EVENT_BYTES_MAX);
@@ -146,7 +147,7 @@ impl Watch<'_> {
 
     fn shows(&mut self, sse: &mut SseReader, bytes: &[u8]) -> Result<(), Problem> {
         let events = sse.feed(bytes).map_err(|error| {
-            format!("an event of job {} is larger than {} bytes: can't be shown", self.job, error.bytes_max)
+            format!("an event of job {} is larger than {} bytesand can't be shown", self.job, error.bytes_max)
         })?;
         for sent in events {
             let event: JobEvent<'_> = serde_json::from_str(&sent.data).map_err(|error| {
@@ -157,7 +158,7 @@ impl Watch<'_> {
             })?;
             let id = sent.id.parse().unwrap_or(event.event_id);
             if id <= self.last_id {
-                continue; // Shown already.
+                continue; // The event was shown before.
             }
             self.view.event(&event, &sent.data)?;
             self.last_id = id;
@@ -166,7 +167,7 @@ impl Watch<'_> {
         Ok(())
     }
 
-    /// Waits before the next try, if there is one.
+    /// Waits before the next try, or fails after the last one.
     fn wait(&mut self, why: &str) -> Result<(), Problem> {
         let (server, job, last_id) = (self.client.flags(), self.job, self.last_id);
         if self.tries >= TRIES_MAX {

@@ -1,26 +1,26 @@
-//! Compressing answers that are written in pieces, each of which a client can read as soon as it has it.
+//! Compression of streamed answers: a client can decode each piece as soon as it arrives.
 
 use super::{BROTLI_QUALITY, Field, GZIP_LEVEL, SETTINGS, ZSTD_LEVEL, add_vary, is, is_eligible, weaken_tags};
 use crate::proto::http1::{Coding, Method, RequestView, choose_coding};
 use std::fmt;
 use std::io::{self, Write};
 
-/// Logarithms of how far back an encoder looks: they bound its memory, about 1 MiB an answer.
+/// The encoders' windows, as logarithms. They bound an encoder's memory to about 1 MiB.
 const ZSTD_WINDOW_LOG: u32 = 17;
 const BROTLI_WINDOW_LOG: u32 = 17;
 
-/// Bytes that brotli gathers before it writes.
+/// The output buffer of brotli, in bytes.
 const BROTLI_BUFFER_BYTES: usize = 4096;
 
-/// How an answer in pieces to `view` is sent, if it may be compressed: its header fields, and what compresses it if the
-/// client takes that.
+/// The header fields of a streamed answer to `view`, and its compressor if the client accepts one; `None` if the answer
+/// must not be compressed.
 pub(in crate::domain) fn streamed<'a>(
     view: &RequestView<'_>,
     status: u16,
     headers: &[(&'a [u8], &'a [u8])],
 ) -> Option<(Vec<Field<'a>>, Option<Box<StreamCoder>>)> {
     let codings = SETTINGS.get().map(|settings| &settings.codings).filter(|codings| !codings.is_empty())?;
-    // With a length the handler has promised these very bytes.
+    // With a length, the handler has promised these exact bytes.
     let has_length = headers.iter().any(|(name, _)| is(name, "content-length"));
     if has_length || matches!(status, 0..=199 | 204..=206 | 304) || !is_eligible(headers.iter().copied()) {
         return None;
@@ -33,7 +33,7 @@ pub(in crate::domain) fn streamed<'a>(
         .ok()?;
     weaken_tags(&mut fields);
     fields.push((b"Content-Encoding".into(), coding.name().as_bytes().into()));
-    // The answer to HEAD has the fields only.
+    // The answer to HEAD has only the fields.
     Some((fields, (view.method() != Method::Head).then(|| Box::new(coder))))
 }
 
@@ -43,7 +43,7 @@ enum Encoder {
     Brotli(Box<brotli::CompressorWriter<Vec<u8>>>),
 }
 
-/// Compresses one answer.
+/// The compressor of one answer.
 pub(in crate::domain) struct StreamCoder(Encoder);
 
 impl fmt::Debug for StreamCoder {
@@ -72,7 +72,8 @@ impl StreamCoder {
         }))
     }
 
-    /// Compresses `bytes`; with `flush` the client can read all of them from what it has then. Gives what there is to send.
+    /// Compresses `bytes` and returns the output. With `flush`, the client can decode all of `bytes` from the output so
+    /// far.
     ///
     /// # Errors
     /// `EIO`: the encoder has failed, and the answer can't go on.
@@ -91,7 +92,7 @@ impl StreamCoder {
         }))
     }
 
-    /// The end of the answer.
+    /// Ends the answer and returns the last output.
     ///
     /// # Errors
     /// As [`StreamCoder::encode`].
@@ -104,7 +105,7 @@ impl StreamCoder {
     }
 }
 
-#[allow(clippy::needless_pass_by_value)] // As map_err gives it.
+#[allow(clippy::needless_pass_by_value)] // `map_err` passes the error by value.
 fn failed(error: io::Error) -> i32 {
     tracing::warn!("an answer in pieces can't be compressed: {error}");
     libc::EIO
@@ -123,7 +124,7 @@ mod tests {
             let (mut sent, mut all) = (Vec::new(), Vec::new());
             for piece in [b"one".as_slice(), b"", b"two two two two", &noise, b"three"] {
                 let coded = coder.encode(piece, true).unwrap();
-                // The bound that a detached answer reckons with.
+                // The bound that a detached answer relies on.
                 assert!(coded.len() <= piece.len() + piece.len() / 16 + 1024, "{coding:?} {}", coded.len());
                 sent.extend(coded);
                 all.extend_from_slice(piece);

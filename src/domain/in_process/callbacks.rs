@@ -49,7 +49,7 @@ impl Executor {
         }
     }
 
-    /// Expands a message; `None`: the message can't be expanded, so the socket is closed with the code of the fault.
+    /// Expands a message; `None`: it can't be expanded, so the socket is closed with the code of the fault.
     fn inflated(&mut self, socket: &Socket, kind: Kind, payload: &[u8]) -> Option<Vec<u8>> {
         if socket.has_failed() {
             return None;
@@ -70,7 +70,7 @@ impl Executor {
         let is_known = bytes.is_some();
         let bytes = bytes.unwrap_or_default();
         let view = RequestView { head: &head, bytes, body: &[], shared: None, peer: handshake.peer };
-        // SAFETY: both outlive the call, and the frame is boxed, and finished or abandoned below.
+        // SAFETY: both outlive the call; the frame is boxed, and finished or abandoned below.
         let is_known = is_known && unsafe { self.frame.prepare(&view, path) }.is_some();
         let (context, ws) = (&module.context, socket.as_ptr());
         let call = SocketCall::Open(on_open, is_known.then_some(&mut *self.frame));
@@ -83,7 +83,7 @@ impl Executor {
         }
     }
 
-    /// Gives back what `on_open` had of its request.
+    /// Releases the memory of the request that `on_open` got.
     fn end_opening(&mut self, module: &InProcessModule, mut has_failed: bool) {
         let frame = &mut *self.frame;
         if frame.has_deferred()
@@ -107,7 +107,7 @@ impl Executor {
 }
 
 impl InProcessModule {
-    /// Takes note of how a callback ended.
+    /// Records the end of a callback.
     fn called_back(&self, callback: &str, outcome: &SocketOutcome) {
         self.warn_of(outcome.strange);
         if let Err(trap) = outcome.result {

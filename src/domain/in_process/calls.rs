@@ -1,4 +1,4 @@
-//! Calls of shards, on the executors of this process.
+//! Calls from shards, run on the executors of this process.
 
 use super::{BUSY, Executor, InProcessModule};
 use crate::abi::manifest::RouteDecl;
@@ -14,7 +14,7 @@ use crate::domain::stream::running::Key;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// What a handler that sends its answer itself counts as having run, at least.
+/// The least duration recorded for a handler that sends its answer itself.
 const STREAMED_AT_LEAST: Duration = Duration::from_secs(1);
 
 fn pipes_of(stream: &StreamStart) -> Pipes {
@@ -26,7 +26,7 @@ fn pipes_of(stream: &StreamStart) -> Pipes {
     }
 }
 
-/// Whose turns a call takes, if it is one of those that run one at a time.
+/// The turns of a call, if calls of its route run one at a time.
 fn turns_of(call: &Call) -> Option<Arc<Turns>> {
     let Task::Request { route, .. } = &call.work else { return None };
     call.hold.instance().as_any().downcast_ref::<InProcessModule>()?.turns(*route).map(Arc::clone)
@@ -80,7 +80,7 @@ impl Executor {
                     stream: stream.as_deref().map(pipes_of),
                 };
                 let (used, _) = self.request_with(&*hold, route, &view, &meta, cors, Some(&mut facts), &mut bytes);
-                // One that sends its answer itself waits for its client: it is none for a companion.
+                // A handler that sends its answer itself waits for its client, so it must not run on a companion.
                 let elapsed =
                     if used == Used::Whole { start.elapsed() } else { start.elapsed().max(STREAMED_AT_LEAST) };
                 hold.ran(route, elapsed, bytes.len());
@@ -93,7 +93,8 @@ impl Executor {
                     drop(hold);
                     return reply.push(ModuleMessage::Declined(Box::new(Declined { by, conn, seq, request, meta })));
                 }
-                // Let go of the generation before the client can see the answer: who swaps after it finds it free.
+                // The generation is released before the client can see the answer, so that a swap after the answer finds it
+                // free.
                 drop(hold);
                 reply.push(ModuleMessage::Answer { conn, seq, bytes, lent: self.take_attached() });
             }

@@ -1,4 +1,4 @@
-//! Calls of routes with `CWEB_KILLABLE`, as an executor sees them: they run elsewhere, and it waits for their answer.
+//! Calls of routes with `CWEB_KILLABLE`, from an executor's view: they run in another process, and the executor waits.
 
 use super::{Executor, InProcess, InProcessModule};
 use crate::abi::frame::{Field, HandlerAnswer};
@@ -8,7 +8,7 @@ use crate::domain::NoAnswer;
 use crate::domain::stream::call::{CallState, Facts};
 use crate::proto::http1::RequestView;
 
-/// What the handler has answered.
+/// The handler's answer.
 #[derive(Debug)]
 pub(in crate::domain) struct WorkerAnswer {
     pub(in crate::domain) status: u16,
@@ -16,58 +16,59 @@ pub(in crate::domain) struct WorkerAnswer {
     pub(in crate::domain) body: Vec<u8>,
 }
 
-/// The processes that run such calls of one load of a module.
+/// The processes that run the `CWEB_KILLABLE` calls of one loaded module.
 pub(in crate::domain) trait Workers: Send + Sync {
-    /// Runs the handler of route number `route`, and waits until it has answered, its deadline has passed or its client is gone.
+    /// Runs the handler of route number `route`, and waits until it has answered, its deadline has passed or its client has
+    /// gone.
     ///
     /// # Errors
-    /// What is answered instead.
+    /// The answer in place of the handler's.
     fn call(&self, route: usize, view: &RequestView<'_>, state: &CallState) -> Result<WorkerAnswer, NoAnswer>;
 
-    /// Calls that begin from here on find the module's memory as it is now.
+    /// Later calls see the module's memory as it is now.
     fn renew(&self);
 
-    /// The same, if calls can begin already.
+    /// Like `renew`, if calls can already begin.
     fn refresh(&self);
 
-    /// None begins any more, unless `renew` follows.
+    /// No call begins any more, unless `renew` follows.
     fn end(&self);
 }
 
 impl InProcessModule {
-    /// Has calls of routes with `CWEB_KILLABLE` run by `workers`. Only the first call counts.
+    /// Sets the `workers` for calls of routes with `CWEB_KILLABLE`. Calls after the first have no effect.
     pub(in crate::domain) fn set_workers(&self, workers: Box<dyn Workers>) {
         let _ = self.workers.set(workers);
     }
 
-    /// What was set.
+    /// The workers that were set.
     pub(in crate::domain) fn workers(&self) -> Option<&dyn Workers> {
         self.workers.get().map(|workers| &**workers)
     }
 
-    /// What runs the calls of route number `route`, if this process does not.
+    /// The workers for calls of route number `route`, if this process does not run them.
     pub(in crate::domain) fn workers_of(&self, route: usize) -> Option<&dyn Workers> {
         let workers = self.workers()?;
         self.route(route).filter(|route| route.is_killable() && !worker::is_on()).map(|_| workers)
     }
 
-    /// Its name.
+    /// The module's name.
     pub(in crate::domain) fn name(&self) -> &str {
         &self.open.manifest.name
     }
 
-    /// What the server calls it.
+    /// The server's number for the module.
     pub(in crate::domain) fn number(&self) -> u64 {
         self.number
     }
 
-    /// Whether there are routes with `CWEB_KILLABLE`.
+    /// Whether the module has routes with `CWEB_KILLABLE`.
     pub(in crate::domain) fn has_killable(&self) -> bool {
         self.open.manifest.routes.iter().any(RouteDecl::is_killable)
     }
 
-    /// This process, which another has forked, runs single calls of the module from here on: gives their executor. Takes each lock
-    /// once that a call may need, and waits for ever if another thread had one when the process was made.
+    /// Turns this process, which another has forked, into a worker for single calls of the module, and returns its
+    /// executor. Takes each lock once that a call may need, and waits for ever if another thread held one at the fork.
     pub(in crate::domain) fn become_worker(&self) -> Executor {
         self.context.enter_worker();
         let executor = InProcess::executor();
@@ -77,7 +78,7 @@ impl InProcessModule {
 }
 
 impl Executor {
-    /// Runs a call elsewhere: see [`Executor::handler`].
+    /// Runs a call in a worker: see [`Executor::handler`].
     pub(super) fn call_elsewhere(
         &mut self,
         workers: &dyn Workers,

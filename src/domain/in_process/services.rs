@@ -1,4 +1,4 @@
-//! What the modules of a process share: each other's symbols, the scheduler, events.
+//! Services that the modules of a process share: each other's symbols, the scheduler, events.
 
 use super::{Caught, InProcess, InProcessModule, fault_of, report};
 use crate::abi::context::ModuleContext;
@@ -32,7 +32,7 @@ impl SymbolTable {
 }
 
 impl InProcess {
-    /// Names the modules whose symbols others can resolve from now on.
+    /// Sets the modules whose symbols other modules can resolve from now on.
     pub fn published<'a>(&self, instances: impl Iterator<Item = &'a Arc<dyn Instance>>) {
         let named = instances.filter_map(|instance| {
             let any: Arc<dyn Any + Send + Sync> = Arc::clone(instance) as _;
@@ -43,7 +43,7 @@ impl InProcess {
     }
 }
 
-/// Runs work that module `name` gave the scheduler.
+/// Runs work that the module `name` gave to the scheduler.
 pub(super) fn run_work(number: u64, name: &str, work: &mut dyn FnMut() -> Result<(), guard::Trap>) {
     if let Err(trap) = running::during(number, || output::attributed(name, work)) {
         report(&Caught { number, trap, place: "scheduled work" });

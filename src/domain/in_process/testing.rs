@@ -1,4 +1,4 @@
-//! Tests of a module, run where its code runs.
+//! Tests of a module, run in the process of the module.
 
 use super::{Caught, InProcessModule, fault_of, observe_faults};
 use crate::abi::guard::{ThreadGuard, Trap};
@@ -6,34 +6,35 @@ use crate::abi::module_calls;
 use crate::abi::testing::TestCase;
 use crate::domain::Fault;
 
-/// A signal that was caught in code of the module.
+/// A signal caught in code of the module.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TestFault {
-    /// How, for people.
+    /// The description of the fault, for people.
     pub what: String,
-    /// In which of its functions.
+    /// The function in which it happened.
     pub place: String,
-    /// Where the instruction is, from the beginning of the process's mapping of the module on.
+    /// The offset of the instruction within the process's mapping of the module.
     pub offset: Option<u64>,
 }
 
 impl InProcessModule {
-    /// The tests that it declares.
+    /// The tests that the module declares.
     #[must_use]
     pub fn tests(&self) -> Vec<TestCase> {
         self.open.tests()
     }
 
-    /// Has its tests reach their host.
+    /// Connects the module's tests to their host.
     pub fn bind_tests(&self) {
         self.open.bind_tests();
     }
 
-    /// Has `told` learn of every signal that is caught in its code from now on. Only the first call of a process counts.
+    /// Calls `told` for every signal that is caught in the module's code from now on. Calls after the first in a process
+    /// have no effect.
     pub fn tell_faults(&self, told: impl Fn(TestFault) + Send + Sync + 'static) {
         let base = self.base();
         observe_faults(Box::new(move |caught: &Caught<'_>| {
-            // A call of exit(3) ends a call as it was meant to end.
+            // A call of exit(3) is an intended end of the call.
             let Trap::Signal { instruction, .. } = caught.trap else { return };
             let offset = instruction.checked_sub(base).filter(|_| base != 0).map(|offset| offset as u64);
             told(TestFault { what: fault_of(caught.trap).what, place: caught.place.to_owned(), offset });
@@ -43,7 +44,7 @@ impl InProcessModule {
     /// Runs a test on the calling thread.
     ///
     /// # Errors
-    /// It did not return.
+    /// The test faulted.
     pub fn run_test(&self, test: &TestCase) -> Result<(), Fault> {
         let _guard = ThreadGuard::new();
         let hook = self.open.test_hook(test.run);
@@ -52,7 +53,7 @@ impl InProcessModule {
         outcome.map_err(|trap| self.fault(trap, "the test"))
     }
 
-    /// Whether work that was given to the scheduler waits or runs.
+    /// Whether the scheduler has waiting or running work.
     #[must_use]
     pub fn has_work(&self) -> bool {
         self.context.has_work()

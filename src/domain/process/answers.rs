@@ -1,5 +1,5 @@
-//! Large bodies of answers and large frames, on the domain's side: each gets a place beside the rings, or waits for one in
-//! its turn, or is refused with the limit's name.
+//! Large bodies of answers and large frames, on the domain's side. Each gets a place beside the rings, or waits in a queue
+//! for a place, or is refused with the name of the limit.
 
 use super::arena::{ExtentRange, LENT_BYTES_MIN, Lender};
 use super::extents::NoRoom;
@@ -7,27 +7,27 @@ use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Longest wait for a place. Its thread runs nothing else meanwhile.
+/// Limit on the wait for a place. The waiting thread runs nothing else.
 const WAIT_MAX: Duration = Duration::from_secs(5);
-/// Bodies that wait at most, and so threads.
+/// Limit on the waiting bodies, and so on the waiting threads.
 const WAITING_MAX: usize = 32;
 
-/// What became of a body.
+/// The result of lending a body.
 #[derive(Debug)]
 pub(super) enum Lent {
-    /// It lies there.
+    /// The body is written to this place.
     At(ExtentRange),
-    /// It goes in the record.
+    /// The body goes into the record.
     Here,
-    /// It can't be sent: the status of an answer that says so, and why.
+    /// The body can't be sent: the status of the answer in its place, and the reason.
     Refused(u16, String),
 }
 
-/// See the module's documentation. Shared by all threads of the domain.
+/// The lender of a domain's process, shared by all its threads.
 #[derive(Debug)]
 pub(super) struct Answers {
     state: Mutex<AnswersState>,
-    /// Something has been given back, or the first that waits has changed.
+    /// Notified when a place was returned, or the head of the queue has changed.
     changed: Condvar,
     wait_max: Duration,
 }
@@ -35,7 +35,7 @@ pub(super) struct Answers {
 #[derive(Debug)]
 struct AnswersState {
     lender: Lender,
-    /// Those that wait, by a number of their own, in their order.
+    /// The numbers of the waiting bodies, in order.
     waiting: VecDeque<u64>,
     next: u64,
 }
@@ -50,8 +50,8 @@ impl Answers {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts a copy of `body` into a place. Where there is none now, a body that `fits` into a record goes there; another
-    /// waits, after a call of `waits`.
+    /// Writes a copy of `body` to a place. If there is none now, a body that `fits` into a record goes there; any other
+    /// body waits, after a call of `waits`.
     pub(super) fn lend(&self, body: &[u8], fits: bool, waits: impl FnOnce()) -> Lent {
         if body.len() < LENT_BYTES_MIN && fits {
             return Lent::Here;
@@ -61,7 +61,7 @@ impl Answers {
             Err(lent) => return lent,
         };
         let memory = self.lock().lender.memory().clone();
-        // Every offset of ours is an address.
+        // Every offset of this lender is an address.
         match memory.write(usize::try_from(place.offset).unwrap_or(usize::MAX), body) {
             Ok(()) => Lent::At(place),
             Err(error) => {
@@ -93,7 +93,7 @@ impl Answers {
         self.wait(bytes)
     }
 
-    /// Waits for a place in its turn.
+    /// Waits in the queue for a place.
     fn wait(&self, bytes: usize) -> Result<ExtentRange, Lent> {
         let deadline = Instant::now() + self.wait_max;
         let mut state = self.lock();
@@ -114,12 +114,13 @@ impl Answers {
         };
         state.waiting.retain(|other| *other != own);
         drop(state);
-        // The next one is the first now.
+        // Another waiting thread is now at the head of the queue.
         self.changed.notify_all();
         taken
     }
 
-    /// The server has sent what began at `offset`. Returns whether there are pages for [`Answers::reclaim`].
+    /// Handles the server's message that it has sent the body at `offset`. Returns whether there are pages for
+    /// [`Answers::reclaim`].
     pub(super) fn give_back(&self, offset: u64) -> bool {
         let mut state = self.lock();
         state.lender.give_back(offset);
@@ -129,7 +130,7 @@ impl Answers {
         unused
     }
 
-    /// Gives pages that are not used any more back to the kernel. May take some milliseconds.
+    /// Returns unused pages to the kernel. May take some milliseconds.
     pub(super) fn reclaim(&self) {
         loop {
             let mut state = self.lock();
@@ -144,7 +145,7 @@ impl Answers {
 }
 
 fn too_large(bytes: usize, most: usize) -> Lent {
-    Lent::Refused(500, format!("it has {bytes} bytes and may have {most} (--module-answers-bytes-max)"))
+    Lent::Refused(500, format!("it has {bytes} bytes; the limit is {most} (--module-answers-bytes-max)"))
 }
 
 fn busy(bytes: usize, most: usize) -> Lent {
@@ -199,7 +200,7 @@ mod tests {
 
     #[test]
     fn those_that_wait_get_their_places_in_their_order() {
-        // Longer than any test runs: who is not woken fails it.
+        // Longer than any test runs, so that a missing wake fails the test.
         let answers = Arc::new(answers(Duration::from_secs(600)));
         let Lent::At(all) = answers.lend(&vec![1; 8 * MIB], false, || {}) else { panic!() };
         let (sender, receiver) = channel();

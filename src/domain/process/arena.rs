@@ -1,12 +1,11 @@
-//! Large bodies, handed over by reference: the memory beside the rings.
+//! Large bodies that are passed by reference: the memory beside the rings.
 //!
-//! Each side gives out extents of its own part of the memory and writes a body there; the record that crosses the ring
-//! only names the place. The other side reads it where it lies, and says when it is done with it. What is allocated is
-//! known to the giver alone, in private memory: a hostile domain can hand over any place it likes, and changes nothing
-//! by that but the bytes of its own answers.
+//! Each side lends extents of its own part of the memory and writes a body to each; the record in the ring only names the
+//! place. The other side reads the body there and reports when it has finished. Only the lender knows what is allocated, in
+//! private memory: a hostile domain can name any place, but that affects only the bytes of its own answers.
 //!
-//! The memory is sparse: addresses are plenty, and pages are there while a body lies in them. Each part has a budget in
-//! bytes. A body for which the budget has no room waits; one beyond the whole budget never gets a place.
+//! The memory is sparse: address space is plentiful, and pages exist only while a body lies in them. Each part has a budget
+//! in bytes. A body waits while the budget has no room; a body larger than the whole budget never gets a place.
 
 use super::extents::{Extents, NoRoom, PAGE};
 use crate::domain::placed::{Abandoned, PlacedBody};
@@ -21,35 +20,37 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Bodies of at least this many bytes go by reference: below, copying through the ring is as cheap.
+/// Smaller bodies go through the ring, where copying is as cheap.
 pub(super) const LENT_BYTES_MIN: usize = 32 * 1024;
-/// Bytes beyond the budget that are for bodies of at most [`SMALL_BYTES_MAX`](super::extents::SMALL_BYTES_MAX): they do not wait behind large ones.
+/// Bytes beyond the budget for bodies of at most [`SMALL_BYTES_MAX`](super::extents::SMALL_BYTES_MAX), so that they don't
+/// wait behind large ones.
 const RESERVE_BYTES: usize = 64 * 1024 * 1024;
-/// Least budget of which bodies that arrive may have half: the other half has room for the largest body of a default server. Tests
-/// have small budgets.
+/// The smallest budget of which arriving bodies may use half: the other half then still holds the largest body of a server
+/// with default limits. Tests have small budgets.
 const ARRIVING_BUDGET_MIN: usize = if cfg!(any(test, fuzzing)) { PAGE } else { 128 * 1024 * 1024 };
-/// Bodies that arrive in their places at a time. Many that are complete at once would be with as many threads of the domain at once,
-/// and other calls would wait for the processors; bodies without a place are handed over one after the other.
+/// Limit on the bodies that arrive directly at their places at a time. Many bodies that complete at once would occupy as
+/// many threads of the domain at once, and other calls would wait for the processors. Bodies without a place are passed on
+/// one after the other.
 const ARRIVING_MAX: usize = 4;
-/// Memory given back to the kernel in one step: some hundred microseconds.
+/// Bytes returned to the kernel in one step, which takes some hundred microseconds.
 const RECLAIM_BYTES: usize = 4 * 1024 * 1024;
 
 /// A body's place in the memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ExtentRange {
-    /// Of its first byte, from the start of the memory.
+    /// The offset of the first byte from the start of the memory.
     pub(super) offset: u64,
     pub(super) bytes: u64,
 }
 
-/// How much of the memory is for what. Both processes compute the same places from it.
+/// The sizes of the parts of the memory. Both processes compute the same places from them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Budgets {
-    /// Bodies of requests and messages that a shard has with the domain, in bytes.
+    /// Limit, in bytes, on the bodies of requests and messages that one shard has with the domain.
     pub requests_bytes_max: usize,
-    /// Bodies of answers and frames of the domain that are not sent yet, in bytes, for all shards.
+    /// Limit, in bytes, on the domain's answers and frames that are not sent yet, for all shards together.
     pub answers_bytes_max: usize,
-    /// What streams take up, a shard.
+    /// The sizes of streams, for each shard.
     pub streams: StreamSizes,
 }
 
@@ -60,7 +61,7 @@ pub(super) struct Parts {
     budgets: Budgets,
 }
 
-/// Addresses for a budget: twice as many, so that what is free is seldom in pieces that are too small.
+/// The address range for a budget: twice its size, so that fragmentation seldom matters.
 fn span(budget: usize) -> usize {
     budget.saturating_mul(2).saturating_add(RESERVE_BYTES).next_multiple_of(PAGE)
 }
@@ -70,7 +71,7 @@ impl Parts {
         Self { shards, budgets }
     }
 
-    /// Behind the streams of all shards.
+    /// The first byte after the streams of all shards.
     fn requests_start(&self) -> usize {
         self.shards.saturating_mul(self.budgets.streams.bytes())
     }
@@ -79,17 +80,17 @@ impl Parts {
         self.requests_start().saturating_add(self.shards.saturating_mul(span(self.budgets.requests_bytes_max)))
     }
 
-    /// Bytes of the memory: addresses, not pages.
+    /// The size of the memory in bytes, as address space and not as used memory.
     pub(super) fn bytes(&self) -> usize {
         self.answers_start().saturating_add(span(self.budgets.answers_bytes_max))
     }
 
-    /// Where the streams of shard number `shard` are.
+    /// The streams of shard number `shard`.
     pub(super) fn streams(&self, memory: &Arc<Region>, shard: usize) -> StreamPart {
         StreamPart::new(memory, shard * self.budgets.streams.bytes(), self.budgets.streams)
     }
 
-    /// Most bytes that the memory takes up while both sides keep to the budgets.
+    /// The largest number of resident bytes while both sides keep to the budgets.
     pub(super) fn resident_bytes_max(&self) -> usize {
         let part = |budget: usize| budget.saturating_add(RESERVE_BYTES);
         let requests = self.shards.saturating_mul(part(self.budgets.requests_bytes_max));
@@ -97,33 +98,33 @@ impl Parts {
         requests.saturating_add(part(self.budgets.answers_bytes_max)).saturating_add(streams)
     }
 
-    /// Where shard number `shard` puts bodies of requests.
+    /// The range for request bodies of shard number `shard`.
     fn requests(&self, shard: usize) -> Range<usize> {
         let (first, bytes) = (self.requests_start(), span(self.budgets.requests_bytes_max));
         first + shard * bytes..first + (shard + 1) * bytes
     }
 
-    /// Where the domain puts bodies of answers.
+    /// The range for the domain's answer bodies.
     fn answers(&self) -> Range<usize> {
         self.answers_start()..self.bytes()
     }
 
-    /// What shard number `shard` lends from.
+    /// The lender of shard number `shard`.
     pub(super) fn lend_requests(&self, memory: &Arc<Region>, shard: usize) -> Lender {
         Lender::new(Arc::clone(memory), self.requests(shard), self.budgets.requests_bytes_max)
     }
 
-    /// What the domain lends from.
+    /// The lender of the domain.
     pub(super) fn lend_answers(&self, memory: &Arc<Region>) -> Lender {
         Lender::new(Arc::clone(memory), self.answers(), self.budgets.answers_bytes_max)
     }
 
-    /// What the domain borrows from shard number `shard`.
+    /// The domain's borrower of bodies from shard number `shard`.
     pub(super) fn borrow_requests(&self, memory: &Arc<Region>, shard: usize) -> Borrower {
         Borrower { memory: Arc::clone(memory), range: self.requests(shard), done: None, open_max: usize::MAX }
     }
 
-    /// What a shard borrows from the domain, which waits to hear what has been read ([`Borrower::next_done`]).
+    /// A shard's borrower of bodies from the domain, which waits for reports of finished reads ([`Borrower::next_done`]).
     pub(super) fn borrow_answers(&self, memory: &Arc<Region>) -> Borrower {
         let range = self.answers();
         let open_max = range.len() / LENT_BYTES_MIN;
@@ -131,12 +132,12 @@ impl Parts {
     }
 }
 
-/// One part of the memory, to put bodies in.
+/// One part of the memory, to which bodies are written.
 #[derive(Debug)]
 pub(super) struct Lender {
     memory: Arc<Region>,
     extents: Extents,
-    /// Bytes of the places of bodies that still arrive, and those of them that nobody hands over any more.
+    /// Bytes of the places of arriving bodies, including those whose body was dropped.
     arriving: usize,
     /// The number of these bodies.
     arriving_count: usize,
@@ -149,8 +150,8 @@ impl Lender {
         Self { memory, extents, arriving, arriving_count: 0, abandoned }
     }
 
-    /// A place for a body of `bytes` bytes that still arrives. `None`: there is none now, or bodies that arrive have half of the budget.
-    /// Clients that send slowly must not have all of it, because bodies that are complete wait for room.
+    /// Takes a place for an arriving body of `bytes` bytes. `None`: there is no room now, or arriving bodies have half of
+    /// the budget. Slow clients must not occupy the whole budget, because complete bodies wait for room.
     pub(super) fn take_arriving(&mut self, bytes: usize) -> Option<PlacedBody> {
         self.take_back();
         let budget = self.extents.budget();
@@ -166,13 +167,13 @@ impl Lender {
         Some(PlacedBody::new(&self.memory, offset, bytes, &self.abandoned))
     }
 
-    /// Where `body` lies, if it is complete and the place is one of this lender's.
+    /// The place of `body`, if the body is complete and the place belongs to this lender.
     pub(super) fn place_of(&self, body: &PlacedBody) -> Option<ExtentRange> {
         let offset = body.offset_of(&self.abandoned)?;
         Some(ExtentRange { offset: offset as u64, bytes: body.bytes() as u64 })
     }
 
-    /// The domain has the record that names the place of `body`.
+    /// Records that the domain has the record that names the place of `body`.
     pub(super) fn hand_over(&mut self, mut body: PlacedBody) {
         if body.offset_of(&self.abandoned).is_some() {
             body.set_handed_over();
@@ -181,7 +182,7 @@ impl Lender {
         }
     }
 
-    /// Takes back the places of bodies that nobody hands over any more.
+    /// Takes back the places of dropped bodies.
     fn take_back(&mut self) {
         while let Some((offset, bytes, written)) = self.abandoned.pop() {
             self.arriving = self.arriving.saturating_sub(bytes);
@@ -190,31 +191,31 @@ impl Lender {
         }
     }
 
-    /// A place for `bytes` bytes, which are still to be written there.
+    /// Takes a place for `bytes` bytes, which are still to be written.
     ///
     /// # Errors
-    /// There is none now, or never.
+    /// There is no room now, or the size exceeds the budget.
     pub(super) fn take(&mut self, bytes: usize) -> Result<ExtentRange, NoRoom> {
         let offset = self.extents.take(bytes)?;
         Ok(ExtentRange { offset: offset as u64, bytes: bytes as u64 })
     }
 
-    /// The memory, for who writes a body there.
+    /// The memory, for writing a body.
     pub(super) fn memory(&self) -> &Arc<Region> {
         &self.memory
     }
 
-    /// Most bytes of all bodies there, and so of one.
+    /// Limit, in bytes, on all bodies together, and so on one body.
     pub(super) fn budget(&self) -> usize {
         self.extents.budget()
     }
 
-    /// Bytes of all complete bodies there. Bytes of bodies that arrive count with their connections.
+    /// The bytes of all complete bodies. Arriving bodies count with their connections.
     pub(super) fn used(&self) -> usize {
         self.extents.used().saturating_sub(self.arriving)
     }
 
-    /// The other side is done with what began at `offset`.
+    /// Handles the other side's report that it has finished with the body at `offset`.
     pub(super) fn give_back(&mut self, offset: u64) {
         let Ok(offset) = usize::try_from(offset) else { return };
         self.extents.give(offset);
@@ -225,7 +226,7 @@ impl Lender {
         self.extents.is_leaving() || !self.abandoned.is_empty()
     }
 
-    /// Gives some pages that no body lies in any more back to the kernel, and their bytes back to the budget.
+    /// Returns some unused pages to the kernel, and their bytes to the budget.
     pub(super) fn reclaim(&mut self) {
         self.take_back();
         if let Some(range) = self.extents.next_leaving(RECLAIM_BYTES) {
@@ -235,22 +236,22 @@ impl Lender {
     }
 }
 
-/// The other side's part of the memory, to read bodies from.
+/// The other side's part of the memory, from which bodies are read.
 pub(super) struct Borrower {
     memory: Arc<Region>,
     range: Range<usize>,
-    /// What has been read, if that is to be told.
+    /// The finished reads, if they must be reported.
     done: Option<Arc<Done>>,
-    /// Most bodies that are borrowed at a time: all there can be of the least size.
+    /// Limit on the bodies that are borrowed at a time: as many smallest bodies as fit.
     open_max: usize,
 }
 
-/// What was borrowed and is to be told of.
+/// Borrowed bodies whose end must be reported.
 #[derive(Debug, Default)]
 struct Done {
-    /// Offsets of what has been read.
+    /// The offsets of finished reads.
     read: SegQueue<u64>,
-    /// Those, and those that are being read: never more than an honest lender can have given.
+    /// The number of finished and current reads: never more than an honest lender can have lent.
     open: AtomicUsize,
 }
 
@@ -262,7 +263,7 @@ impl Borrower {
         (within && start.is_multiple_of(PAGE)).then_some(start..end)
     }
 
-    /// The body at `place`, which is the other side's word; `None`: it can't be true.
+    /// Borrows the body at `place`, which the other side has named; `None`: the place is impossible.
     pub(super) fn borrow(&self, place: ExtentRange) -> Option<Borrowed> {
         let range = self.range_of(place)?;
         if let Some(done) = &self.done
@@ -274,12 +275,12 @@ impl Borrower {
         Some(Borrowed { memory: Arc::clone(&self.memory), range, done: self.done.clone() })
     }
 
-    /// Whether there is one for [`Borrower::next_done`].
+    /// Whether [`Borrower::next_done`] has an offset.
     pub(super) fn has_done(&self) -> bool {
         self.done.as_ref().is_some_and(|done| !done.read.is_empty())
     }
 
-    /// The next offset that the other side is to hear of.
+    /// The next offset to report to the other side.
     pub(super) fn next_done(&self) -> Option<u64> {
         let done = self.done.as_ref()?;
         let offset = done.read.pop()?;
@@ -288,7 +289,7 @@ impl Borrower {
     }
 }
 
-/// A body of the other side's. Dropping it says that it has been read.
+/// A borrowed body. Dropping it reports the end of the read.
 pub(super) struct Borrowed {
     memory: Arc<Region>,
     range: Range<usize>,
@@ -296,12 +297,13 @@ pub(super) struct Borrowed {
 }
 
 impl Borrowed {
-    /// The bytes where they lie.
+    /// The bytes in place.
     ///
     /// # Safety
-    /// The other process does not change them while the slice is used.
+    /// The other process must not change them while the slice is used.
     pub(super) unsafe fn as_slice(&self) -> &[u8] {
-        // SAFETY: the range lies within the mapping, which lives as long as `self`; nobody writes, says the caller.
+        // SAFETY: the range lies within the mapping, which exists as long as `self`; the caller ensures that no process
+        // writes.
         unsafe { std::slice::from_raw_parts(self.memory.pointer(self.range.start), self.range.len()) }
     }
 }
@@ -320,7 +322,7 @@ impl Drop for Borrowed {
     }
 }
 
-// SAFETY: the range lies within a mapping that lives as long as `self`.
+// SAFETY: the range lies within a mapping that exists as long as `self`.
 unsafe impl Lent for Borrowed {
     fn pointer(&self) -> *const u8 {
         self.memory.pointer(self.range.start)
@@ -361,7 +363,7 @@ mod tests {
         let borrowed = borrower.borrow(place).unwrap();
         assert_eq!(borrowed.copy(0..usize::MAX), body);
         assert_eq!(borrowed.copy(8..20), &body[8..20]);
-        // SAFETY: nobody else knows of this memory.
+        // SAFETY: no other code knows this memory.
         assert_eq!(unsafe { borrowed.as_slice() }, body);
         assert!(borrower.next_done().is_none());
         drop(borrowed);

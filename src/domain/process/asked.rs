@@ -1,29 +1,29 @@
-//! Questions of one process that are not answered, and their limits: whoever reads them waits while there are too many.
+//! Limits on the unanswered questions of one process: the reader of the control connection waits while there are too many.
 //!
-//! Every question is answered by what does not itself wait for that reader, so it goes on.
+//! No answer depends on this reader, so the wait always ends.
 
 use super::lock;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-/// Jobs being created, each by a thread of its own.
+/// Limit on the jobs being created, each by a thread of its own.
 const CREATING_MAX: usize = 64;
-/// What running jobs have asked.
+/// Limit on the questions of running jobs.
 const RUNS_MAX: usize = 1024;
 
-/// See the module's documentation.
+/// The limits of one process.
 pub(super) struct Asked {
     pub(super) creating: Turnstile,
     pub(super) runs: Turnstile,
 }
 
 impl Asked {
-    /// `bytes_max`: of all texts in questions of one kind; a single one may be larger.
+    /// `bytes_max`: limit on all texts in questions of one kind; a single text may be larger.
     pub(super) fn new(bytes_max: usize) -> Self {
         Self { creating: Turnstile::new(CREATING_MAX, bytes_max), runs: Turnstile::new(RUNS_MAX, bytes_max) }
     }
 }
 
-/// Lets so many through at a time.
+/// A counting lock with a limit on entries and on bytes.
 pub(super) struct Turnstile {
     inside: Arc<Inside>,
     count_max: usize,
@@ -32,12 +32,12 @@ pub(super) struct Turnstile {
 
 #[derive(Default)]
 struct Inside {
-    /// How many, and their bytes.
+    /// The number of entries, and their bytes.
     now: Mutex<(usize, usize)>,
     left: Condvar,
 }
 
-/// One that is inside until this is dropped.
+/// An entry, until it is dropped.
 pub(super) struct Permit {
     inside: Arc<Inside>,
     bytes: usize,
@@ -58,7 +58,7 @@ impl Turnstile {
         Self { inside: Arc::default(), count_max, bytes_max }
     }
 
-    /// Waits until there is room for one more, of `bytes` bytes.
+    /// Waits until there is room for another entry of `bytes` bytes.
     pub(super) fn enter(&self, bytes: usize) -> Permit {
         let mut now = lock(&self.inside.now);
         while now.0 > 0 && (now.0 >= self.count_max || now.1.saturating_add(bytes) > self.bytes_max) {

@@ -1,4 +1,4 @@
-//! A module in a domain, as the target of the calls of shards.
+//! A module in a domain as the target of the shards' calls.
 
 use super::identity::Identity;
 use super::quarantine::Quarantine;
@@ -6,7 +6,7 @@ use crate::abi::manifest::Manifest;
 use crate::domain::Instance;
 use std::sync::Arc;
 
-/// What a shard has to know of a module that lives in a domain, to send it calls.
+/// The data of a module in a domain that a shard needs for calls of it.
 pub(super) struct CallTarget {
     id: u64,
     domain: Arc<Identity>,
@@ -20,7 +20,7 @@ impl CallTarget {
         Self { id, domain, manifest, quarantine }
     }
 
-    /// What is known of `instance`; `None` if it lives in this process.
+    /// The call target of `instance`; `None`: the module runs in this process.
     pub(super) fn of(instance: &dyn Instance) -> Option<&Self> {
         instance.as_any().downcast_ref()
     }
@@ -30,7 +30,7 @@ impl CallTarget {
         self.id
     }
 
-    /// The domain it lives in.
+    /// The module's domain.
     pub(super) fn domain(&self) -> &Arc<Identity> {
         &self.domain
     }
@@ -43,7 +43,7 @@ impl CallTarget {
         &self.quarantine
     }
 
-    /// Why nothing of it may be called, if that is so.
+    /// The reason why the module must not be called, if there is one.
     pub(super) fn barred(&self) -> Option<String> {
         self.quarantine.why()
     }

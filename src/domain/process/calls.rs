@@ -1,4 +1,4 @@
-//! The calls a shard has in all domains.
+//! The calls of a shard in all domains.
 
 use super::call_target::CallTarget;
 use super::endpoints::{CallTable, RingEndpoints};
@@ -11,30 +11,30 @@ use crate::domain::stream::{CallSlot, NoSlot};
 use crate::net::ConnId;
 use std::sync::Arc;
 
-/// Records taken from all domains together before the sockets have their turn.
+/// Limit on the records taken from all domains before the sockets get their turn.
 const RECORDS_PER_BATCH: usize = 4096;
-/// Records taken from each, however many there are: a batch has to be worth its fences.
+/// Records taken from each domain in any case, so that a batch is worth its fences.
 const RECORDS_PER_DOMAIN_MIN: usize = 256;
 
-/// Calls by the number of their domain. A domain that sends much, or answers nothing, has its share of each batch and its
-/// own limit of calls, so that the others don't wait for it.
+/// The calls by the number of their domain. Each domain has its share of a batch and its own limit of calls, so that a
+/// domain that sends much, or answers nothing, does not delay the others.
 pub struct DomainCalls {
     shard: usize,
     now_ms: u64,
-    /// As long as the highest number in use asks for; numbers are reused, so it is as short as the limit of domains.
+    /// Indexed by domain number. Numbers are reused, so the list is as short as the limit of domains.
     domains: Vec<CallTable>,
-    /// Bodies of requests that have not been handed over, of all domains and beside them; and messages.
+    /// The ledger of request bodies that are not passed on, in all domains and beside them; and the ledger of messages.
     bodies: Arc<BodyLedger>,
     messages: Arc<BodyLedger>,
 }
 
-/// The number of the domain in which `instance` processes; `None` if that is this process.
+/// The number of the domain that runs `instance`; `None` if this process does.
 fn number_of(instance: &dyn Instance) -> Option<usize> {
     CallTarget::of(instance).map(|module| module.domain().number())
 }
 
 impl DomainCalls {
-    /// The calls of shard number `shard`: none. Bodies of requests that wait for their domain count in `bodies`.
+    /// No calls, for shard number `shard`. `bodies` counts the request bodies that wait for their domain.
     #[must_use]
     pub fn new(shard: usize, bodies: &Arc<BodyLedger>) -> Self {
         Self { shard, now_ms: 0, domains: Vec::new(), bodies: Arc::clone(bodies), messages: Arc::default() }
@@ -49,24 +49,24 @@ impl DomainCalls {
         self.domains.get_mut(number)
     }
 
-    /// A process of a domain is there: see [`CallTable::up`].
+    /// Handles the start of a domain's process: see [`CallTable::up`].
     pub fn up(&mut self, endpoints: Box<RingEndpoints>) -> Vec<ModuleMessage> {
         self.domain(endpoints.domain()).map(|calls| calls.up(endpoints)).unwrap_or_default()
     }
 
-    /// A domain is to end: see [`CallTable::drain`].
+    /// Drains a domain's process: see [`CallTable::drain`].
     pub fn drain(&mut self, domain: usize) {
         if let Some(calls) = self.domains.get_mut(domain) {
             calls.drain();
         }
     }
 
-    /// A domain has died. Gives the outcome of every call that was with it.
+    /// Handles the death of a domain's process. Returns the outcome of every call that it had.
     pub fn down(&mut self, domain: usize) -> Vec<ModuleMessage> {
         let known = self.domains.get(domain).and_then(CallTable::identity).cloned();
         let outcomes = self.domains.get_mut(domain).map(CallTable::down).unwrap_or_default();
         if let Some((identity, calls)) = known.zip(self.domains.get(domain)) {
-            // Nobody else says so when its last process is gone.
+            // After the last process, this is the only report.
             identity.set_held(self.shard, calls.held_bytes());
         }
         self.tell_ended(domain);
@@ -76,7 +76,7 @@ impl DomainCalls {
         outcomes
     }
 
-    /// Calls without an outcome that the domain of `instance` has.
+    /// The number of unfinished calls in the domain of `instance`.
     #[must_use]
     pub fn in_flight(&self, instance: &dyn Instance) -> usize {
         number_of(instance).and_then(|number| self.domains.get(number)).map_or(0, CallTable::in_flight)
@@ -89,45 +89,46 @@ impl DomainCalls {
         }
     }
 
-    /// Queues a request in the domain of its module, or writes it into the ring at once; [`DomainCalls::flush`] sends it.
+    /// Queues a request in the domain of its module, or writes it into the ring directly; [`DomainCalls::flush`] sends it.
     pub fn request(&mut self, hold: Arc<dyn GenerationRef>, short: bool, request: NewRequest<'_>) {
         if let Some(calls) = number_of(hold.instance()).and_then(|number| self.domain(number)) {
             calls.request(hold, short, request);
         }
     }
 
-    /// A place in the domain of `instance` for a body of `bytes` bytes that arrives. `None`: it gathers in the server.
+    /// Takes a place in the domain of `instance` for an arriving body of `bytes` bytes. `None`: the body gathers in the
+    /// server.
     pub fn place(&mut self, instance: &dyn Instance, bytes: usize) -> Option<PlacedBody> {
         self.domain(number_of(instance)?)?.place(bytes)
     }
 
-    /// A slot for a call of a route of `CWEB_STREAM` in the domain of `instance`.
+    /// Takes a slot for a call of a `CWEB_STREAM` route in the domain of `instance`.
     ///
     /// # Errors
-    /// Why there is none.
+    /// The reason why there is no slot.
     pub fn take_call_slot(&mut self, instance: &dyn Instance) -> Result<Arc<CallSlot>, NoSlot> {
         let calls = number_of(instance).and_then(|number| self.domain(number));
         calls.map_or(Err(NoSlot::NoProcess), CallTable::take_call_slot)
     }
 
-    /// Tells the calls of a connection why their work may be of no use.
+    /// Tells the calls of a connection why their work may be useless.
     pub fn cancel(&mut self, conn: ConnId, reason: Reason) {
         self.domains.iter_mut().for_each(|calls| calls.cancel(conn, reason));
     }
 
-    /// Bytes of the bodies of requests that lie in the memory of all domains.
+    /// The bytes of request bodies in the memory of all domains.
     #[must_use]
     pub fn lent_bytes(&self) -> usize {
         self.domains.iter().map(CallTable::lent_bytes).sum()
     }
 
-    /// Bytes of messages of WebSockets that wait for their domain.
+    /// The bytes of WebSocket messages that wait for their domain.
     #[must_use]
     pub fn messages_bytes(&self) -> usize {
         self.messages.bytes()
     }
 
-    /// Bytes of the bodies of requests that wait for the domain of `instance`; `None`: for any domain.
+    /// The bytes of request bodies that wait for the domain of `instance`; `None`: for any domain.
     #[must_use]
     pub fn waiting_bytes(&self, instance: Option<&dyn Instance>) -> usize {
         match instance {
@@ -138,8 +139,8 @@ impl DomainCalls {
         }
     }
 
-    /// Bytes of bodies and messages that the domain of `instance` holds, of all shards: this one's as they are now, the others' as they
-    /// were at their last tick or large body. `None`: it is this process.
+    /// The bytes of bodies and messages that the domain of `instance` holds, for all shards: this shard's present bytes,
+    /// and those of other shards at their last tick or large body. `None`: the module runs in this process.
     #[must_use]
     pub fn held_bytes(&self, instance: &dyn Instance) -> Option<usize> {
         let module = CallTarget::of(instance)?;
@@ -148,7 +149,7 @@ impl DomainCalls {
         Some(identity.held_bytes())
     }
 
-    /// Tells the other shards what each domain holds.
+    /// Publishes the bytes of each domain to the other shards.
     pub fn tell_held(&self) {
         for calls in &self.domains {
             if let Some(identity) = calls.identity() {
@@ -157,12 +158,12 @@ impl DomainCalls {
         }
     }
 
-    /// Sends what the rings take; once a batch.
+    /// Sends as many records as the rings take; called once a batch.
     pub fn flush(&mut self) {
         self.domains.iter_mut().for_each(CallTable::flush);
     }
 
-    /// Takes what the domains have sent and gives what it means.
+    /// Takes the records of all domains and returns them as messages.
     pub fn poll(&mut self, out: &mut Vec<ModuleMessage>) {
         let share = (RECORDS_PER_BATCH / self.domains.len().max(1)).max(RECORDS_PER_DOMAIN_MIN);
         for number in 0..self.domains.len() {
@@ -173,7 +174,8 @@ impl DomainCalls {
         }
     }
 
-    /// A socket whose module has moved is known in several domains, until it ends in the one where it is served.
+    /// Forgets ended sockets elsewhere: a socket whose module has moved is known in several domains, until it ends in the
+    /// one that serves it.
     fn tell_ended(&mut self, domain: usize) {
         let ended = self.domains.get_mut(domain).map(CallTable::take_ended).unwrap_or_default();
         for key in ended {
@@ -181,40 +183,41 @@ impl DomainCalls {
         }
     }
 
-    /// The connection of a socket is gone, while callbacks of it may be running.
+    /// Handles a closed socket connection, while its callbacks may be running.
     pub fn gone(&mut self, key: u64) {
         self.domains.iter_mut().for_each(|calls| calls.gone(key));
     }
 
-    /// Tells the processes that know socket `key`: `taken` more bytes of its frames are taken, `unsent` bytes are unsent.
+    /// Tells the processes that know socket `key`: `taken` further bytes of its frames are taken, `unsent` bytes are
+    /// unsent.
     pub fn buffered(&mut self, key: u64, taken: usize, unsent: usize) {
         self.domains.iter_mut().for_each(|calls| calls.buffered(key, taken, unsent));
     }
 
-    /// The connection of a client is gone: large requests of it that have not been handed over are not any more.
+    /// Handles a closed client connection: its large requests that are not passed on yet are dropped.
     pub fn leave(&mut self, conn: ConnId) {
         self.domains.iter_mut().for_each(|calls| calls.leave(conn));
     }
 
-    /// Answers the requests that have been with their domain for longer than `limit_ms`: see [`CallTable::expire`].
+    /// Answers the requests that have been in their domain for longer than `limit_ms`: see [`CallTable::expire`].
     pub fn expire(&mut self, now_ms: u64, limit_ms: u64) -> Vec<ModuleMessage> {
         self.now_ms = now_ms;
         self.domains.iter_mut().flat_map(|calls| calls.expire(now_ms, limit_ms)).collect()
     }
 
-    /// Whether a domain has sent something. Says at the same time that this shard is about to sleep, to every domain
-    /// if none has: a shard sleeps only after each was asked.
+    /// Whether a domain has sent something. If not, also announces to every domain that this shard is about to sleep: a
+    /// shard sleeps only after each domain was asked.
     #[must_use]
     pub fn has_work(&self) -> bool {
         self.domains.iter().any(CallTable::has_work)
     }
 
-    /// The shard does not sleep.
+    /// Announces that the shard does not sleep.
     pub fn awake(&self) {
         self.domains.iter().for_each(CallTable::awake);
     }
 
-    /// Lets go of everything.
+    /// Drops everything.
     pub fn clear(&mut self) {
         self.domains.clear();
     }

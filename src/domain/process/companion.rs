@@ -1,6 +1,6 @@
-//! The threads of a domain that empty the rings: one a shard, on the shard's own core.
+//! The threads of a domain that empty the rings: one for each shard, on the shard's core.
 //!
-//! A companion runs what is short itself and hands the rest to the pool. When something short turns out long, another
+//! A companion runs short calls itself and passes other calls to the pool. When a short call turns out to be long, another
 //! thread, the rescuer, empties the ring to the pool meanwhile.
 
 use super::response_ring::ResponseRing;
@@ -16,36 +16,36 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
-/// A call that has kept a companion busy for one to two of these is no short one.
+/// A call that has occupied a companion for one to two times this long is not short.
 const STUCK_AFTER: Duration = Duration::from_millis(2);
-/// While calls are short, the rescuer looks less and less often, up to this.
+/// While calls are short, the rescuer looks less and less often; this is the longest interval.
 const LOOK_EVERY_MAX: Duration = Duration::from_millis(4);
-/// How often the rescuer finds no call before it sleeps until a companion has one again.
+/// The number of looks without a running call after which the rescuer sleeps until a companion has one again.
 const QUIET_LOOKS: u32 = 8;
-/// Waits end now and then, so that nothing is lost to a wake that did not come.
+/// Waits end regularly, so that a lost wake does no harm.
 const WAIT: Duration = Duration::from_millis(200);
 
-/// Who runs a piece of work.
+/// The thread for a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Lane {
     /// The companion itself.
     Short,
     /// The pool.
     Long,
-    /// The pool for calls of routes of `CWEB_STREAM`, which wait for their clients.
+    /// The pool for calls of `CWEB_STREAM` routes, which wait for their clients.
     Stream,
-    /// The pool for calls of routes of `CWEB_KILLABLE`, which wait for another process.
+    /// The pool for calls of `CWEB_KILLABLE` routes, which wait for another process.
     Worker,
 }
 
-/// The threads beside the companions.
+/// The threads besides the companions.
 pub(super) struct Pools {
     pub(super) long: Pool<RingRecord>,
     pub(super) streams: Pool<RingRecord>,
     pub(super) workers: LazyPool,
 }
 
-/// A pool that has no thread until it is used.
+/// A pool that has no threads until it is used.
 pub(super) struct LazyPool {
     pub(super) threads_max: usize,
     pub(super) cores: Vec<CoreId>,
@@ -80,9 +80,9 @@ impl Pools {
 pub(super) struct RequestRing {
     shard: usize,
     ring: Mutex<Ring>,
-    /// To which the shard says that it has sent bodies of answers, and that connections of sockets are gone.
+    /// Gets the shard's reports that it has sent bodies of answers, and that connections of sockets are closed.
     domain: Arc<ChildDomain>,
-    /// Starts and ends of short calls: odd while one is running.
+    /// The number of starts and ends of short calls: odd while a call is running.
     steps: AtomicU64,
 }
 
@@ -91,7 +91,7 @@ struct Ring {
 }
 
 impl Ring {
-    /// Gives the room of what was popped back, and wakes the shard if that waits for it.
+    /// Returns the room of popped records, and wakes the shard if it waits for room.
     fn release(&mut self, responses: Option<&ResponseRing>) {
         if self.consumer.release_told()
             && let Some(responses) = responses
@@ -107,7 +107,7 @@ impl RequestRing {
         Self { shard, ring, domain, steps: AtomicU64::new(0) }
     }
 
-    /// The next piece of work, and who runs it. `spare` is memory for its record.
+    /// The next task and its lane. `spare` is memory for its record.
     fn next(&self, spare: &mut Option<RingRecord>) -> Result<Option<(RingRecord, Lane)>, Corrupt> {
         let responses = self.domain.response_rings.get(self.shard).map(Arc::as_ref);
         let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
@@ -125,7 +125,7 @@ impl RequestRing {
             match ToDomain::read(&record) {
                 Ok(ToDomain::Done { offset }) => {
                     if self.domain.answers.give_back(offset) {
-                        // The pages are given back by a thread that has the time.
+                        // A thread of the pool has the time to return the pages.
                         return Ok(Some((RingRecord::new(self.shard, Vec::new()), Lane::Long)));
                     }
                 }
@@ -153,12 +153,12 @@ impl RequestRing {
 
     fn wait(&self) {
         let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
-        // Not in `wait` below: that would wake a shard by the ring's futex, where none sleeps.
+        // Not in `wait` below, which would wake a shard through the ring's futex, where none sleeps.
         ring.release(self.domain.response_rings.get(self.shard).map(Arc::as_ref));
         ring.consumer.wait(WAIT);
     }
 
-    /// Runs all calls that have come, short or not, on the calling thread.
+    /// Runs all waiting calls, short or long, on the calling thread.
     #[cfg(test)]
     pub(super) fn run_waiting(&self, runner: &mut dyn Runner<RingRecord>, spare: &mut Option<RingRecord>) {
         while let Ok(Some((work, _))) = self.next(spare) {
@@ -168,13 +168,13 @@ impl RequestRing {
         }
     }
 
-    /// A step is made by the companion alone.
+    /// Only the companion steps, so a load and a store suffice.
     fn step(&self) {
         self.steps.store(self.steps.load(Ordering::Relaxed) + 1, Ordering::Release);
     }
 }
 
-/// Empties a ring for as long as it is whole.
+/// Empties a ring until it is found corrupt.
 pub(super) fn serve(
     request_ring: &RequestRing,
     runner: &mut dyn Runner<RingRecord>,
@@ -182,7 +182,7 @@ pub(super) fn serve(
     rescuer: &Rescuer,
 ) -> Corrupt {
     let mut spare = None;
-    // Whether the rescuer may have found nothing for long enough to sleep: not while one short call follows another.
+    // Whether the rescuer may have stopped looking: not while one short call follows another.
     let mut may_sleep = true;
     loop {
         match request_ring.next(&mut spare) {
@@ -207,15 +207,15 @@ pub(super) fn serve(
     }
 }
 
-/// The thread that empties the rings of companions that are stuck.
+/// The thread that empties the rings of stuck companions.
 pub(super) struct Rescuer {
     thread: Thread,
-    /// It sleeps until a companion has a call.
+    /// Whether the thread sleeps until a companion has a call.
     sleeps: Arc<AtomicBool>,
 }
 
 impl Rescuer {
-    /// Starts it, to empty `request_rings` to `pools`.
+    /// Starts the thread, which empties `request_rings` to `pools`.
     pub(super) fn start(request_rings: Vec<Arc<RequestRing>>, pools: Arc<Pools>) -> io::Result<Self> {
         let sleeps = Arc::new(AtomicBool::new(false));
         let says = Arc::clone(&sleeps);
@@ -224,9 +224,10 @@ impl Rescuer {
         Ok(Self { thread, sleeps })
     }
 
-    /// A companion that has had no short call for a while begins one.
+    /// Called when a companion begins a short call after a pause.
     fn wake(&self) {
-        // With the fence of `rescue`: either its look after that finds the call, or this finds that it sleeps.
+        // Pairs with the fence of `rescue`: either its look after that fence finds the call, or this load finds that it
+        // sleeps.
         fence(Ordering::SeqCst);
         if self.sleeps.load(Ordering::Relaxed) {
             self.sleeps.store(false, Ordering::Relaxed);
@@ -235,7 +236,7 @@ impl Rescuer {
     }
 }
 
-/// Empties the rings of companions that are stuck, to the pool: a companion that is in the same call at two looks.
+/// Empties the rings of stuck companions to the pool. A companion is stuck if two looks find it in the same call.
 fn rescue(request_rings: &[Arc<RequestRing>], pools: &Pools, sleeps: &AtomicBool) {
     let steps = || request_rings.iter().map(|ring| ring.steps.load(Ordering::Acquire)).collect::<Vec<_>>();
     let (mut seen, mut pause, mut quiet) = (steps(), STUCK_AFTER, 0);

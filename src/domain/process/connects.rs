@@ -1,5 +1,5 @@
-//! Connections that the server makes for modules, where `--allow-net` is a list: the process of a domain asks, gets a socket that is
-//! connecting, and can make none itself.
+//! Connections that the server makes for modules, if `--allow-net` is a list: the process of a domain asks and gets a
+//! connecting socket; it can't make one itself.
 
 use super::lock;
 use crate::net::Reach;
@@ -11,31 +11,31 @@ use std::os::fd::OwnedFd;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-/// How long the addresses of a name count.
+/// How long the resolved addresses of a name are used.
 const NAME_AGE: Duration = Duration::from_secs(30);
-/// Refused addresses that are told of each domain.
+/// Limit on the refused addresses that are logged for each domain.
 const TOLD_MAX: usize = 32;
 
-/// What modules may connect to, and what is known of it.
+/// The permitted destinations of modules, and cached addresses.
 #[derive(Debug, Default)]
 pub struct Connects {
     reach: Reach,
     names: Mutex<HashMap<String, (Instant, Vec<IpAddr>)>>,
-    /// By domain.
+    /// The refused addresses that were logged, by domain.
     told: Mutex<HashMap<String, Vec<SocketAddr>>>,
 }
 
 impl Connects {
-    /// Connections to what `reach` has.
+    /// Permits connections to the destinations in `reach`.
     #[must_use]
     pub fn new(reach: Reach) -> Self {
         Self { reach, ..Self::default() }
     }
 
-    /// Begins a connection for a module of `domain`. Waits for nothing but the resolution of names in the list.
+    /// Begins a connection for a module of `domain`. Blocks only for the resolution of names in the list.
     ///
     /// # Errors
-    /// An errno: it is not allowed (`EACCES`, and told in the log), or those of connect(2).
+    /// An errno: `EACCES` for a refused destination, which is also logged, or an error of connect(2).
     pub(super) fn begin(&self, domain: &str, address: SocketAddr) -> Result<OwnedFd, i32> {
         if !self.reach.allows(domain, address, is_own, |name| self.resolve(name)) {
             self.tell(domain, address);
@@ -54,7 +54,7 @@ impl Connects {
         if let Some((_, known)) = lock(&self.names).get(name).filter(|(at, _)| at.elapsed() < NAME_AGE) {
             return known.clone();
         }
-        // Not under the lock: it can take seconds. The list has few names, which bounds the map.
+        // Resolved without the lock, since it can take seconds. The list has few names, which bounds the map.
         let found = (name, 0).to_socket_addrs().map(|found| found.map(|address| address.ip()).collect::<Vec<_>>());
         let found = found.unwrap_or_else(|error| {
             tracing::warn!("--allow-net {name}: {error}");
@@ -76,7 +76,7 @@ impl Connects {
     }
 }
 
-/// Whether an address is one of this machine's: the kernel then takes it for the sender's, too. Sends nothing.
+/// Whether an address belongs to this machine: the kernel then also uses it as the sender's. Sends nothing.
 fn is_own(ip: IpAddr) -> bool {
     const PORT: u16 = 9;
     let any: IpAddr = if ip.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
@@ -84,7 +84,7 @@ fn is_own(ip: IpAddr) -> bool {
         UdpSocket::bind((any, 0)).and_then(|socket| socket.connect((ip, PORT)).and_then(|()| socket.local_addr()));
     match probe {
         Ok(own) => own.ip() == ip,
-        // An address that cannot be reached is not one of this machine's. Where the question fails, nothing is granted.
+        // An unreachable address does not belong to this machine. If the check fails otherwise, the connection is refused.
         Err(error) => !matches!(error.raw_os_error(), Some(libc::ENETUNREACH | libc::EHOSTUNREACH)),
     }
 }

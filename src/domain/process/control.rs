@@ -1,6 +1,6 @@
-//! The control connection between the server and a domain: loading, hooks, jobs, and what modules ask of the server.
+//! The control connection between the server and a domain's process: loading, hooks, jobs, and questions of modules.
 //!
-//! Messages are JSON behind a length of four bytes. Speed does not matter here; requests go over the rings.
+//! Messages are JSON after a length of four bytes. Speed does not matter here, since requests go over the rings.
 
 use super::arena::Budgets;
 use crate::abi::crypto::Token;
@@ -14,21 +14,21 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 
-/// Longest message from the server: a job's payload with room for escapes.
+/// Limit, in bytes, on a message from the server: a job's payload with room for escapes.
 const MESSAGE_BYTES_MAX: usize = 600 * 1024 * 1024;
 
-/// Longest message of a domain, where `text_bytes` is what a job may give or be given at once: every byte of it may be
-/// escaped. What else there is to say is short.
+/// Limit, in bytes, on a message of a domain. `text_bytes` is the limit on one text that a job sends or gets; each of its
+/// bytes may be escaped. All other parts are short.
 pub(super) fn message_bytes_max(text_bytes: usize) -> usize {
     text_bytes.saturating_mul(6).saturating_add(1 << 20).min(MESSAGE_BYTES_MAX)
 }
 
-/// What a domain needs to begin.
+/// The data that a domain's process needs at its start.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Start {
-    /// Shards of the server; each has a pair of rings.
+    /// The number of the server's shards; each has a pair of rings.
     pub(super) shards: usize,
-    /// How much of the memory beside the rings is for what.
+    /// The sizes of the parts of the memory beside the rings.
     pub(super) bodies: Budgets,
     /// Core of each shard's companion.
     pub(super) cores: Vec<Option<usize>>,
@@ -36,33 +36,33 @@ pub(super) struct Start {
     pub(super) free_cores: Vec<usize>,
     pub(super) threads_min: usize,
     pub(super) threads_max: usize,
-    /// Threads that modules may start.
+    /// Limit on the threads that modules may start.
     pub(super) module_threads_max: usize,
-    /// Calls at once that have a process each.
+    /// Limit on concurrent calls with a process of their own.
     pub(super) killable_calls_max: usize,
-    /// How long handlers may run whose route says nothing.
+    /// Time limit of handlers whose route sets none, in milliseconds.
     pub(super) handler_timeout_ms: u64,
     /// The modules' database.
     pub(super) database: String,
-    /// The server can sign.
+    /// Whether the server can sign.
     pub(super) crypto: bool,
     /// Limits and settings of requests.
     pub(super) requests: RequestRules,
-    /// Longest message that the server takes.
+    /// Limit, in bytes, on a message that the server accepts.
     pub(super) message_bytes_max: usize,
-    /// What is compressed and expanded.
+    /// The settings of compression.
     pub(super) codings: CodingSettings,
-    /// What the process may do.
+    /// The rights of the process.
     pub(super) policy: Policy,
-    /// The last of its descriptors is the directory for its core file.
+    /// Whether the last of its descriptors is the directory for its core file.
     pub(super) leaves_core: bool,
 }
 
-/// From the server.
+/// A message from the server.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum ToChild {
     Start(Box<Start>),
-    /// Do something and say what came of it.
+    /// An order; the process reports its outcome.
     Call {
         call: u64,
         what: Order,
@@ -72,26 +72,26 @@ pub(super) enum ToChild {
         call: u64,
         result: Result<String, String>,
     },
-    /// A running job is to end.
+    /// A running job must end.
     MustEnd {
         run: u64,
     },
-    /// The modules whose symbols others find, by name.
+    /// The modules whose symbols others can look up, by name.
     Published {
-        /// Done when others find just these.
+        /// The call is done when the look-up uses exactly these modules.
         call: u64,
         modules: Vec<(String, u64)>,
     },
 }
 
-/// Something a domain is to do.
+/// An order to a domain's process.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) enum Order {
     Load {
         instance: u64,
         path: String,
     },
-    /// What a module is to find as its settings from now on.
+    /// Gives a module new settings.
     Configure {
         instance: u64,
         settings: Settings,
@@ -99,7 +99,7 @@ pub(super) enum Order {
     Onload {
         instance: u64,
     },
-    /// A setting of a module has another value now.
+    /// The value of a module's setting has changed.
     SettingChanged {
         instance: u64,
         key: String,
@@ -113,7 +113,7 @@ pub(super) enum Order {
         job: usize,
         uuid: String,
         payload: String,
-        /// How long it may run.
+        /// Limit on the run, in milliseconds.
         limit_ms: Option<u64>,
     },
     CancelJob {
@@ -121,37 +121,37 @@ pub(super) enum Order {
         job: usize,
         uuid: String,
     },
-    /// Nobody uses this instance any more. Done when its destructors have run, unless a call still holds it.
+    /// The instance is not used any more. Done when its destructors have run, unless a call still holds it.
     Close {
         instance: u64,
     },
-    /// Say when no scheduled work waits or runs.
+    /// Report when no scheduled work waits or runs.
     Settle,
 }
 
-/// What came of an [`Order`].
+/// The outcome of an [`Order`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) enum Outcome {
     Done,
-    /// Its manifest, and where it begins in the domain's memory.
+    /// The module's manifest, and its address in the domain's process.
     Loaded(Manifest, u64),
     Returned(i32),
-    /// The loader's words.
+    /// The loader refused the module; its message.
     Loader(String),
-    /// What is used up there, and the loader's words.
+    /// A resource is used up: its name, and the loader's message.
     Exhausted(String, String),
-    /// What is wrong with the module's `config`.
+    /// The error in the module's `config`.
     Refused(String),
-    /// Module code did not return; why.
+    /// Module code faulted; the description.
     Fault(String),
-    /// The domain itself could not.
+    /// The domain's process could not carry out the order.
     Host(String),
 }
 
-/// From a domain.
+/// A message from a domain's process.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum ToParent {
-    /// It has all that it needs of the machine, and has run no code of modules yet.
+    /// The process has all its resources, and has run no module code yet.
     Started,
     Done {
         call: u64,
@@ -161,7 +161,7 @@ pub(super) enum ToParent {
         call: u64,
         what: Question,
     },
-    /// Module code did not return: a signal was caught.
+    /// Module code faulted: a signal was caught.
     Fault(CaughtFault),
     /// The same in the process of a single call.
     WorkerFault(CaughtFault),
@@ -170,14 +170,14 @@ pub(super) enum ToParent {
 /// A signal that was caught in module code.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(super) struct CaughtFault {
-    /// The loaded module; 0 if it is not known.
+    /// The loaded module; 0 if it is unknown.
     pub(super) instance: u64,
     pub(super) signal: i32,
-    /// The address accessed, where there is one.
+    /// The accessed address, if there is one.
     pub(super) address: u64,
     pub(super) instruction: u64,
     pub(super) stack_overflow: bool,
-    /// In which of its functions, for people.
+    /// The module's function, for people.
     pub(super) place: String,
     /// See [`Trace`](crate::abi::guard::Trace).
     #[serde(default)]
@@ -186,10 +186,10 @@ pub(super) struct CaughtFault {
     pub(super) registers: Vec<u64>,
 }
 
-/// What a module asks of the server.
+/// A question of a module to the server.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) enum Question {
-    /// A socket that is connecting; it comes as a file does.
+    /// Asks for a connecting socket, which is passed like a file.
     Connect {
         address: SocketAddr,
     },
@@ -211,27 +211,27 @@ pub(super) enum Question {
         run: u64,
         text: String,
     },
-    /// The bytes in base64.
+    /// The bytes, in base64.
     Checkpoint {
         run: u64,
         bytes: String,
     },
-    /// Likewise.
+    /// The bytes, in base64.
     EmitBytes {
         run: u64,
         kind: String,
         bytes: String,
     },
-    /// Answered with `-`, or the bytes in base64.
+    /// The answer is `-`, or the bytes in base64.
     Resume {
         run: u64,
     },
-    /// The file comes before the answer.
+    /// The file is passed before the answer.
     File {
         run: u64,
         name: String,
     },
-    /// Likewise.
+    /// The file is passed before the answer.
     Output {
         run: u64,
         name: String,
@@ -243,11 +243,11 @@ pub(super) enum Question {
         signed: Vec<u8>,
         token: Token,
     },
-    /// A page of the tables of jobs.
+    /// A page of the job tables.
     Rows(TableQuery),
 }
 
-/// One message as it is sent.
+/// Encodes one message.
 pub(super) fn encode(message: &impl Serialize) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; 4];
     serde_json::to_writer(&mut bytes, message)?;
@@ -269,7 +269,7 @@ pub(super) fn read<T: DeserializeOwned>(stream: &mut impl Read) -> io::Result<T>
     if length > MESSAGE_BYTES_MAX {
         return Err(io::Error::other(format!("a message of {length} bytes")));
     }
-    // Not allocated at once: the length may be a lie.
+    // Not allocated at once, since the length may be wrong.
     let mut bytes = Vec::new();
     stream.take(length as u64).read_to_end(&mut bytes)?;
     if bytes.len() < length {

@@ -1,6 +1,6 @@
-//! Messages that come from a process over the control connection, read as what a hostile process sends: memory grows with
-//! what has come and not with what is announced, a message has a largest size and a longest time, and the process ends when
-//! its process does, whoever has its end of the connection by then.
+//! Reads messages of a domain's process from the control connection, as hostile input. Memory grows with the received bytes
+//! and not with the announced length; a message has limits on its size and its duration. The reader ends when the process
+//! ends, even if another process holds the other end of the connection by then.
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, ioctl_fionread};
@@ -12,23 +12,23 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-/// How long a message may take from its first byte to its last.
+/// Limit on the time from the first to the last byte of a message.
 const MESSAGE_WAIT: Duration = Duration::from_secs(30);
-/// Received at a time.
+/// The number of bytes received at a time.
 const PIECE_BYTES: usize = 64 * 1024;
 
-/// See the module's documentation.
+/// The reader of one process.
 pub(super) struct ControlReader {
     stream: UnixStream,
     /// Readable when the process has ended; `None` where the kernel has no such descriptors.
     process: Option<OwnedFd>,
     bytes_max: usize,
-    /// The process has ended: so many bytes may still be its own.
+    /// After the end of the process: the number of bytes that may still be its own.
     last_words: Option<u64>,
 }
 
 impl ControlReader {
-    /// Hears process `pid`, a child that has not been waited for, over `stream`. Longest message: `bytes_max`.
+    /// A reader for process `pid`, a child that is not reaped yet, over `stream`. Messages may have `bytes_max` bytes.
     pub(super) fn new(stream: UnixStream, pid: u32, bytes_max: usize) -> Self {
         let pid = Pid::from_raw(pid.cast_signed());
         let process = pid.and_then(|pid| {
@@ -41,9 +41,9 @@ impl ControlReader {
     /// The next message.
     ///
     /// # Errors
-    /// `UnexpectedEof`: the process or the connection has ended. Others: what came is no message.
+    /// `UnexpectedEof`: the process or the connection has ended. Others: the received bytes are not a message.
     pub(super) fn next<T: DeserializeOwned>(&mut self) -> io::Result<T> {
-        // Also when there is always something to receive: it may come from somebody else.
+        // Checked even if there is always something to receive, since that may come from another process.
         self.wait(Some(Instant::now()))?;
         let mut head = [0; 4];
         let mut have = self.receive(&mut head, None)?;
@@ -85,7 +85,7 @@ impl ControlReader {
         Ok(())
     }
 
-    /// Receives something, for as long as the process lives.
+    /// Receives bytes as long as the process lives.
     fn receive(&mut self, into: &mut [u8], deadline: Option<Instant>) -> io::Result<usize> {
         loop {
             let room = match self.last_words {
@@ -108,7 +108,7 @@ impl ControlReader {
                 }
                 Err(Errno::AGAIN) => self.wait(deadline)?,
                 Err(Errno::INTR) => {}
-                // It died with something unread.
+                // The process died with unread bytes.
                 Err(Errno::CONNRESET) => return Err(ErrorKind::UnexpectedEof.into()),
                 Err(error) => return Err(error.into()),
             }
@@ -138,7 +138,7 @@ mod tests {
         assert!(matches!(control_reader.next(), Ok(ToParent::Done { call: 7, .. })));
         say(&mut theirs);
         child.kill().unwrap();
-        // Not waited for: it is a zombie, whose number is still its own.
+        // The process is not reaped: it is a zombie and still owns its id.
         assert!(matches!(control_reader.next(), Ok(ToParent::Done { call: 7, .. })), "its last words count");
         while control_reader.last_words.is_none() {
             control_reader.wait(None).unwrap();

@@ -1,8 +1,8 @@
-//! Messages on their way to a process, over the control connection.
+//! Sends messages to a process over the control connection.
 //!
-//! Who sends never waits: what the connection does not take at once is written by a thread that is there for as long as
-//! something waits. A process that does not take what it is told in time, or asks without end and takes no answers, is ended
-//! by closing the connection.
+//! The sender never waits: a thread, which exists while messages wait, writes what the connection does not take at once.
+//! The server closes the connection, which ends the process, if the process does not take its messages in time, or if it
+//! asks without end and takes no answers.
 
 use super::lock;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -16,16 +16,16 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long a process may take to take a message, from when it was sent.
+/// Limit on the time in which a process must take a message, from its sending.
 const WRITE_WAIT: Duration = Duration::from_secs(10);
-/// What it must take in a second beyond that, where large messages wait.
+/// The speed at which the process must take large messages beyond that, in bytes per second.
 const BYTES_PER_SECOND_MIN: usize = 8 << 20;
-/// Answers that may wait. A thread of a module waits for the answer to one question before it asks another.
+/// Limit on the waiting answers. A thread of a module waits for the answer to one question before it asks another.
 const REPLIES_MAX: usize = 4096;
-/// Bytes that may wait when another answer comes.
+/// Limit on the waiting bytes when another answer comes.
 const REPLIES_BYTES_MAX: usize = 64 << 20;
 
-/// See the module's documentation.
+/// The writer of one process.
 pub(super) struct ControlWriter {
     queue: Arc<OutboundQueue>,
 }
@@ -40,27 +40,27 @@ struct Waiting {
     frames: VecDeque<OutboundFrame>,
     bytes: usize,
     replies: usize,
-    /// A thread writes them.
+    /// Whether a thread is writing.
     writing: bool,
-    /// Nothing is sent any more.
+    /// Whether sending is over.
     closed: bool,
-    /// Why, if it is the process's fault and not that it has died.
+    /// The reason of the end, if it is the process's fault and not its death.
     verdict: Option<&'static str>,
 }
 
 struct OutboundFrame {
     bytes: Vec<u8>,
-    /// So many of them are written.
+    /// The number of written bytes.
     sent: usize,
     reply: bool,
     deadline: Instant,
 }
 
-/// Why a message could not be sent.
+/// The reason why a message could not be sent.
 enum Unsent {
-    /// The connection is gone, or there is no thread to write.
+    /// The connection is closed, or the writing thread can't be started.
     Error(io::Error),
-    /// The process does not take it.
+    /// The process does not take the message.
     Refused(&'static str),
 }
 
@@ -78,7 +78,7 @@ impl ControlWriter {
     /// Sends a message, encoded by [`control::encode`](super::control::encode). `reply`: it answers a question.
     ///
     /// # Errors
-    /// The process takes nothing any more.
+    /// The process takes no messages any more.
     pub(super) fn send(&self, bytes: Vec<u8>, reply: bool) -> io::Result<()> {
         let mut waiting = lock(&self.queue.waiting);
         if waiting.closed {
@@ -119,14 +119,14 @@ impl ControlWriter {
         let _ = self.queue.stream.shutdown(Shutdown::Write);
     }
 
-    /// Why the connection was closed, if the process did not take what it was told.
+    /// The reason why the connection was closed, if the process did not take its messages.
     pub(super) fn verdict(&self) -> Option<&'static str> {
         lock(&self.queue.waiting).verdict
     }
 }
 
 impl OutboundQueue {
-    /// Writes what the connection takes now. True: that was all of it.
+    /// Writes as much as the connection takes now. Returns true if the frame is complete.
     fn write(&self, frame: &mut OutboundFrame) -> io::Result<bool> {
         while let Some(rest) = frame.bytes.get(frame.sent..).filter(|rest| !rest.is_empty()) {
             match send(&self.stream, rest, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
@@ -139,7 +139,7 @@ impl OutboundQueue {
         Ok(true)
     }
 
-    /// Writes what waits until nothing does.
+    /// Writes until no frame waits.
     fn write_all(&self) {
         loop {
             let mut waiting = lock(&self.waiting);
@@ -163,7 +163,7 @@ impl OutboundQueue {
         while !self.write(frame)? {
             let left = frame.deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(Unsent::Refused("it does not take what the server tells it"));
+                return Err(Unsent::Refused("it does not take the server's messages"));
             }
             let left = Timespec::try_from(left).map_err(io::Error::other)?;
             match poll(&mut [PollFd::new(&self.stream, PollFlags::OUT)], Some(&left)) {
@@ -176,7 +176,7 @@ impl OutboundQueue {
 
     fn fail(&self, waiting: &mut Waiting, unsent: Unsent) -> io::Error {
         waiting.closed = true;
-        // Its reader finds that it has ended.
+        // The control reader finds the end.
         let _ = self.stream.shutdown(Shutdown::Both);
         match unsent {
             Unsent::Error(error) => error,

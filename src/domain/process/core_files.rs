@@ -1,9 +1,10 @@
-//! Core files of processes of modules: where the kernel writes them, and where they are kept.
+//! Core files of modules' processes: where the kernel writes them, and where the server keeps them.
 //!
-//! The kernel writes a core file with the rights of the process that dies, at the place that `kernel.core_pattern` names. With a plain
-//! name that is the working directory, so each process has a directory of its own in its domain's scratch directory, and its signal
-//! handler goes there (`native/guard.c`). The server links the files that it finds there into the operator's directory.
-//! The process may have put anything there: the server takes only files of the process's user, and follows no link.
+//! The kernel writes a core file with the rights of the dying process, at the place that `kernel.core_pattern` names. For a
+//! plain name this is the working directory. Each process therefore has a directory of its own in its domain's scratch
+//! directory, and its signal handler changes to that directory (`native/guard.c`). The server links the files from there
+//! into the operator's directory. The process may have put anything there: the server takes only files of the process's
+//! user, and follows no link.
 
 use crate::domain::sandbox::User;
 use rustix::fs::{AtFlags, Mode, OFlags, SeekFrom, linkat, openat, seek};
@@ -14,18 +15,19 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
-/// Anonymous private memory, private pages of files, ELF headers, huge pages; not the memory that is shared with the server (core(5)).
+/// Anonymous private memory, private pages of files, ELF headers, huge pages; but not the memory shared with the server
+/// (core(5)).
 const FILTER: &str = "0x31";
-/// How the directories of processes are called.
+/// The prefix of the directories of processes.
 const PLACE: &str = ".core-";
-/// How core files are called.
+/// The extension of core files.
 const EXTENSION: &str = "core";
-/// Entries of a process's directory that are looked at.
+/// Limit on the entries of a process's directory that are examined.
 const ENTRIES_MAX: usize = 16;
-/// Longest part of a file's name that is the module's.
+/// Limit, in characters, on the module's part of a file's name.
 const NAME_CHARS_MAX: usize = 64;
 
-/// Directory of core files, and their limits.
+/// The directory of core files, and its limits.
 #[derive(Debug, Clone)]
 pub struct CoreFiles {
     dir: PathBuf,
@@ -33,18 +35,18 @@ pub struct CoreFiles {
     files_max: usize,
 }
 
-/// A core file that is kept.
+/// A core file in the operator's directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CoreFile {
     /// The file.
     pub path: PathBuf,
-    /// Bytes that the file takes on the disk: most of the file are holes, for memory that was never used.
+    /// The bytes that the file occupies on the disk. Most of the file are holes, for memory that was never used.
     pub bytes: u64,
-    /// The shared object of the module, and where it was in memory.
+    /// The shared object of the module, and its address in memory.
     pub object: Option<(PathBuf, u64)>,
 }
 
-/// Where one process leaves its core file.
+/// The directory for the core file of one process.
 #[derive(Debug)]
 pub(super) struct CorePlace {
     path: PathBuf,
@@ -65,7 +67,7 @@ impl Drop for CorePlace {
 }
 
 impl CoreFiles {
-    /// Makes `dir`, closed to others, for at most `files_max` files of `bytes_max` bytes each.
+    /// Creates `dir`, closed to others, for at most `files_max` files of `bytes_max` bytes each.
     ///
     /// # Errors
     /// A sentence for operators: why there can be no core files, and how to change that.
@@ -90,8 +92,8 @@ impl CoreFiles {
         entries.filter(|entry| entry.path().extension().is_some_and(|extension| extension == EXTENSION)).count()
     }
 
-    /// A directory for the core file of process `number` in its domain's `scratch` directory, of the modules' `user`; none while
-    /// there are as many core files as there may be.
+    /// Creates a directory for the core file of process `number` in its domain's `scratch` directory, for the modules'
+    /// `user`. `None`: the limit on core files is reached, or the directory can't be created.
     pub(super) fn place(&self, scratch: &Path, number: u64, user: Option<User>) -> Option<CorePlace> {
         if self.count() >= self.files_max {
             tracing::warn!(
@@ -113,7 +115,7 @@ impl CoreFiles {
         made().inspect_err(|error| tracing::warn!("no core file can be left in {}: {error}", path.display())).ok()
     }
 
-    /// Keeps the core file in `place` as `named`, if there is one.
+    /// Moves the core file in `place` to the operator's directory under the name `named`, if there is one.
     pub(super) fn keep(&self, place: &CorePlace, named: &str) -> Option<CoreFile> {
         let file = found(place)?;
         if self.count() >= self.files_max {
@@ -130,7 +132,7 @@ impl CoreFiles {
         }
     }
 
-    /// Makes `file` the file `path`, of this user alone.
+    /// Makes `file` the file `path`, owned by this user.
     fn take(&self, file: &File, path: &Path) -> io::Result<()> {
         let by_descriptor = format!("/proc/self/fd/{}", file.as_raw_fd());
         let here = rustix::fs::CWD;
@@ -138,16 +140,16 @@ impl CoreFiles {
             fchown(file, Some(rustix::process::geteuid().as_raw()), Some(rustix::process::getegid().as_raw()))?;
             return file.set_permissions(Permissions::from_mode(0o600));
         }
-        // The link failed: the directory is on another file system.
+        // The link failed, because the directory is on another file system.
         let mut target = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
         copy_data(file, &mut target, self.bytes_max).inspect_err(|_| {
-            // A part of a core file would count among those that are kept.
+            // A partial core file would count as one of the kept files.
             let _ = fs::remove_file(path);
         })
     }
 }
 
-/// Copies `file` without its holes, and at most `bytes_max` bytes of it.
+/// Copies `file` without its holes, and at most `bytes_max` bytes of data.
 fn copy_data(file: &File, target: &mut File, bytes_max: u64) -> io::Result<()> {
     let (length, mut at, mut left) = (file.metadata()?.len(), 0, bytes_max);
     target.set_len(length)?;
@@ -166,7 +168,7 @@ fn copy_data(file: &File, target: &mut File, bytes_max: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes what processes of an earlier server have left in `scratch`.
+/// Removes the directories that processes of an earlier server have left in `scratch`.
 pub(super) fn sweep(scratch: &Path) {
     for entry in fs::read_dir(scratch).into_iter().flatten().flatten() {
         if entry.file_name().to_string_lossy().starts_with(PLACE) {
@@ -176,7 +178,8 @@ pub(super) fn sweep(scratch: &Path) {
 }
 
 impl CoreFile {
-    /// Keeps a copy of the module's shared object `path` beside it, which was loaded at `base`: the next deployment removes it.
+    /// Copies the module's shared object `path`, loaded at `base`, beside the core file, since the next deployment removes
+    /// the original.
     pub(super) fn add_object(&mut self, path: &Path, base: u64) {
         let target = self.path.with_extension("so");
         let copied = File::open(path).and_then(|mut from| {
@@ -190,7 +193,7 @@ impl CoreFile {
     }
 }
 
-/// The first regular file in `place` that is its process's user's and has no other name.
+/// The first regular file in `place` that belongs to the process's user and has no other link.
 fn found(place: &CorePlace) -> Option<File> {
     let listed = fs::read_dir(format!("/proc/self/fd/{}", place.dir.as_raw_fd())).ok()?;
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -205,8 +208,8 @@ fn found(place: &CorePlace) -> Option<File> {
     files.into_iter().find(is_own)
 }
 
-/// Why core files do not come to the directory of the process that dies; `None`: they do. `pattern` and `uses_pid` are the kernel's
-/// settings, `hard` the limit of this process.
+/// The reason why core files do not come to the directory of the dying process; `None`: they do. `pattern` and `uses_pid`
+/// are the kernel's settings, `hard` is the limit of this process.
 fn elsewhere(pattern: &str, uses_pid: &str, hard: Option<u64>) -> Option<String> {
     if hard == Some(0) {
         return Some(
@@ -227,19 +230,19 @@ fn elsewhere(pattern: &str, uses_pid: &str, hard: Option<u64>) -> Option<String>
         .then(|| format!("kernel.core_pattern is empty, so that the kernel writes none: {instead}"))
 }
 
-/// Has core files of this process have no memory that is shared with the server: the requests of others are there.
+/// Excludes the memory shared with the server from core files of this process, since it contains requests of other clients.
 pub(super) fn leave_shared_memory_out() {
     if let Err(error) = fs::write("/proc/self/coredump_filter", FILTER) {
         tracing::warn!("core files have the memory that is shared with the server too: coredump_filter: {error}");
     }
 }
 
-/// A name of a file for module `module` that crashed at `at_ms`, in ms since 1970: `shop-20300131T093000Z`.
+/// The file name for a crash of module `module` at `at_ms`, in ms since 1970: `shop-20300131T093000Z`.
 pub(super) fn file_name(module: &str, at_ms: u64) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
     let plain: String = module.chars().take(NAME_CHARS_MAX).map(|c| if is_plain(c) { c } else { '_' }).collect();
     let (days, seconds) = (at_ms / 86_400_000, at_ms / 1000 % 86_400);
-    // Days since 0000-03-01 in eras of 400 years: a year begins with March, so that the leap day is its last.
+    // Days since 0000-03-01, in eras of 400 years: a year begins with March, so that the leap day is its last day.
     let shifted = days + 719_468;
     let (era, day) = (shifted / 146_097, shifted % 146_097);
     let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
@@ -306,7 +309,7 @@ mod tests {
             (fs::read_to_string(&core.path).unwrap().as_str(), core.bytes),
             ("the memory", fs::metadata(&core.path).unwrap().blocks() * 512)
         );
-        // On another file system it is copied.
+        // Across file systems the file is copied.
         let copy = kept.path().join("copy");
         let mut target = File::create_new(&copy).unwrap();
         let holes = File::create_new(inside("holes")).unwrap();

@@ -1,5 +1,5 @@
-//! Both sides of a domain on one thread, so that what a call costs can be counted: the shard's endpoints and the domain's
-//! companion, with real rings and a real module between them.
+//! Both sides of a domain on one thread, for counting the cost of a call: the shard's endpoints and the domain's companion,
+//! with real rings and a real module between them.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // What does not hold is a panic here.
 
@@ -28,7 +28,7 @@ pub(crate) struct CountedDomain {
 }
 
 impl CountedDomain {
-    /// Loads the module at `path` and gives both sides, and the module as the shard sees it.
+    /// Loads the module at `path` and returns both sides, and the module as the shard sees it.
     pub(crate) fn load(host: &InProcess, path: &Path) -> (Box<RingEndpoints>, Self, Arc<dyn Instance>) {
         let layout = Layout::new(1);
         let region = Arc::new(Region::create(layout.bytes()).unwrap());
@@ -59,7 +59,7 @@ impl CountedDomain {
         (Box::new(endpoints), Self { request_ring, runner, spare: None }, instance)
     }
 
-    /// Runs all calls that have come, as the companion does.
+    /// Runs all waiting calls, like the companion.
     pub(crate) fn work(&mut self) {
         self.request_ring.run_waiting(&mut self.runner, &mut self.spare);
     }

@@ -1,4 +1,4 @@
-//! What died, where, and whose code it was.
+//! Crash reports: the process that died, the place of the crash, and the module at fault.
 
 use super::cgroup::OutOfMemory;
 use super::control::CaughtFault;
@@ -20,11 +20,11 @@ use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// Longest text that is taken from a domain.
+/// Limit, in characters, on a text from a domain's process.
 const PLACE_CHARS_MAX: usize = 200;
-/// Return addresses that are taken from a domain.
+/// Limit on the return addresses from a domain's process.
 const FRAMES_MAX: usize = 32;
-/// How often a fault in the process of a single call is told, a domain; the log has each.
+/// The shortest interval between two reports of faults in processes of single calls, for each domain.
 const WORKER_REPORT_EVERY: Duration = Duration::from_secs(1);
 
 fn now_ms() -> u64 {
@@ -32,17 +32,17 @@ fn now_ms() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Whether the kernel says an address with this signal.
+/// Whether the kernel reports an address with this signal.
 fn has_address(signal: i32) -> bool {
     signal == libc::SIGSEGV || signal == libc::SIGBUS
 }
 
-/// What is known of a death before a module is suspected.
+/// The facts about a death before a module is suspected.
 struct Circumstances {
     note: Option<Note>,
-    /// The module that was being brought up.
+    /// The module that was being loaded again.
     trying: Option<ModuleId>,
-    /// Killed by neither its own code, the server nor for its memory.
+    /// Whether the process was killed neither by its own code, nor by the server, nor for lack of memory.
     from_outside: bool,
 }
 
@@ -55,9 +55,10 @@ fn fits(note: Note, status: ExitStatus) -> bool {
 }
 
 impl DomainShared {
-    /// A signal was caught in `process`. The first of a module in one process counts as a crash of it.
+    /// Handles a signal that was caught in `process`. The first one of a module in a process counts as a crash of the
+    /// module.
     pub(super) fn fault_caught(&self, process: &ProcessInstance, fault: &CaughtFault) {
-        // A process that says one thing again and again is not listened to: nothing here is free.
+        // Repeated reports of one fault are ignored, because handling them is not free.
         if !process.first_fault_of(fault.instance) {
             return;
         }
@@ -72,10 +73,10 @@ impl DomainShared {
         self.tell(Input::Caught { module: fault.instance, summary });
     }
 
-    /// A signal was caught in the process of a single call, or has ended it: nothing else of the module was there. So it is told, and
-    /// counts as no crash of the module's process.
+    /// Handles a signal that was caught in the process of a single call, or has ended it. That process contained nothing
+    /// else of the module, so the fault is reported, but does not count as a crash of the module's process.
     pub(super) fn fault_in_worker(&self, process: &ProcessInstance, fault: &CaughtFault) {
-        // A report is not free, and each call may have one.
+        // A report is not free, and each call may cause one.
         let mut told_at = lock(&self.worker_told_at);
         if told_at.is_some_and(|at| at.elapsed() < WORKER_REPORT_EVERY) || !process.has(fault.instance) {
             return;
@@ -93,7 +94,7 @@ impl DomainShared {
         }
     }
 
-    /// The report of a signal that was caught.
+    /// The report of a caught signal.
     fn caught(&self, process: &ProcessInstance, fault: &CaughtFault) -> CrashReport {
         let address = usize::try_from(fault.address).unwrap_or_default();
         let place: String = fault.place.chars().take(PLACE_CHARS_MAX).filter(|c| !c.is_control()).collect();
@@ -114,8 +115,7 @@ impl DomainShared {
         }
     }
 
-    /// Examines the death of `process`, which nobody wanted, while `trying` was being brought up there. May take seconds, for
-    /// symbols.
+    /// Examines the unwanted death of `process`, in which `trying` was being loaded. May take seconds, to look up symbols.
     pub(super) fn examine(
         &self,
         process: &ProcessInstance,
@@ -126,7 +126,7 @@ impl DomainShared {
             return self.not_started(status);
         }
         let Remains { running, note, trace } = process.remains();
-        // What a module wrote there itself must fit what the kernel says.
+        // Module code may have forged the note, so it must fit the status that the kernel reports.
         let note = note.filter(|note| status.is_some_and(|status| fits(*note, status)));
         let killed = status.is_none_or(|status| status.signal() == Some(libc::SIGKILL));
         let out_of_memory = process.out_of_memory().filter(|_| killed);
@@ -177,7 +177,7 @@ impl DomainShared {
         }
     }
 
-    /// A process that has run no code of modules is dead: no module has done that.
+    /// Handles the death of a process that has run no module code: no module is the cause.
     fn not_started(&self, status: Option<ExitStatus>) -> Death {
         let status = status.map_or_else(|| "?".to_owned(), |status| status.to_string());
         let summary = format!("could not start ({status})");
@@ -189,11 +189,11 @@ impl DomainShared {
         Death { suspect: None, is_from_outside: false, is_elsewhere: true, running: Vec::new(), summary }
     }
 
-    /// The module whose doing a death is, as far as that is known and not guessed: whose thread it was, in whose code the
-    /// instruction lies, what was being loaded; else the only module there is, or the only one that ran.
+    /// The module that caused a death, as far as that is known and not guessed: the module whose thread died, whose code
+    /// contains the instruction, or that was being loaded; else the only module, or the only one that was running.
     fn suspect(&self, process: &ProcessInstance, death: &Circumstances, running: &[u64]) -> Option<u64> {
         if let Some(note) = death.note {
-            // Without a number it was a thread of the server's, in whose code no module's call was.
+            // Without a number it was a thread of the program's own, which ran no module's call.
             let owner = (note.module != 0).then_some(note.module);
             return owner.or_else(|| self.owner(process, note.instruction)).filter(|id| self.is_known(*id));
         }
@@ -206,7 +206,7 @@ impl DomainShared {
         known.filter(|id| self.is_known(*id))
     }
 
-    /// Whose doing a death was, in words.
+    /// A sentence about the cause of a death.
     fn whose(&self, report: &CrashReport, running: &[u64]) -> String {
         let was_running = match self.names(running).as_slice() {
             [] => "no module is known to have been running".to_owned(),
@@ -218,7 +218,7 @@ impl DomainShared {
         }
     }
 
-    /// Keeps a report as the last one of the domain, and of the module that is suspected.
+    /// Keeps a report as the last one of the domain, and of the suspected module.
     fn keep_report(&self, suspect: Option<ModuleId>, report: CrashReport) {
         if let Some(suspect) = suspect
             && let Some(module) = lock(&self.modules).get_mut(&suspect)
@@ -228,7 +228,7 @@ impl DomainShared {
         *lock(&self.last_crash) = Some(report);
     }
 
-    /// Leaves a module out from now on: its process ended too often, the last time as `summary` says.
+    /// Puts a module into quarantine: its process ended too often, the last time as `summary` says.
     pub(super) fn quarantine(&self, id: ModuleId, cause: Cause, summary: &str) {
         let last = lock(&self.last_crash).clone();
         let mut modules = lock(&self.modules);
@@ -264,24 +264,24 @@ impl DomainShared {
         instances.iter().filter_map(name).collect()
     }
 
-    /// Whether there is, or was not long ago, a module with this number.
+    /// Whether a module with this number exists, or did recently.
     fn is_known(&self, id: u64) -> bool {
         !self.names(&[id]).is_empty()
     }
 
-    /// The loaded module that begins below `address` and next to it, which may lie behind its end.
+    /// The loaded module with the largest address below `address`, which may lie beyond the module's end.
     fn below(&self, process: &ProcessInstance, address: u64) -> Option<(u64, u64)> {
         let bases = process.bases().into_iter().filter(|(_, base)| *base != 0 && *base <= address);
         bases.max_by_key(|(_, base)| *base)
     }
 
-    /// The module whose shared object has `address` in it.
+    /// The module whose shared object contains `address`.
     fn owner(&self, process: &ProcessInstance, address: u64) -> Option<u64> {
         let (id, base) = self.below(process, address)?;
         symbol::covers(&self.path(id)?, base, address).then_some(id)
     }
 
-    /// `address` in words, if it is in the code of a module: of `instance`, if it must be that.
+    /// The description of `address`, if it is in the code of a module, and of `instance` if that is given.
     fn frame(&self, process: &ProcessInstance, instance: Option<u64>, address: u64) -> Option<String> {
         let (id, base) = self.below(process, address)?;
         if instance.is_some_and(|instance| instance != id) {
@@ -290,7 +290,7 @@ impl DomainShared {
         symbol::locate(&self.path(id)?, base, address)
     }
 
-    /// Return addresses as functions of the module `instance`, with their lines; what lies between them is of a library.
+    /// Return addresses as functions of the module `instance`, with their lines; addresses in libraries are left out.
     fn backtrace(&self, process: &ProcessInstance, instance: u64, frames: &[u64]) -> Vec<String> {
         let base = process.bases().into_iter().find(|(id, _)| *id == instance).map(|(_, base)| base);
         let (Some(path), Some(base)) = (self.path(instance), base.filter(|base| *base != 0)) else { return Vec::new() };
@@ -298,7 +298,7 @@ impl DomainShared {
         symbol::backtrace(&path, base, frames)
     }
 
-    /// The core file of `process`, named after the module that crashed it, and with that module's shared object.
+    /// The core file of `process`, named after the module that crashed it, together with that module's shared object.
     fn core(&self, process: &ProcessInstance, suspect: Option<u64>) -> Option<CoreFile> {
         let files = self.config.core_files.as_ref()?;
         let module = suspect.and_then(|id| self.names(&[id]).pop()).unwrap_or_else(|| self.name().to_owned());
@@ -320,7 +320,7 @@ impl DomainShared {
     }
 }
 
-/// Values as a process tells them, by the names of the registers.
+/// Register values of a process, by the names of the registers.
 fn registers(values: &[u64]) -> Vec<(String, u64)> {
     REGISTERS.iter().zip(values).map(|(name, value)| ((*name).to_owned(), *value)).collect()
 }
@@ -349,7 +349,7 @@ fn ending(status: Option<ExitStatus>, note: Option<Note>) -> String {
 }
 
 impl ProcessInstance {
-    /// What it has left in the shared memory.
+    /// The record that the process has left in the shared memory.
     fn remains(&self) -> Remains {
         let (region, word) = self.board();
         running::remains(region, word)

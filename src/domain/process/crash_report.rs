@@ -1,41 +1,41 @@
-//! What is known of a crash.
+//! The report of a crash.
 
 use super::core_files::CoreFile;
 use serde::Serialize;
 
-/// A crash of module code, or of the process that it was in.
+/// A crash of module code, or of its process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CrashReport {
-    /// The module whose code it was, or that was being loaded; none if that is not known.
+    /// The module whose code crashed, or that was being loaded; empty if that is unknown.
     pub modules: Vec<String>,
-    /// How, for people: `SIGSEGV at address 0x0`, `SIGKILL`, `it ended with code 3`, `it ran out of memory: …`.
+    /// The description, for people: `SIGSEGV at address 0x0`, `SIGKILL`, `it ended with code 3`, `it ran out of memory: …`.
     pub what: String,
     /// The signal's number.
     pub signal: Option<i32>,
-    /// The address accessed, for SIGSEGV and SIGBUS.
+    /// The accessed address, for SIGSEGV and SIGBUS.
     pub address: Option<u64>,
-    /// Where: `function+0x12 (module.c:7)`, if it was in the code of a module.
+    /// The position: `function+0x12 (module.c:7)`, if it was in the code of a module.
     pub frame: Option<String>,
     /// The functions that led there, the innermost first: `copy (src/main.c:7)`, as far as they are the module's.
     pub backtrace: Vec<String>,
-    /// The registers by their names.
+    /// The registers, by name.
     pub registers: Vec<(String, u64)>,
-    /// Which version of the module it was.
+    /// The version of the module.
     pub version: Option<u64>,
-    /// In which of the module's functions, where that is known: `a handler (GET /x)`, `onload`.
+    /// The module's function, if it is known: `a handler (GET /x)`, `onload`.
     pub place: Option<String>,
-    /// The signal was caught and the call answered; otherwise the process died.
+    /// Whether the signal was caught and the call answered; otherwise the process died.
     pub caught: bool,
-    /// When, in ms since 1970.
+    /// The time, in ms since 1970.
     pub at_ms: u64,
-    /// The process.
+    /// The process id.
     pub pid: u32,
-    /// Its core file, if it has left one.
+    /// The core file, if the process has left one.
     pub core: Option<CoreFile>,
 }
 
 impl CrashReport {
-    /// What happened and where, in one line.
+    /// The description and the position, in one line.
     #[must_use]
     pub fn summary(&self) -> String {
         let mut text = self.what.clone();

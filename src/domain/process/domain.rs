@@ -1,4 +1,4 @@
-//! A domain, as the server uses it.
+//! A domain in the server.
 
 use super::control::{self, Order, Outcome};
 use super::domain_config::DomainConfig;
@@ -19,22 +19,22 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Modules loaded into one process before it is replaced.
+/// The number of modules loaded into one process after which it is replaced.
 const LOADS_MAX: u64 = 1_000;
 
-/// The limit of a message of a process, where `text_bytes` is the most that a job may give or be given at once.
+/// The limit on a message of a process, in bytes; `text_bytes` is the limit on one text that a job sends or gets.
 #[must_use]
 pub fn message_bytes_max(text_bytes: usize) -> usize {
     control::message_bytes_max(text_bytes)
 }
 
-/// Modules in a process of their own. Dropping it leaves the process; [`Domain::stop`] ends it.
+/// Modules in a process of their own. Dropping this value does not end the process; [`Domain::stop`] does.
 pub struct Domain {
     shared: Arc<DomainShared>,
 }
 
 impl Domain {
-    /// Starts the process, and waits until it is ready. `wakers` are those of the shards.
+    /// Starts the process and waits until it is ready. `wakers` are those of the shards.
     ///
     /// # Errors
     /// The process could not be started.
@@ -54,7 +54,7 @@ impl Domain {
         &self.shared
     }
 
-    /// Names the shards' inboxes, in the order of their numbers, once.
+    /// Sets the shards' inboxes, in the order of their numbers. Called once.
     pub fn attach(&self, inboxes: Vec<Arc<Inbox>>) {
         self.shared.attach(inboxes);
     }
@@ -69,7 +69,7 @@ impl Domain {
         self.shared.stop();
     }
 
-    /// Waits, until `until` at most, for what the process has printed to be in the log. After [`Domain::stop`].
+    /// After [`Domain::stop`]: waits until the process's output is in the log, at most until `until`.
     pub fn wait_printed(&self, until: Instant) {
         for process in self.shared.processes() {
             process.wait_printed(until.saturating_duration_since(Instant::now()));
@@ -78,13 +78,13 @@ impl Domain {
 }
 
 impl Domain {
-    /// Which domain it is.
+    /// The identity of the domain.
     #[must_use]
     pub fn identity(&self) -> &Identity {
         self.shared.identity()
     }
 
-    /// Modules that are loaded, or to be loaded again.
+    /// The number of modules that are loaded, or will be loaded again.
     #[must_use]
     pub fn modules(&self) -> usize {
         lock(&self.shared.modules).len()
@@ -105,7 +105,7 @@ impl Domain {
                 Some(Ok(Outcome::Exhausted(what, text))) if !exhausted => {
                     exhausted = true;
                     let old = Arc::clone(pass.process());
-                    // The replacement waits for whoever has a pass.
+                    // The replacement waits for all passes.
                     drop(pass);
                     shared.want_replacement(&old, &format!("its modules have used up {what} ({text})"));
                     shared.gate().wait_followed(&old);
@@ -120,7 +120,7 @@ impl Domain {
                 if manifest.name.chars().any(char::is_control) {
                     pass.process().add(id, base);
                     shared.close_in(pass.process(), id);
-                    return Err(LoadError::Manifest("its name is none in its domain".to_owned()));
+                    return Err(LoadError::Manifest("the module's name contains control characters".to_owned()));
                 }
                 let quarantine = Arc::<Quarantine>::default();
                 let loaded = Loaded {
@@ -135,10 +135,10 @@ impl Domain {
                     version: None,
                     settings: Settings::default(),
                 };
-                // With the pass: whoever makes another process after it knows the module.
+                // While the pass is held: a thread that starts another process afterwards finds the module.
                 lock(&shared.modules).insert(id, loaded);
                 if pass.process().add(id, base) == LOADS_MAX {
-                    let why = "many modules have been loaded into it, and unloading gives not everything back";
+                    let why = "many modules have been loaded into it, and unloading does not free all memory";
                     shared.want_replacement(pass.process(), why);
                 }
                 Ok(Arc::new(RemoteModule::new(Arc::clone(shared), id, manifest, quarantine)))
@@ -148,7 +148,7 @@ impl Domain {
             Ok(Outcome::Host(text) | Outcome::Fault(text)) => Err(LoadError::Host(text)),
             Err(late @ NoOutcome::Late(_)) => Err(LoadError::Constructor(Fault { what: late.to_string() })),
             Err(died) => Err(LoadError::Host(died.to_string())),
-            Ok(_) => Err(LoadError::Host("its domain gave a wrong answer".to_owned())),
+            Ok(_) => Err(LoadError::Host("the domain's process gave an answer of another kind".to_owned())),
         }
     }
 }

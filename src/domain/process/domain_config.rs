@@ -15,82 +15,85 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What a domain needs to know.
+/// The configuration of a domain.
 #[derive(Debug, Clone)]
 pub struct DomainConfig {
-    /// Which domain it is.
+    /// The identity of the domain.
     pub identity: Arc<Identity>,
     /// Core of each shard; `None` where a shard is not pinned.
     pub cores: Vec<Option<usize>>,
     /// Cores of the executor pool; empty for all.
     pub free_cores: Vec<usize>,
-    /// Executors that are always there.
+    /// The number of executors that always exist.
     pub threads_min: usize,
-    /// Executors at most.
+    /// Limit on executors.
     pub threads_max: usize,
-    /// The modules' database; that of the default domain, if others have their own.
+    /// The modules' database; if each domain has its own, that of the default domain.
     pub database: PathBuf,
-    /// Where the other domains have theirs, each in a directory by its name; `None`: all share `database`.
+    /// The directory of the other domains' databases, each in a directory with the domain's name; `None`: all share
+    /// `database`.
     pub domain_data: Option<PathBuf>,
-    /// Where the shared objects to load lie, in a directory by the domain's name.
+    /// The directory of the shared objects to load, which lie in a directory with the domain's name.
     pub run_dir: PathBuf,
     /// The database of jobs, for modules to read.
     pub jobs_database: PathBuf,
-    /// Where each process has a record while it lives, for [`end_orphans`](super::end_orphans).
+    /// The directory in which each living process has a record, for [`end_orphans`](super::end_orphans).
     pub records: PathBuf,
-    /// How long handlers may run whose route says nothing, in milliseconds.
+    /// Time limit of handlers whose route sets none, in milliseconds.
     pub handler_timeout_ms: u64,
     /// Budgets of the memory for large bodies.
     pub bodies: Budgets,
-    /// What is compressed and expanded there.
+    /// The settings of compression.
     pub codings: CodingSettings,
-    /// What the process may do.
+    /// The rights of the process.
     pub policy: Policy,
-    /// Users of the domains but the default one, each of which runs as one of its own.
+    /// The users of the domains other than the default one; each of them runs as a user of its own.
     pub users: Option<RangeInclusive<u32>>,
-    /// Names the libraries of sanitizers, for domains of modules that are compiled with one.
+    /// Finds the libraries of sanitizers, for domains of modules with a sanitizer.
     pub sanitizers: sanitized::Libraries,
-    /// Libraries that its process has from its start: those of its sanitizers.
+    /// Libraries that the process preloads: those of its sanitizers.
     pub preload: Vec<PathBuf>,
-    /// Where modules may keep files of a moment; also in the environment as `TMPDIR`.
+    /// The directory for the modules' temporary files, also in the environment as `TMPDIR`.
     pub scratch: PathBuf,
-    /// Limit, in bytes a second, on what is printed; more is dropped.
+    /// Limit, in bytes a second, on the output; more is dropped.
     pub output_bytes_max: usize,
-    /// Whether modules read by SQL the jobs of other domains' modules too.
+    /// Whether modules can read the jobs of other domains' modules by SQL.
     pub reads_all_jobs: bool,
-    /// What it may connect to, where its policy has that the server connects.
+    /// The permitted destinations, if the policy makes the server connect.
     pub connects: Arc<Connects>,
-    /// What it may use beside memory.
+    /// Limits on resources beside memory.
     pub allowance: Allowance,
-    /// The filter of the log (`CWEB_LOG`), if it is not the environment's.
+    /// The filter of the log (`CWEB_LOG`), if it differs from the environment's.
     pub log: Option<String>,
     /// Limits and settings of requests.
     pub requests: RequestRules,
-    /// Longest message of the process over the control connection: see [`message_bytes_max`](super::message_bytes_max).
+    /// Limit, in bytes, on a message of the process over the control connection: see
+    /// [`message_bytes_max`](super::message_bytes_max).
     pub message_bytes_max: usize,
-    /// Where core files go, if there are to be any.
+    /// The directory of core files, if they are wanted.
     pub core_files: Option<CoreFiles>,
-    /// When a module is left out.
+    /// The crashes that put a module into quarantine.
     pub crash_limit: CrashLimit,
-    /// Longest run of a constructor, `onload` or `unload`.
+    /// Limit on a run of a constructor, `onload` or `unload`.
     pub hook_timeout: Duration,
-    /// Resident bytes above those at its start with which a process is replaced; 0: none are too many.
+    /// Growth of the resident memory since the start of the process, in bytes, at which the process is replaced; 0: no
+    /// limit.
     pub rss_recycle_bytes: u64,
-    /// What limits the memory that each process uses, beside the policy's limit of its address space.
+    /// Limits the used memory of each process, beside the policy's limit on its address space.
     pub cgroups: Option<Arc<Cgroups>>,
 }
 
-/// What a domain may use.
+/// Limits on a domain's use of resources.
 #[derive(Debug, Clone, Copy)]
 pub struct Allowance {
-    /// Threads that its modules start: they can't start more by `pthread_create(3)`.
+    /// Limit on the threads that its modules start: beyond it, `pthread_create(3)` fails.
     pub module_threads_max: usize,
-    /// Threads of its process, which the kernel counts however they were started; one with more is ended.
+    /// Limit on all threads of its process, as the kernel counts them; a process with more is ended.
     pub threads_max: usize,
-    /// Calls at once that have processes of their own.
+    /// Limit on the concurrent calls in processes of their own.
     pub killable_calls_max: usize,
-    /// Bytes of its database and its scratch directory; beyond, it writes no more. 0: no limit.
+    /// Limit, in bytes, on its database and its scratch directory together; beyond it, writes fail. 0: no limit.
     pub disk_bytes_max: u64,
-    /// Bytes of memory of all domains together; beyond, the largest process is ended. 0: no limit.
+    /// Limit, in bytes, on the memory of all domains together; beyond it, the largest process is ended. 0: no limit.
     pub memory_bytes_max: u64,
 }

@@ -1,14 +1,14 @@
-//! A shard's end of what it shares with one process of a domain, and its calls there.
+//! A shard's side of the memory shared with one process of a domain, and its calls there.
 //!
-//! | file | what it knows |
+//! | file | content |
 //! | --- | --- |
-//! | `endpoints` | the ends of the rings and of the memory for bodies, and who started the process behind them |
-//! | `session` | what the shard has with one process: calls and sockets |
-//! | `call` | one call, from its place in the queue to what it is answered to |
-//! | `calls` | all calls in one domain, while its processes come and go |
-//! | `send`, `large`, `receive` | records on their way there, large bodies first, and back |
-//! | `streams` | bodies in pieces: the slots of calls, and answers that have begun |
-//! | `refusal` | what is answered in the place of a module |
+//! | `endpoints` | the ends of the rings and of the memory for bodies, and the owner of the process |
+//! | `session` | the shard's state for one process: calls and sockets |
+//! | `call` | one call, from its place in the queue to its caller |
+//! | `calls` | all calls in one domain, across its processes |
+//! | `send`, `large`, `receive` | records to the process, large bodies, and records from the process |
+//! | `streams` | streamed bodies: the slots of calls, and answers that have begun |
+//! | `refusal` | answers in place of a module's |
 
 mod call;
 mod calls;
@@ -46,32 +46,32 @@ pub struct RingEndpoints {
     process: u64,
     producer: Producer,
     consumer: Consumer,
-    /// Large bodies of requests, and where those that are with the domain lie, by ticket.
+    /// The lender of large request bodies, and the places of those that the domain has, by ticket.
     requests: Lender,
     lent: HashMap<u64, ExtentRange>,
-    /// Large bodies of answers, and the one that the domain is to hear of next.
+    /// The borrower of large answer bodies, and the next finished one to report to the domain.
     answers: Borrower,
     done: Option<u64>,
-    /// Bodies in pieces.
+    /// Streamed bodies.
     streams: LinkStreams,
-    /// The files that the domain answers with.
+    /// The files in the domain's answers.
     files: passing::Receiver,
     owner: Box<dyn Owner>,
 }
 
-/// Who started the process behind the endpoints.
+/// The owner of the process behind the endpoints.
 pub(super) trait Owner: Send {
-    /// Ends a process that does not keep to the rules.
+    /// Ends a process that breaks the protocol.
     fn kill(&self);
-    /// Asks for a new process, once this one has done what it is at.
+    /// Asks for a new process, after this one has completed its work.
     fn recycle(&self, why: &str);
-    /// This shard has nothing with the process any more, and sends nothing.
+    /// Reports that this shard has nothing with the process any more, and sends nothing.
     fn drained(&self);
     /// Whether the process has died.
     fn is_dead(&self) -> bool;
 }
 
-/// A shard's ends of the memory it shares with a process.
+/// A shard's ends of the memory shared with a process.
 pub(super) struct Ends {
     pub(super) producer: Producer,
     pub(super) consumer: Consumer,
@@ -83,15 +83,15 @@ pub(super) struct Ends {
 
 #[cfg(any(test, fuzzing))]
 impl Ends {
-    /// Budgets of the memory for bodies there: what is large need not be so in a test.
+    /// Small budgets of the memory for bodies, for tests.
     pub(super) const BUDGETS: Budgets = Budgets {
         requests_bytes_max: 8 << 20,
         answers_bytes_max: 8 << 20,
         streams: StreamSizes { calls_max: 4, buffer_bytes: 1 << 18, answers_max: 8 },
     };
 
-    /// The ends of one shard in a process of which only the rings are in `region`; bodies have memory of their own, which is
-    /// given too.
+    /// The ends of one shard for a process with only the rings in `region`; the bodies have a memory of their own, which is
+    /// returned, too.
     pub(super) fn of(
         region: &Arc<Region>,
         to_domain: RingSpec,
@@ -105,7 +105,7 @@ impl Ends {
             requests: parts.lend_requests(&bodies, 0),
             answers: parts.borrow_answers(&bodies),
             streams: parts.streams(&bodies, 0),
-            // Nothing comes of it.
+            // No files come through this pair.
             files: passing::Receiver::new(passing::pair()?.0),
         };
         Ok((ends, bodies))
@@ -133,7 +133,7 @@ impl RingEndpoints {
         self.owner.is_dead()
     }
 
-    /// The name of its domain.
+    /// The name of the domain.
     pub(super) fn domain_name(&self) -> &str {
         self.domain.name()
     }
@@ -142,7 +142,7 @@ impl RingEndpoints {
         &self.domain
     }
 
-    /// The number of its domain.
+    /// The number of the domain.
     #[must_use]
     pub fn domain(&self) -> usize {
         self.domain.number()
@@ -152,12 +152,12 @@ impl RingEndpoints {
         self.shard
     }
 
-    /// Whether there is something to say by [`RingEndpoints::tell_done`].
+    /// Whether [`RingEndpoints::tell_done`] has something to report.
     fn has_done(&self) -> bool {
         self.done.is_some() || self.answers.has_done() || self.streams.has_told()
     }
 
-    /// Tells the domain which of its bodies have been sent, as far as the ring takes that.
+    /// Reports to the domain which of its bodies have been sent, as far as the ring has room.
     fn tell_done(&mut self) -> Result<(), PushError> {
         while let Some(offset) = self.done.take().or_else(|| self.answers.next_done()) {
             let mut record = Vec::with_capacity(16);
@@ -170,7 +170,7 @@ impl RingEndpoints {
         self.streams.tell(&mut self.producer)
     }
 
-    /// The domain has answered a call: its body is not needed any more.
+    /// Handles the end of a call: its body is not needed any more.
     fn call_over(&mut self, ticket: u64) {
         self.streams.call_over(ticket);
         if !self.lent.is_empty()

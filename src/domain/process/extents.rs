@@ -1,51 +1,51 @@
-//! Gives out extents of a range of addresses, within a budget of bytes.
+//! Allocates extents of an address range, within a budget of bytes.
 //!
 //! Sans-IO: numbers in, numbers out. Small extents come from the start of the range and large ones from its end, so that
-//! the pages of small ones, which are kept for the next, lie together. The pages of a large extent are given back to the
-//! kernel after use, in steps, and count in the budget until then.
+//! the pages of small extents, which are kept for the next ones, lie together. The pages of a large extent are returned to
+//! the kernel after use, in steps, and count in the budget until then.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Range;
 
-/// Extents begin and end at pages, so that those of two bodies share no cache line and can be given back to the kernel.
+/// Extents begin and end at pages, so that two bodies share no cache line, and so that pages can be returned to the kernel.
 pub(super) const PAGE: usize = 4096;
-/// Largest body that the reserve is for.
+/// Largest body, in bytes, that may use the reserve.
 pub(super) const SMALL_BYTES_MAX: usize = 1024 * 1024;
-/// Small extents that have reached this far are given back to the kernel when nothing lies in the range any more.
+/// Small extents that have reached this far are returned to the kernel when the whole range is free.
 const KEPT_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// Why there is no extent.
+/// The reason why there is no extent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum NoRoom {
-    /// Others have to be given back first.
+    /// Other extents must be freed first.
     #[error("there is no room now")]
     Now,
-    /// It is larger than the budget.
+    /// The size exceeds the budget.
     #[error("there is never so much room")]
     Ever,
 }
 
-/// See the module's documentation.
+/// The extents of one range.
 #[derive(Debug)]
 pub(super) struct Extents {
     range: Range<usize>,
     budget: usize,
     /// Bytes beyond the budget for small extents.
     reserve: usize,
-    /// Bytes that are given out or leaving.
+    /// Bytes that are allocated, or whose pages are being returned.
     used: usize,
-    /// Bytes of each free extent, by its start.
+    /// The bytes of each free extent, by its start.
     free: BTreeMap<usize, usize>,
-    /// Bytes of each extent given out, by its start.
+    /// The bytes of each allocated extent, by its start.
     taken: HashMap<usize, usize>,
-    /// What has been given back and has pages that are to go.
+    /// Freed ranges with pages that must be returned to the kernel.
     leaving: VecDeque<Range<usize>>,
-    /// End of all small extents since the last trim.
+    /// The largest end of a small extent since the last trim.
     reached: usize,
 }
 
 impl Extents {
-    /// All of `range`, which begins and ends at a page.
+    /// All of `range`, which must begin and end at a page.
     pub(super) fn new(range: Range<usize>, budget: usize, reserve: usize) -> Self {
         let free = BTreeMap::from([(range.start, range.len())]);
         let reached = range.start;
@@ -60,7 +60,7 @@ impl Extents {
         self.used
     }
 
-    /// The start of an extent of `bytes` bytes.
+    /// Allocates an extent of `bytes` bytes, and returns its start.
     ///
     /// # Errors
     /// [`NoRoom`].
@@ -91,7 +91,8 @@ impl Extents {
         Ok(taken)
     }
 
-    /// Takes a large extent back, of which only the first `written` bytes have pages. One that was not given out changes nothing.
+    /// Frees a large extent, of which only the first `written` bytes have pages. An extent that is not allocated changes
+    /// nothing.
     pub(super) fn give_written(&mut self, start: usize, written: usize) {
         let Some(bytes) = self.taken.remove(&start) else { return };
         let kept = written.checked_next_multiple_of(PAGE).unwrap_or(bytes).clamp(PAGE, bytes);
@@ -99,11 +100,11 @@ impl Extents {
             self.used -= bytes - kept;
             self.insert_free(start + kept, bytes - kept);
         }
-        // Also one that is small now: it lies among large ones, where nobody would use its pages.
+        // Also an extent that is small now: it lies among large ones, where its pages would stay unused.
         self.leaving.push_back(start..start + kept);
     }
 
-    /// Takes an extent back; one that was not given out changes nothing.
+    /// Frees an extent; an extent that is not allocated changes nothing.
     pub(super) fn give(&mut self, start: usize) {
         let Some(bytes) = self.taken.remove(&start) else { return };
         if bytes > SMALL_BYTES_MAX {
@@ -114,7 +115,7 @@ impl Extents {
         }
         let kept = self.range.start..self.reached;
         if self.taken.is_empty() && self.leaving.is_empty() && kept.len() > KEPT_BYTES_MAX {
-            // All is free: one extent.
+            // Everything is free: one extent.
             self.free = BTreeMap::from([(kept.end, self.range.end - kept.end)]);
             self.used = kept.len();
             self.reached = kept.start;
@@ -135,12 +136,12 @@ impl Extents {
         self.free.insert(start, bytes);
     }
 
-    /// Whether there is something for [`Extents::next_leaving`].
+    /// Whether [`Extents::next_leaving`] has a range.
     pub(super) fn is_leaving(&self) -> bool {
         !self.leaving.is_empty()
     }
 
-    /// At most `bytes_max` bytes, whole pages, whose memory is to be given back to the kernel; then call
+    /// At most `bytes_max` bytes, in whole pages, whose memory must be returned to the kernel. The caller must then call
     /// [`Extents::left`].
     pub(super) fn next_leaving(&mut self, bytes_max: usize) -> Option<Range<usize>> {
         let range = self.leaving.pop_front()?;
@@ -151,7 +152,7 @@ impl Extents {
         Some(range.start..cut)
     }
 
-    /// The memory of `range` has been given back.
+    /// Records that the memory of `range` was returned.
     pub(super) fn left(&mut self, range: Range<usize>) {
         self.used -= range.len();
         self.insert_free(range.start, range.len());

@@ -1,25 +1,26 @@
-//! The part of a record that tells the server what of a file to send. Sans-IO; hostile when it comes from a domain.
+//! The part of a record that describes the content of an answer from a file. Sans-IO; the input comes from a hostile
+//! domain.
 
 use super::record_parts::{Headers, Reader, kind, push_block};
 use crate::abi::files::Piece;
 
-/// Most pieces of a body.
+/// Limit on the pieces of a body.
 const PIECES_MAX: usize = 256;
 
-/// Largest body: what a file can have.
+/// Limit on the bytes of a body: the largest possible file.
 const BYTES_MAX: u64 = i64::MAX as u64;
 
 /// A body of pieces of one open file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct FileBody {
-    /// Which open file of the domain it is; its descriptor comes beside the rings.
+    /// The number of the domain's open file; its descriptor is sent beside the rings.
     pub(super) file: u64,
-    /// What is sent, in order.
+    /// The pieces in the order in which they are sent.
     pub(super) pieces: Vec<Piece>,
 }
 
 impl FileBody {
-    /// Bytes of all pieces.
+    /// The sum of the pieces' bytes.
     pub(super) fn bytes(&self) -> u64 {
         let bytes = |piece: &Piece| match piece {
             Piece::Text(bytes) => bytes.len() as u64,
@@ -46,7 +47,7 @@ impl FileBody {
         }
     }
 
-    /// Reads what [`FileBody::push`] wrote, which must be all that is left.
+    /// Reads the output of [`FileBody::push`], which must be the remainder of the input.
     pub(super) fn parse(reader: &mut Reader<'_>) -> Option<Self> {
         let (file, count) = (reader.u64()?, usize::from(reader.u16()?));
         let (mut pieces, mut bytes) = (Vec::new(), 0_u64);
@@ -67,7 +68,7 @@ impl FileBody {
     }
 }
 
-/// What a handler answered with a file as the body, and how long it ran.
+/// A handler's answer with a file as the body, and its running time in microseconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct FileAnswer<'a> {
     pub(super) ticket: u64,
@@ -77,7 +78,7 @@ pub(super) struct FileAnswer<'a> {
     pub(super) file: FileBody,
 }
 
-/// Makes the fixed part of an answer one of an answer with a file.
+/// Turns the fixed part of an answer into that of an answer with a file.
 pub(super) fn attach_file(fixed: &mut Vec<u8>, file: &FileBody) {
     if let Some(kind) = fixed.first_mut() {
         *kind = kind::ANSWER_FILE;

@@ -1,5 +1,5 @@
-//! The process of the modules as fuzzers play it, on the thread of the shard that talks to it: one that answers, when it
-//! is told to, and one that sends anything.
+//! Fake processes of a domain for the fuzzers, on the thread of the shard: an honest process that answers on request, and
+//! a hostile process that sends anything.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // A property that does not hold is a panic here.
 
@@ -33,12 +33,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-/// A module of a process that never was.
+/// A module of an imaginary process.
 pub(crate) fn module(manifest: Manifest) -> Arc<dyn Instance> {
     remote(manifest).0
 }
 
-/// The same, and its number there.
+/// Such a module, and its number in the process.
 pub(super) fn remote(manifest: Manifest) -> (Arc<dyn Instance>, u64) {
     static SHARED: OnceLock<Arc<DomainShared>> = OnceLock::new();
     let shared = SHARED.get_or_init(|| {
@@ -86,7 +86,7 @@ pub(super) fn remote(manifest: Manifest) -> (Arc<dyn Instance>, u64) {
     (Arc::new(RemoteModule::new(Arc::clone(shared), number, manifest, Arc::default())), number)
 }
 
-/// Whether the process was to be ended, and whether it has.
+/// Whether the process should have ended, and whether it has.
 #[derive(Clone, Default)]
 pub(super) struct Fate(Arc<AtomicBool>, Arc<AtomicBool>);
 
@@ -104,7 +104,8 @@ impl Owner for Fate {
     fn drained(&self) {}
 }
 
-/// Both ends of a pair of rings, to the domain and to the server, with so many bytes of data; and the memory for bodies.
+/// Both ends of a pair of rings, to the domain and to the server, with `data_bytes` bytes of data; and the memory for
+/// bodies.
 fn pair(data_bytes: [usize; 2], fate: Fate) -> (Box<RingEndpoints>, Consumer, Producer, Arc<Region>) {
     let to_domain = RingSpec { offset: 0, data_bytes: data_bytes[0] };
     let offset = to_domain.total_bytes().next_multiple_of(RingSpec::ALIGN);
@@ -116,39 +117,39 @@ fn pair(data_bytes: [usize; 2], fate: Fate) -> (Box<RingEndpoints>, Consumer, Pr
     (Box::new(endpoints), request_ring, Producer::new(&region, to_server).expect("a ring"), bodies)
 }
 
-/// What stands for content in answers: nothing of the content itself, so that it can't be taken for something else.
+/// Stands for content in answers, but contains none of it, so that it can't be mistaken for other content.
 fn digest(bytes: &[u8]) -> String {
     let mut hasher = std::hash::DefaultHasher::new();
     hasher.write(bytes);
     format!("{} bytes, {:016x}", bytes.len(), hasher.finish())
 }
 
-/// A process that keeps to the rules and answers when it is told to: requests with what it got, messages with frames.
+/// A process that keeps the protocol and answers when told to: requests with the received content, messages with frames.
 pub(crate) struct Domain {
     request_ring: Consumer,
     producer: Producer,
     fate: Fate,
     bodies: Arc<Region>,
-    /// What came and is not answered: for each call the records that answer it.
+    /// The unanswered calls: for each, the records that answer it.
     unanswered: Vec<Vec<Vec<u8>>>,
-    /// What is on its way into a full ring.
+    /// Records on their way into a full ring.
     leaving: VecDeque<Vec<u8>>,
 }
 
 impl Domain {
-    /// The process and the endpoints to it. A record to it holds any head of `head_bytes_max` bytes, as the server's rings hold
-    /// the largest that may be configured; the ring back is so small that it is full at times.
+    /// The process and the endpoints to it. A record to it holds any head of `head_bytes_max` bytes, as the server's rings
+    /// hold the largest permitted head. The ring back is small, so that it is full at times.
     pub(crate) fn new(head_bytes_max: usize) -> (Box<RingEndpoints>, Self) {
         const TO_SERVER_BYTES: usize = 16 * 1024;
         let fate = Fate::default();
-        // With the places of 1024 fields, 16 bytes each.
+        // Includes the spans of 1024 fields, 16 bytes each.
         let to_domain_bytes = (4 * (head_bytes_max + 16 * 1024 + 64)).next_power_of_two();
         let (endpoints, request_ring, producer, bodies) = pair([to_domain_bytes, TO_SERVER_BYTES], fate.clone());
         let (unanswered, leaving) = (Vec::new(), VecDeque::new());
         (endpoints, Self { request_ring, producer, fate, bodies, unanswered, leaving })
     }
 
-    /// Takes what has come, and answers any `count` of the calls. Returns whether there was anything to do.
+    /// Takes the waiting records, and answers any `count` calls. Returns whether there was anything to do.
     pub(crate) fn work(&mut self, random: &mut Random, count: usize) -> bool {
         assert!(!self.fate.0.load(Ordering::Relaxed), "an honest process is not ended");
         let mut record = Vec::new();
@@ -175,7 +176,7 @@ impl Domain {
         busy
     }
 
-    /// Calls that are not answered.
+    /// The number of unanswered calls.
     pub(crate) fn waiting(&self) -> usize {
         self.unanswered.len() + self.leaving.len()
     }
@@ -215,7 +216,7 @@ impl Domain {
         }
     }
 
-    /// The bytes of a body, wherever they are.
+    /// The bytes of a body, in the record or beside the rings.
     fn read(&self, body: &Body<'_>) -> Vec<u8> {
         match *body {
             Body::Here(bytes) => bytes.to_vec(),
@@ -227,7 +228,7 @@ impl Domain {
     }
 }
 
-/// Holds a module for nobody.
+/// Holds a module.
 pub(super) struct Held(pub(super) Arc<dyn Instance>);
 
 impl GenerationRef for Held {
@@ -253,12 +254,12 @@ pub(crate) struct Hostile {
     calls: CallTable,
     producer: Producer,
     fate: Fate,
-    /// Numbers of the requests and keys of the sockets whose calls have not ended.
+    /// The numbers of the requests, and the keys of the sockets, with unfinished calls.
     requests: HashSet<u64>,
     sockets: HashSet<u64>,
 }
 
-/// How some answer is to be framed.
+/// A random framing.
 fn any_meta(random: &mut Random) -> AnswerMeta {
     AnswerMeta {
         date: *b"Sun, 06 Nov 1994 08:49:37 GMT",
@@ -271,9 +272,9 @@ fn any_meta(random: &mut Random) -> AnswerMeta {
     }
 }
 
-/// Requests in flight; their tickets are 1 and up, with the highest bit set.
+/// The requests in flight; their tickets are 1 and up, with the highest bit set.
 const REQUESTS: u64 = 6;
-/// Batches of socket events in flight; their tickets follow.
+/// The batches of socket events in flight; their tickets follow.
 const SOCKETS: u64 = 2;
 
 impl Hostile {
@@ -316,7 +317,7 @@ impl Hostile {
         self.calls.flush();
     }
 
-    /// The process dies: whatever it was asked has come to an end, once.
+    /// Ends the process: every call must have ended exactly once.
     pub(crate) fn end(mut self) {
         let killed = self.fate.0.load(Ordering::Relaxed);
         assert!(!killed || !self.calls.has_work(), "nothing is taken from a process that was ended");
@@ -338,7 +339,7 @@ impl Hostile {
                 ModuleMessage::SocketClose { code, .. } => assert!((1000..=4999).contains(&code)),
                 ModuleMessage::SocketSend { .. } | ModuleMessage::SocketSendLent { .. } => {}
                 ModuleMessage::SocketRoom { .. } | ModuleMessage::RoomPublish { .. } => {}
-                // Of these the other target knows more.
+                // The other target checks these more closely.
                 ModuleMessage::StreamReturned { seq, .. } => {
                     assert!(self.requests.remove(&seq), "two ends of one request");
                 }
@@ -351,7 +352,7 @@ impl Hostile {
     }
 }
 
-/// One whole answer and nothing else, whatever its header fields were to be: RFC 9112 §2.1, §6.3.
+/// Checks that the bytes are exactly one answer, whatever header fields it should have had: RFC 9112 §2.1, §6.3.
 fn check_answer(bytes: &[u8]) {
     let end = bytes.windows(4).position(|window| window == b"\r\n\r\n").expect("an answer has a head");
     let (head, body) = (&bytes[..end], &bytes[end + 4..]);
@@ -376,7 +377,7 @@ fn check_answer(bytes: &[u8]) {
     assert!(dates <= 1, "{dates} Date fields");
     match lengths.as_slice() {
         [] => assert!(matches!(status, 204 | 304) && body.is_empty(), "{status} without a length"),
-        // HEAD announces a body that is left out.
+        // An answer to HEAD announces a body that is left out.
         [length] => assert!(body.is_empty() || length.parse() == Ok(body.len())),
         more => panic!("{} lengths", more.len()),
     }

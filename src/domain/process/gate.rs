@@ -1,37 +1,37 @@
-//! The process in service, and the passes of those who give it orders.
+//! The process in service, and the passes of threads that give it orders.
 //!
-//! The supervisor opens and closes the gate; any thread takes a pass. While a pass is held, no other process takes the
-//! place of this one, unless it dies.
+//! The supervisor opens and closes the gate; any thread can take a pass. While a pass is held, no other process replaces
+//! this one, unless it dies.
 
 use super::instance::ProcessInstance;
 use super::lock;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How long an order waits for a domain that is being started again, or replaced.
+/// Limit on the wait of an order for a domain's process that is being started or replaced.
 const UP_WAIT: Duration = Duration::from_secs(30);
 
-/// See the module's documentation.
+/// The gate of a domain.
 pub(super) struct Gate {
     state: Mutex<GateState>,
     changed: Condvar,
-    /// Told the number of a closing when the last pass is given back.
+    /// Called with the number of a closing when the last pass is returned.
     quiet: Box<dyn Fn(u64) + Send + Sync>,
 }
 
 #[derive(Default)]
 struct GateState {
     current: Option<Arc<ProcessInstance>>,
-    /// Passes are given out.
+    /// Whether passes are given out.
     is_open: bool,
-    /// Passes that are held.
+    /// The number of held passes.
     held: usize,
-    /// The last closing of the supervisor.
+    /// The number of the supervisor's last closing.
     round: u64,
     is_stopping: bool,
 }
 
-/// The right to give the process in service orders.
+/// The right to give orders to the process in service.
 pub(super) struct Pass<'a> {
     gate: &'a Gate,
     process: Arc<ProcessInstance>,
@@ -56,7 +56,7 @@ impl Drop for Pass<'_> {
 }
 
 impl Gate {
-    /// A closed gate, without a process. `quiet` is told the number of a closing once no pass is held.
+    /// A closed gate, without a process. `quiet` is called with the number of a closing once no pass is held.
     pub(super) fn new(quiet: impl Fn(u64) + Send + Sync + 'static) -> Self {
         Self { state: Mutex::default(), changed: Condvar::new(), quiet: Box::new(quiet) }
     }
@@ -66,8 +66,8 @@ impl Gate {
         lock(&self.state).current.clone()
     }
 
-    /// A pass to the process in service. Waits for the process, also while nothing can be loaded into the one there is, since
-    /// code that looks for a symbol may wait there for ever. `None`: it does not come in time, or the domain stops.
+    /// Takes a pass to the process in service. Waits for a process, also while the present one can't load modules, since
+    /// code that looks up a symbol may wait there for ever. `None`: no process came in time, or the domain stops.
     pub(super) fn enter(&self) -> Option<Pass<'_>> {
         let mut pass = None;
         self.wait(|state| {
@@ -80,7 +80,7 @@ impl Gate {
         pass
     }
 
-    /// Waits until another process has followed `old`, for at most 30 s.
+    /// Waits until another process has replaced `old`, at most 30 s.
     pub(super) fn wait_followed(&self, old: &ProcessInstance) {
         self.wait(|state| state.current.as_ref().is_some_and(|current| current.number() != old.number()));
     }
@@ -97,7 +97,7 @@ impl Gate {
         }
     }
 
-    /// Gives out no pass from now on.
+    /// Stops giving out passes.
     pub(super) fn close(&self, round: u64) {
         let mut state = lock(&self.state);
         (state.is_open, state.round) = (false, round);
@@ -116,7 +116,7 @@ impl Gate {
         self.changed.notify_all();
     }
 
-    /// `process` is dead: it is out of service.
+    /// Takes the dead `process` out of service.
     pub(super) fn remove(&self, process: &ProcessInstance) {
         let mut state = lock(&self.state);
         if state.current.as_ref().is_some_and(|current| current.number() == process.number()) {
@@ -124,7 +124,7 @@ impl Gate {
         }
     }
 
-    /// Nobody waits from now on.
+    /// Ends all waits, from now on.
     pub(super) fn stop(&self) {
         lock(&self.state).is_stopping = true;
         self.changed.notify_all();

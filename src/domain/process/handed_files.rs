@@ -1,8 +1,8 @@
-//! Open files on their way from the server to a domain, for its running jobs: descriptors over a socket beside the control
+//! Passes open files from the server to a domain, for its running jobs: descriptors over a socket beside the control
 //! connection (`SCM_RIGHTS` in unix(7)).
 //!
-//! A descriptor is sent before the answer to the question that has asked for it, with the number of that question. The server
-//! never waits: a process that does not take its files is refused further ones.
+//! A descriptor is sent before the answer to the question that asked for it, with the number of that question. The server
+//! never waits: a process that does not take its files gets no further ones.
 
 use super::lock;
 use rustix::io::Errno;
@@ -16,10 +16,10 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Mutex;
 
-/// Bytes of a message: the question's number.
+/// The bytes of a message: the question's number.
 const MESSAGE_BYTES: usize = 8;
 
-/// Sends the file that question number `call` has asked for.
+/// Sends the file for question number `call`.
 ///
 /// # Errors
 /// The process does not take it now.
@@ -37,10 +37,10 @@ pub(super) fn send(socket: &OwnedFd, call: u64, file: &OwnedFd) -> Result<(), Er
     }
 }
 
-/// The domain's end.
+/// The domain's side.
 pub(super) struct HandedFiles {
     socket: OwnedFd,
-    /// Files that a thread received while it looked for its own, by the number of their question.
+    /// Files that a thread received while it looked for its own, by question number.
     early: Mutex<HashMap<u64, OwnedFd>>,
 }
 
@@ -49,10 +49,10 @@ impl HandedFiles {
         Self { socket, early: Mutex::default() }
     }
 
-    /// The file that question number `call` has asked for; its answer must have come.
+    /// Takes the file for question number `call`, whose answer must have come.
     ///
     /// # Errors
-    /// This process has no descriptor left for it.
+    /// This process has no descriptor left.
     pub(super) fn take(&self, call: u64) -> Result<OwnedFd, i32> {
         let mut early = lock(&self.early);
         loop {

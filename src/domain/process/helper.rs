@@ -1,6 +1,6 @@
-//! The thread of a domain for tasks that block: starts of processes, and examinations of their deaths.
+//! The thread of a domain for blocking tasks: starting processes, and examining their deaths.
 //!
-//! The kernel ends a process with the thread that started it, so this thread stays until the last process is over.
+//! The kernel ends a process with the thread that started it, so this thread stays until the last process has ended.
 
 use super::events::Event;
 use super::instance::ProcessInstance;
@@ -17,7 +17,7 @@ use std::thread;
 pub(super) enum Task {
     /// Start a process.
     Start,
-    /// Examine the death of `process`, in which `trying` was being brought up.
+    /// Examine the death of `process`, in which `trying` was being loaded.
     Examine { process: Arc<ProcessInstance>, trying: Option<ModuleId>, status: Option<ExitStatus> },
 }
 
@@ -31,7 +31,7 @@ pub(super) fn start(shared: &Arc<DomainShared>) -> io::Result<Sender<Task>> {
     let run = move || {
         for task in received {
             match task {
-                // A start that succeeds sends its event itself, before any other event about the process.
+                // A successful start sends its event itself, before any other event about the process.
                 Task::Start => {
                     if let Err(error) = start::start(&shared) {
                         let _ = shared.events.send(Event::Started(Err(error)));

@@ -1,9 +1,9 @@
-//! Module code that somebody waits for: constructors, `onload`, `unload`, the cancel callbacks of jobs. How long they may take, and what
-//! follows.
+//! Module code with a time limit: constructors, `onload`, `unload`, `on_setting`, the cancel callbacks of jobs; and what
+//! happens when it does not return.
 //!
-//! A thread that runs code of others can't be ended, a process can: one in which such code does not return is replaced, as
-//! after a handler that never ends. Constructors and destructors run under the dynamic loader's lock, so nothing else can
-//! be loaded there any more; whoever wants to waits for the next process.
+//! A thread that runs foreign code can't be ended, but a process can. A process with such code that does not return is
+//! replaced, as after an endless handler. Constructors and destructors run under the dynamic loader's lock, so no further
+//! module can be loaded into that process; loads wait for the next process.
 
 use super::control::{Order, Outcome};
 use super::instance::ProcessInstance;
@@ -12,7 +12,7 @@ use super::shared::DomainShared;
 use crossbeam::channel::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
-/// A part of a module's code.
+/// A kind of module code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Hook {
     Constructor,
@@ -23,7 +23,7 @@ pub(super) enum Hook {
 }
 
 impl Hook {
-    /// Its name, for people.
+    /// The name, for people.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Constructor => "a constructor",
@@ -35,19 +35,19 @@ impl Hook {
     }
 }
 
-/// Why there is no outcome.
+/// The reason why there is no outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum NoOutcome {
     #[error("its process died")]
     Died,
-    /// The limit.
+    /// The time limit.
     #[error("did not return within {} ms, the limit of --hook-timeout-ms", .0.as_millis())]
     Late(Duration),
 }
 
 impl DomainShared {
-    /// Has `process` load a module when it is its turn: one is loaded after the other, and what one takes is not to be
-    /// the next one's fault. `None`: nothing can be loaded there any more, or it has died before the turn came.
+    /// Makes `process` load a module in its turn: modules are loaded one after the other, and one must not pay for the time
+    /// of another. `None`: nothing can be loaded there any more, or the process died before the turn.
     pub(super) fn load_in_turn(&self, process: &ProcessInstance, order: Order) -> Option<Result<Outcome, NoOutcome>> {
         let loader = process.loader();
         let _turn = loader.turn();
@@ -65,7 +65,7 @@ impl DomainShared {
         Some(loaded)
     }
 
-    /// Tells `process` the settings of a module. False: it could not be told.
+    /// Sends the settings of a module to `process`. Returns false if they could not be sent.
     pub(super) fn configure_in(&self, process: &ProcessInstance, instance: u64) -> bool {
         let settings = lock(&self.modules).get(&instance).map(|module| module.settings.clone());
         let Some(settings) = settings else { return true };
@@ -73,13 +73,13 @@ impl DomainShared {
         matches!(process.call_within(self.config.hook_timeout, self.number(), order), Ok(Outcome::Done))
     }
 
-    /// Has `process` run a part of a module's code, and waits for its end as long as it may take.
+    /// Makes `process` run a hook, and waits for its end within the time limit.
     pub(super) fn call_hook(&self, process: &ProcessInstance, hook: Hook, order: Order) -> Result<Outcome, NoOutcome> {
         let begun = process.begin(self.number(), order).map_err(|_| NoOutcome::Died)?;
         self.await_hook(process, hook, &begun)
     }
 
-    /// Waits for the end of what [`ProcessInstance::begin`] has begun.
+    /// Waits for the end of a hook that [`ProcessInstance::begin`] has begun.
     pub(super) fn await_hook(
         &self,
         process: &ProcessInstance,

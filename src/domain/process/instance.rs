@@ -1,4 +1,4 @@
-//! One process of a domain: its control connection, what is loaded there, and the memory it shares with the server.
+//! One process of a domain: its control connection, its loaded modules, and the memory that it shares with the server.
 
 use super::arena::Parts;
 use super::asked::Asked;
@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-/// One process. Its state (spare, serving, leaving …) is the supervisor's; here is what other threads need of it.
+/// One process. The supervisor owns its state (spare, serving, leaving …); this type has the parts that other threads need.
 pub(super) struct ProcessInstance {
     pub(super) number: u64,
     pub(super) pid: u32,
@@ -30,58 +30,58 @@ pub(super) struct ProcessInstance {
     pub(super) region: Arc<Region>,
     pub(super) bodies: Arc<Region>,
     pub(super) parts: Parts,
-    /// Sockets over which it passes open files, one a shard; over the last one, jobs get theirs.
+    /// Sockets through which the process passes open files, one for each shard; through the last one, jobs get their files.
     pub(super) files: Vec<OwnedFd>,
-    /// By which it wakes the shards.
+    /// The bells with which the process wakes the shards.
     pub(super) bells: Mutex<Vec<Doorbell>>,
     pub(super) since: SystemTime,
-    /// The process has not been waited for, so `pid` is still its own. Held while it is signalled.
+    /// Whether the process is not reaped yet, so that `pid` is still its own. Locked while the process is signalled.
     pub(super) alive: Mutex<bool>,
     pub(super) control_writer: ControlWriter,
     pub(super) asked: Asked,
-    /// Who waits for which order; `None` once the process is dead.
+    /// The waiters for orders; `None` once the process is dead.
     pub(super) waiting: Mutex<Option<HashMap<u64, Waiter>>>,
-    /// Where each loaded module begins in its memory, as it says itself.
+    /// The address of each loaded module, as the process reports it.
     pub(super) loaded: Mutex<BTreeMap<u64, u64>>,
-    /// Modules ever loaded into it.
+    /// The number of modules ever loaded into the process.
     pub(super) loads: AtomicU64,
     pub(super) loader: Loader,
-    /// The module that the supervisor is bringing up; 0: none.
+    /// The module that the supervisor is loading; 0: none.
     pub(super) trying: AtomicU64,
-    /// The server has ended it because it did not keep to the rules.
+    /// Whether the server ends the process because it broke the protocol.
     pub(super) broken: AtomicBool,
-    /// Modules in which a signal was caught.
+    /// The modules in which a signal was caught.
     pub(super) faulted: Mutex<HashSet<u64>>,
-    /// Why it was ended, if there is more to say than that it was killed.
+    /// The reason for its end, if it is more than a kill.
     pub(super) verdict: Mutex<Option<String>>,
-    /// The process has all resources it needs. Module code runs only after this.
+    /// Whether the process has all the resources that it needs. Module code runs only after this.
     pub(super) started: AtomicBool,
-    /// A replacement was asked for: the supervisor is told once.
+    /// Whether a replacement was requested: the supervisor is told once.
     pub(super) doomed: AtomicBool,
     pub(super) is_sanitized: bool,
-    /// A [`Stage`]. Written by the supervisor.
+    /// A [`Stage`], written by the supervisor.
     pub(super) stage: AtomicU8,
-    /// Disconnected once all that it has printed is in the log.
+    /// Disconnected once all its output is in the log.
     pub(super) printed: Receiver<()>,
-    /// The record of this process, should it outlive the server.
+    /// The record of the process, in case it outlives the server.
     pub(super) _record: Option<Record>,
     /// Its cgroup, if it has one.
     pub(super) confined: Option<Confined>,
-    /// Where it leaves a core file, if it may.
+    /// The directory for its core file, if it may leave one.
     pub(super) core_place: Option<CorePlace>,
 }
 
-/// What threads beside the supervisor have to know of a process's state.
+/// The part of a process's state that threads other than the supervisor need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Stage {
     Alive,
-    /// Another process follows: the supervisor is to learn of each job that ends here.
+    /// Another process follows: the supervisor must learn of each job that ends here.
     Draining,
     Dead,
 }
 
-/// The one who waits for the outcome of an order.
+/// The waiter for the outcome of an order.
 pub(super) enum Waiter {
     /// A thread.
     Thread(Sender<Outcome>),
@@ -90,7 +90,7 @@ pub(super) enum Waiter {
 }
 
 impl ProcessInstance {
-    /// Tells it from other processes.
+    /// The number that identifies the process.
     pub(super) fn number(&self) -> u64 {
         self.number
     }
@@ -103,44 +103,44 @@ impl ProcessInstance {
         self.since
     }
 
-    /// Where it says what it runs.
+    /// The memory in which the process records what it runs.
     pub(super) fn board(&self) -> (&Region, usize) {
         (&self.region, self.layout.board())
     }
 
-    /// Why it takes up more memory beside the rings than one that keeps to the rules can, if it does.
+    /// The reason why it occupies more memory beside the rings than the protocol permits, if it does.
     pub(super) fn overfills(&self) -> Option<String> {
         let (resident, most) = (self.bodies.resident_bytes().ok()?, self.parts.resident_bytes_max() as u64);
         (resident > most).then(|| format!("it has filled {resident} bytes of the memory for bodies, of at most {most}"))
     }
 
-    /// Sends a message and does not wait until it is taken. A process that takes nothing is ended.
+    /// Sends a message without waiting until it is taken. A process that takes no messages is ended.
     pub(super) fn send(&self, message: &ToChild) -> io::Result<()> {
         let reply = matches!(message, ToChild::Reply { .. });
         let sent = control::encode(message).and_then(|bytes| self.control_writer.send(bytes, reply));
         sent.inspect_err(|_| self.kill())
     }
 
-    /// Hands over the open file that question number `call` has asked for, before its answer.
+    /// Passes the open file for question number `call`, before its answer.
     ///
     /// # Errors
-    /// An errno: it does not take it.
+    /// An errno: the process does not take it.
     pub(super) fn hand_over(&self, call: u64, file: &OwnedFd) -> Result<(), i32> {
         let socket = self.files.last().ok_or(libc::EIO)?;
         handed_files::send(socket, call, file).map_err(Errno::raw_os_error)
     }
 
-    /// What its modules have asked and are not answered.
+    /// The limits on unanswered questions of its modules.
     pub(super) fn asked(&self) -> &Asked {
         &self.asked
     }
 
-    /// Sends an order; its outcome comes over the receiver, which is disconnected if the process dies first.
+    /// Sends an order. Its outcome comes over the receiver, which is disconnected if the process dies first.
     pub(super) fn begin(&self, call: u64, what: Order) -> Result<Receiver<Outcome>, String> {
         self.begin_message(call, &ToChild::Call { call, what })
     }
 
-    /// Names the modules whose symbols others find. Done when they do.
+    /// Sends the modules whose symbols others can look up. Done when the look-up uses them.
     pub(super) fn publish(&self, call: u64, modules: Vec<(String, u64)>) -> Result<Receiver<Outcome>, String> {
         self.begin_message(call, &ToChild::Published { call, modules })
     }
@@ -151,9 +151,9 @@ impl ProcessInstance {
         Ok(receiver)
     }
 
-    /// Sends an order of the supervisor, which learns its outcome as an event, or else that the process died.
+    /// Sends an order of the supervisor, which gets the outcome as an event, or else the death of the process.
     pub(super) fn begin_supervised(&self, call: u64, what: Order) {
-        // A process that can't be reached ends, which is an event too.
+        // If the message can't be sent, the process ends, which is an event, too.
         let _ = self.begin_for(Waiter::Supervisor, call, &ToChild::Call { call, what });
     }
 
@@ -165,12 +165,12 @@ impl ProcessInstance {
         self.send(message).map_err(|error| format!("its process can't be reached: {error}"))
     }
 
-    /// Has an order carried out, and waits for its outcome for at most `limit`; disconnected: the process died first.
+    /// Sends an order and waits for its outcome, at most for `limit`. Disconnected: the process died first.
     pub(super) fn call_within(&self, limit: Duration, call: u64, what: Order) -> Result<Outcome, RecvTimeoutError> {
         self.begin(call, what).map_err(|_| RecvTimeoutError::Disconnected)?.recv_timeout(limit)
     }
 
-    /// Order number `call` has its outcome, which is returned if the supervisor waits for it.
+    /// Delivers the outcome of order number `call`. Returns it if the supervisor waits for it.
     pub(super) fn done(&self, call: u64, outcome: Outcome) -> Option<Outcome> {
         match lock(&self.waiting).as_mut().and_then(|waiting| waiting.remove(&call))? {
             Waiter::Supervisor => Some(outcome),
@@ -181,7 +181,7 @@ impl ProcessInstance {
         }
     }
 
-    /// Nobody waits for an order any more.
+    /// Ends all waits for orders.
     pub(super) fn give_up_orders(&self) {
         drop(lock(&self.waiting).take());
     }
@@ -190,39 +190,39 @@ impl ProcessInstance {
         let alive = lock(&self.alive);
         if *alive {
             let pid = self.pid.cast_signed();
-            // SAFETY: no memory is involved; the process is not waited for while `alive` is held and true.
+            // SAFETY: no memory is involved; the process is not reaped while `alive` is locked and true.
             unsafe {
                 libc::kill(pid, libc::SIGKILL);
-                // What it has forked ends with it; this is for what its modules may have forked past the rules. The filter keeps all of
-                // them in its group.
+                // Its forked processes end with it; this call is for processes that its modules may have forked in spite of
+                // the rules. The filter keeps them all in its group.
                 libc::kill(-pid, libc::SIGKILL);
             }
         }
     }
 
-    /// Whether a cgroup limits its memory.
+    /// Whether a cgroup limits the process's memory.
     pub(super) fn is_confined(&self) -> bool {
         self.confined.is_some()
     }
 
-    /// Whether the kernel has killed it for memory, and for whose.
+    /// The reason if the kernel killed the process for lack of memory.
     pub(super) fn out_of_memory(&self) -> Option<OutOfMemory> {
         self.confined.as_ref()?.out_of_memory()
     }
 
-    /// It has been waited for: its cgroup goes.
+    /// Removes the cgroup after the process was reaped.
     pub(super) fn unconfine(&self) {
         if let Some(confined) = &self.confined {
             confined.remove();
         }
     }
 
-    /// Its core file, if it has left one, under the name that `named` has for it.
+    /// The core file of the process, if it has left one, under the name `named`.
     pub(super) fn core(&self, files: &CoreFiles, named: &str) -> Option<CoreFile> {
         files.keep(self.core_place.as_ref()?, named)
     }
 
-    /// The process may be waited for from here on: its number can be another's then.
+    /// Called before the process is reaped: afterwards its id can belong to another process.
     pub(super) fn is_reaped(&self) {
         lock(&self.bells).clear();
         *lock(&self.alive) = false;
@@ -238,7 +238,7 @@ impl ProcessInstance {
         self.control_writer.close();
     }
 
-    /// Waits, where the module has a sanitizer, until it has looked for what the module has lost: for that it needs the file.
+    /// For a module with a sanitizer, waits until the leak check has ended, since that needs the module's file.
     pub(super) fn wait_for_leaks(&self, end: &Receiver<Outcome>) -> Option<Outcome> {
         if self.is_sanitized { end.recv_timeout(LEAKS_WAIT).ok() } else { None }
     }
@@ -263,33 +263,33 @@ impl ProcessInstance {
         self.started.store(true, Ordering::Release);
     }
 
-    /// Whether code of modules can have run in it.
+    /// Whether module code can have run in the process.
     pub(super) fn is_started(&self) -> bool {
         self.started.load(Ordering::Acquire)
     }
 
-    /// It is to be replaced: true for the first who says so.
+    /// Requests a replacement; returns true for the first request.
     pub(super) fn request_replacement(&self) -> bool {
         !self.doomed.swap(true, Ordering::AcqRel)
     }
 
-    /// Waits until all that it has printed is in the log, for at most `limit`. The process is over, or about to be.
+    /// Waits until all its output is in the log, at most for `limit`. The process must have ended, or be about to end.
     pub(super) fn wait_printed(&self, limit: Duration) {
         let _ = self.printed.recv_timeout(limit);
     }
 
-    /// What loads modules there.
+    /// The loader of the process.
     pub(super) fn loader(&self) -> &Loader {
         &self.loader
     }
 
-    /// A module is loaded. Returns how many have been.
+    /// Records a loaded module. Returns the number of modules ever loaded.
     pub(super) fn add(&self, instance: u64, base: u64) -> u64 {
         lock(&self.loaded).insert(instance, base);
         self.loads.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// A module is to be closed; false if it is not loaded here.
+    /// Records that a module is being closed; returns false if it is not loaded here.
     pub(super) fn forget(&self, instance: u64) -> bool {
         lock(&self.loaded).remove(&instance).is_some()
     }
@@ -298,17 +298,17 @@ impl ProcessInstance {
         lock(&self.loaded).contains_key(&instance)
     }
 
-    /// The loaded modules and where each begins.
+    /// The loaded modules and their addresses.
     pub(super) fn bases(&self) -> Vec<(u64, u64)> {
         lock(&self.loaded).iter().map(|(id, base)| (*id, *base)).collect()
     }
 
-    /// The server ends it because it does not keep to the rules.
+    /// Records that the server ends the process because it broke the protocol.
     pub(super) fn set_broken(&self) {
         self.broken.store(true, Ordering::Release);
     }
 
-    /// Whether its end is the server's doing, for what it did.
+    /// Whether the server ended the process because it broke the protocol.
     pub(super) fn is_broken(&self) -> bool {
         self.broken.load(Ordering::Acquire)
     }
@@ -321,7 +321,7 @@ impl ProcessInstance {
         self.trying.store(instance.unwrap_or(0), Ordering::Release);
     }
 
-    /// True when a signal was caught in this module for the first time here.
+    /// Returns true for the first signal that was caught in this module here.
     pub(super) fn first_fault_of(&self, instance: u64) -> bool {
         let known = instance == 0 || self.has(instance) || self.trying() == Some(instance);
         known && lock(&self.faulted).insert(instance)
@@ -331,7 +331,7 @@ impl ProcessInstance {
         lock(&self.verdict).clone().or_else(|| self.control_writer.verdict().map(str::to_owned))
     }
 
-    /// Ends it because it `hung`.
+    /// Kills the process because it `hung`.
     pub(super) fn kill_because(&self, hung: String) {
         lock(&self.verdict).get_or_insert(hung);
         self.kill();

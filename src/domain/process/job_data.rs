@@ -1,16 +1,16 @@
-//! Questions of a running job to the server over the control connection: both ends of each question.
+//! Questions of a running job to the server over the control connection: both sides of each question.
 //!
-//! Bytes cross as base64. A refusal is an errno in decimal digits; anything else that comes in its place counts as `EIO`.
+//! Bytes cross as base64. A refusal is an errno in decimal digits; any other refusal counts as `EIO`.
 
 use super::control::Question;
 use crate::jobs::code::JobCalls;
 use data_encoding::BASE64;
 use std::os::fd::OwnedFd;
 
-/// The answer to [`Question::Resume`] when there is no checkpoint; no base64.
+/// The answer to [`Question::Resume`] without a checkpoint; not valid base64.
 const NONE: &str = "-";
 
-/// The server's answer to a run's question; `hand_over` hands it a file.
+/// The server's answer to a run's question; `hand_over` passes a file.
 pub(super) fn answer(
     what: Question,
     calls: &dyn JobCalls,
@@ -48,20 +48,20 @@ pub(super) fn errno_of(refusal: &str) -> i32 {
     refusal.parse().unwrap_or(libc::EIO)
 }
 
-/// Sends bytes of a run to the server, which stores them; `ask` asks the question with the bytes in base64.
+/// Sends bytes of a run to the server, which stores them; `ask` sends the question with the bytes in base64.
 pub(super) fn store(
     bytes: &[u8],
     message_bytes_max: usize,
     ask: impl FnOnce(String) -> Result<String, String>,
 ) -> Result<(), i32> {
-    // The server refuses what is just above its limit and logs why; a larger message could not reach the server.
+    // The server refuses sizes just above its limit and logs the reason; a much larger message could not reach the server.
     if bytes.len() > message_bytes_max / 2 {
         return Err(libc::EMSGSIZE);
     }
     ask(BASE64.encode(bytes)).map(drop).map_err(|refusal| errno_of(&refusal))
 }
 
-/// The checkpoint that `run` began with.
+/// The checkpoint with which `run` began.
 pub(super) fn resume(run: u64, ask: impl FnOnce(Question) -> Result<String, String>) -> Result<Option<Vec<u8>>, i32> {
     let saved = ask(Question::Resume { run }).map_err(|refusal| errno_of(&refusal))?;
     if saved == NONE {

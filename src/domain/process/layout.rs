@@ -1,11 +1,11 @@
-//! Where the rings of a domain lie in its shared memory: both processes compute the same.
+//! The positions of a domain's rings in its shared memory: both processes compute the same.
 
 use crate::domain::ring::RingSpec;
 use crate::domain::running::BOARD_WORDS;
 
-/// Bytes of the ring to the domain, a shard.
+/// The size of the ring to the domain, for each shard, in bytes.
 const TO_DOMAIN_BYTES: usize = 1024 * 1024;
-/// Bytes of the ring to the server, a shard.
+/// The size of the ring to the server, for each shard, in bytes.
 const TO_SERVER_BYTES: usize = 2 * 1024 * 1024;
 
 /// The rings of a domain for a number of shards.
@@ -37,18 +37,18 @@ impl Layout {
         Self::pair(shard).0
     }
 
-    /// The ring in which it receives.
+    /// The ring in which shard number `shard` receives.
     pub(super) fn to_server(self, shard: usize) -> RingSpec {
         Self::pair(shard).1
     }
 
-    /// The word behind all rings, where the board of what runs begins.
+    /// The first word after all rings, at which the record of running modules begins.
     pub(super) fn board(self) -> usize {
         let end = if self.shards == 0 { 0 } else { Self::pair(self.shards - 1).2 };
         end.next_multiple_of(4096) / 8
     }
 
-    /// Bytes of all of it.
+    /// The size of everything, in bytes.
     pub(super) fn bytes(self) -> usize {
         ((self.board() + BOARD_WORDS) * 8).next_multiple_of(4096)
     }

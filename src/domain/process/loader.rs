@@ -1,4 +1,4 @@
-//! The dynamic loader of one process, as far as the server knows it: one module is loaded or closed at a time.
+//! The server's view of one process's dynamic loader: one module is loaded or closed at a time.
 
 use super::control::Outcome;
 use super::lock;
@@ -7,14 +7,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
-/// The dynamic loader of one process, as far as the server knows it.
+/// The dynamic loader of one process, from the server's view.
 #[derive(Default)]
 pub(super) struct Loader {
-    /// Held by the thread that has a module loaded.
+    /// Locked by the thread that is loading a module.
     turn: Mutex<()>,
-    /// Modules that are being closed, which the loader does one at a time with all else.
+    /// Modules that are being closed; the loader closes and loads one at a time.
     closing: Mutex<Vec<Receiver<Outcome>>>,
-    /// Its lock is never given back.
+    /// Whether its lock is never released.
     jammed: AtomicBool,
 }
 
@@ -24,21 +24,21 @@ impl Loader {
         lock(&self.turn)
     }
 
-    /// A module is being closed; its end comes over the receiver.
+    /// Records that a module is being closed; its end comes over the receiver.
     pub(super) fn closes(&self, end: Receiver<Outcome>) {
         let mut closing = lock(&self.closing);
         closing.retain(|end| matches!(end.try_recv(), Err(TryRecvError::Empty)));
         closing.push(end);
     }
 
-    /// Waits until what is being closed is. False: something is not, and has had `limit`.
+    /// Waits until all modules are closed, at most `limit` for each. Returns false if one is not.
     pub(super) fn wait_closed(&self, limit: Duration) -> bool {
         let closing = std::mem::take(&mut *lock(&self.closing));
-        // A process that has died closes nothing; whoever has an order for it learns that from the order.
+        // A dead process closes nothing; the next order for it reports the death.
         closing.into_iter().all(|end| !matches!(end.recv_timeout(limit), Err(RecvTimeoutError::Timeout)))
     }
 
-    /// Nothing can be loaded from now on.
+    /// Records that nothing can be loaded any more.
     pub(super) fn jam(&self) {
         self.jammed.store(true, Ordering::Release);
     }

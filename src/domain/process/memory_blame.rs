@@ -1,20 +1,21 @@
-//! Which domain is ended when all of them together use more memory than they may. Sans-IO: bytes and times in, an index out.
+//! Chooses the domain to end when all domains together exceed their memory limit. Sans-IO: bytes and times in, an index
+//! out.
 //!
-//! The domain that has grown ends, not the one that is large: a tenant with a large table that it has had for a while
-//! must not pay for a small one that leaks. Growth is measured against the domain's own level, its mean over the last minute.
-//! A domain that grows slower than its own tolerance has not grown; where none has, the largest ends.
+//! The domain that has grown is ended, not the largest one: a tenant with a large but constant table must not pay for a
+//! small tenant with a leak. Growth is measured against the domain's own level, which is its mean over the last minute.
+//! Growth below a domain's own tolerance does not count; if no domain has grown, the largest is ended.
 
 use std::time::{Duration, Instant};
 
-/// Samples of a level, and the time between two.
+/// The number of samples of a level, and the interval between them.
 const SAMPLES: usize = 12;
 const SAMPLE_EVERY: Duration = Duration::from_secs(5);
-/// Growth below this part of the limit, and below this part of the domain's own level, is none.
+/// Growth below this fraction of the limit, or below this fraction of the domain's own level, does not count.
 const LIMIT_TOLERANCE: u64 = 64;
 const LEVEL_TOLERANCE: u64 = 8;
 
-/// The memory of one domain over the last minute. Before its first minute is over, the time before it counts as nothing
-/// used: what a young domain uses is growth.
+/// The memory of one domain over the last minute. During the first minute, the time before the start counts as no memory:
+/// everything that a young domain uses is growth.
 #[derive(Debug, Default)]
 pub(super) struct Level {
     samples: [u64; SAMPLES],
@@ -28,10 +29,11 @@ impl Level {
         self.samples.iter().map(|bytes| bytes / SAMPLES as u64).sum()
     }
 
-    /// The domain uses `bytes` at `now`. Called at any rate; a sample is taken every [`SAMPLE_EVERY`].
+    /// Records that the domain uses `bytes` bytes at `now`. May be called at any rate; a sample is taken every
+    /// [`SAMPLE_EVERY`].
     pub(super) fn add(&mut self, now: Instant, bytes: u64) {
         let mut next = *self.next.get_or_insert(now + SAMPLE_EVERY);
-        // After a pause there is nothing better than what is known now.
+        // After a pause, the present value fills all missed samples.
         for _ in 0..SAMPLES {
             if now < next {
                 break;
@@ -49,13 +51,13 @@ impl Level {
 /// The memory of a domain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Use {
-    /// Bytes that it uses.
+    /// The bytes that the domain uses.
     pub(super) bytes: u64,
-    /// Bytes that it has used lately: [`Level::bytes`].
+    /// The recent level in bytes: [`Level::bytes`].
     pub(super) level: u64,
 }
 
-/// Why a domain is ended.
+/// The reason why a domain is ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Blame {
     /// The domain has grown by the most bytes.
@@ -64,7 +66,7 @@ pub(super) enum Blame {
     Largest,
 }
 
-/// The index of the domain to be ended, if the domains use more than `limit` bytes together.
+/// The index of the domain to end, if the domains together use more than `limit` bytes.
 pub(super) fn culprit(limit: u64, uses: &[Use]) -> Option<(usize, Blame)> {
     let sum = uses.iter().fold(0_u64, |sum, of| sum.saturating_add(of.bytes));
     if sum <= limit {
@@ -84,7 +86,7 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
-    /// The culprit among domains of (bytes, level), in MiB.
+    /// The chosen domain among (bytes, level), in MiB.
     fn found(limit: u64, uses: &[(u64, u64)]) -> Option<(usize, Blame)> {
         let uses: Vec<Use> = uses.iter().map(|(bytes, level)| Use { bytes: bytes * MIB, level: level * MIB }).collect();
         culprit(limit * MIB, &uses)
@@ -95,19 +97,19 @@ mod tests {
         for (limit, uses, expected) in [
             (4096, &[][..], None),
             (4096, &[(2048, 2048), (2048, 0)], None),
-            // A steady tenant, and a small one that leaks.
+            // A constant tenant, and a small one with a leak.
             (2304, &[(2048, 2048), (300, 20)], Some((1, Blame::Grown))),
             (2304, &[(2060, 2048), (300, 20), (10, 10)], Some((1, Blame::Grown))),
             // A domain whose memory varies by an eighth of its level has not grown.
             (2304, &[(2300, 2048), (100, 20)], Some((1, Blame::Grown))),
             (2304, &[(2340, 2048), (100, 20)], Some((0, Blame::Grown))),
-            // Of two that grow, the one that has grown by more; in bytes, not by its own measure.
+            // Of two growing domains, the one that has grown by more bytes.
             (1000, &[(700, 100), (500, 10)], Some((0, Blame::Grown))),
             (1000, &[(505, 100), (500, 10)], Some((1, Blame::Grown))),
-            // A hoarder that waits until a small one takes its usual breath: the hoarder ends.
+            // A large constant domain is ended when a small one exceeds the limit within its normal variation.
             (2304, &[(1900, 1900), (400, 400), (25, 20)], Some((0, Blame::Largest))),
             (2304, &[(1900, 2000), (500, 500)], Some((0, Blame::Largest))),
-            // Right after the start all is growth.
+            // Right after the start all memory is growth.
             (1000, &[(600, 0), (500, 0)], Some((0, Blame::Grown))),
             (0, &[(u64::MAX / MIB, 0), (u64::MAX / MIB, 0)], Some((1, Blame::Grown))),
         ] {
@@ -126,7 +128,7 @@ mod tests {
         assert_eq!(level.bytes(), 1100, "eleven samples in 59.75 s");
         level.add(at(60_000), 1200);
         assert_eq!(level.bytes(), 1200);
-        // A leak is seen against what was before it.
+        // A leak is measured against the level before it.
         for tick in 240..280 {
             level.add(at(250 * tick), 12_000);
         }

@@ -1,8 +1,8 @@
-//! What all domains use of memory together (`--modules-memory-bytes-max`), and the end of the one that is too much.
+//! Limits the memory of all domains together (`--modules-memory-bytes-max`), and ends the one that exceeds it.
 //!
-//! Each look first takes numbers that cost little and are too high rather than too low. Only when those exceed the limit are
-//! processes measured, within a time for each look: a module with many processes, descriptors or mappings makes the measurement
-//! of its own domain last longer, and no look.
+//! Each look first takes numbers that cost little and are rather too high than too low. Only if they exceed the limit are
+//! processes measured, within a time limit for each look: a module with many processes, descriptors or mappings prolongs
+//! the measurement of its own domain, but no look.
 
 use super::group;
 use super::instance::ProcessInstance;
@@ -13,26 +13,26 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Processes of a domain that are looked at. One with more is ended for its threads: see `watch`.
+/// Limit on the examined processes of a domain. A domain with more is ended for its threads: see `watch`.
 const MEMBERS_MAX: usize = 1024;
-/// How long the measurements of one look may take, all domains together.
+/// Limit on the time for the measurements of one look, for all domains together.
 const MEASURING: Duration = Duration::from_millis(40);
-/// How long a look at the open files of one process and those forked from it may take while there is no hurry.
+/// Limit on the time for examining the open files of a process and those forked from it, when there is no hurry.
 const FILES: Duration = Duration::from_millis(1);
-/// Which part of the time looking may take, and the longest pause that this leads to.
+/// The looks take at most this fraction of the time; and the longest pause that follows from it.
 const TOTAL_SHARE: u32 = 50;
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// A domain's processes that may be alive: the one in service, those that drain, spares.
+/// A domain's processes that may be alive: the one in service, draining ones, spares.
 pub(super) type Processes = Vec<Arc<ProcessInstance>>;
 
-/// Watches what all domains use together.
+/// Watches the memory of all domains together.
 pub(super) struct TotalWatch {
     /// Limit in bytes; 0: none.
     limit_bytes: u64,
     next: Instant,
     domains: BTreeMap<String, Watched>,
-    /// Numbers of the processes that were ended for their memory and may not be gone yet.
+    /// The numbers of the processes that were ended for their memory and may still exist.
     ended: Vec<u64>,
 }
 
@@ -55,8 +55,8 @@ impl TotalWatch {
         Self { limit_bytes, next: Instant::now(), domains: BTreeMap::new(), ended: Vec::new() }
     }
 
-    /// Ends a process of the domain that has grown most, if `domains` use more than the limit together. Looking takes a small part of the
-    /// time.
+    /// Ends a process of the domain that has grown most, if `domains` together use more than the limit. The looks take a
+    /// small part of the time.
     pub(super) fn look(&mut self, domains: &[(String, Processes)]) {
         let began = Instant::now();
         if self.limit_bytes == 0 || began < self.next {
@@ -77,7 +77,7 @@ impl TotalWatch {
         self.next = now + (began.elapsed() * TOTAL_SHARE).min(PAUSE_MAX);
     }
 
-    /// Takes what costs little of each process.
+    /// Takes the cheap numbers of each process.
     fn look_at_all(&mut self, domains: &[(String, Processes)]) {
         let is_there = |number: u64| domains.iter().flat_map(|(_, of)| of).any(|process| process.number() == number);
         self.ended.retain(|number| is_there(*number));
@@ -96,15 +96,15 @@ impl TotalWatch {
         }
     }
 
-    /// Whether the limit may be exceeded. What lies in shared memory, and in files in memory that are not mapped, is part of what the
-    /// whole machine has of it.
+    /// Whether the limit may be exceeded. Shared memory, and files in memory that are not mapped, are counted by the
+    /// machine's totals.
     fn may_exceed(&self) -> bool {
         let groups = self.domains.values().flat_map(|watched| watched.groups.values());
         let private = groups.map(GroupMemory::private_at_most).fold(0, u64::saturating_add);
         private > self.limit_bytes || private.saturating_add(machine::shared_bytes_at_most()) > self.limit_bytes
     }
 
-    /// Measures all processes, or as many as the time of a look allows. Each group has its share of the time.
+    /// Measures all processes, or as many as the time of a look permits. Each group has its share of the time.
     fn measure(&mut self) {
         let groups: usize = self.domains.values().map(|watched| watched.groups.len()).sum();
         let share = MEASURING / u32::try_from(groups.max(1)).unwrap_or(u32::MAX);
@@ -113,7 +113,7 @@ impl TotalWatch {
         }
     }
 
-    /// The domain to be ended, why, and what all use together.
+    /// The domain to end, the reason, and the memory of all domains together.
     fn culprit(&self) -> Option<(String, Blame, u64)> {
         let used = |watched: &Watched| Use { bytes: watched.bytes(), level: watched.level.bytes() };
         let uses: Vec<Use> = self.domains.values().map(used).collect();
@@ -122,7 +122,7 @@ impl TotalWatch {
         Some((self.domains.keys().nth(index)?.clone(), blame, sum))
     }
 
-    /// Ends the process of domain `name` that uses most, with all that were forked from it.
+    /// Ends the process of domain `name` that uses most, with all processes forked from it.
     fn end(&mut self, domains: &[(String, Processes)], name: &str, blame: Blame, sum: u64) {
         let Some(watched) = self.domains.get_mut(name) else { return };
         let Some((number, group)) = watched.groups.iter().max_by_key(|(_, group)| group.bytes()) else { return };
@@ -138,13 +138,13 @@ impl TotalWatch {
         let mut all = domains.iter().flat_map(|(_, of)| of);
         if let Some(process) = all.find(|process| process.number() == number) {
             process.kill_because(format!(
-                "all domains together used {} MiB of memory and may use {} MiB (--modules-memory-bytes-max); {blamed}",
+                "all domains together used {} MiB of memory; the limit is {} MiB (--modules-memory-bytes-max); {blamed}",
                 sum >> 20,
                 self.limit_bytes >> 20,
             ));
             self.ended.push(number);
         }
-        // Its next process begins anew, and so does its level: what it had hoarded must not count for it.
+        // The next process starts with a new level, since the old process's memory must not count for it.
         watched.level = Level::default();
         watched.groups.remove(&number);
     }

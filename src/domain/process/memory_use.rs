@@ -1,4 +1,4 @@
-//! How much memory processes use, as the kernel tells in `/proc`. Reads of unbounded length go on at the next look.
+//! The memory of processes, as `/proc` reports it. Reads of unbounded length continue at the next look.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, ReadDir};
@@ -10,22 +10,22 @@ use std::time::Instant;
 /// The memory of one process, in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Memory {
-    /// Private pages and swap. Pages that a fork shares with its parent count in both.
+    /// Private pages and swap. Pages that a fork shares with its parent count in both processes.
     pub(super) private: u64,
     /// Shared memory and files in memory that the process maps.
     pub(super) shared: u64,
 }
 
 impl Memory {
-    /// By proc_pid_status(5), which costs the kernel little. `None`: the process is gone.
+    /// From proc_pid_status(5), which costs the kernel little. `None`: the process has ended.
     pub(super) fn plain(pid: u32) -> Option<Self> {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
         let bytes = |field: &str| field_bytes(&status, field).unwrap_or(0);
         Some(Self { private: bytes("RssAnon:") + bytes("VmSwap:"), shared: bytes("RssShmem:") })
     }
 
-    /// Its part of each page, divided by the number of processes that have the page: `smaps_rollup` of proc(5), for which the
-    /// kernel visits all pages. `None`: gone, or not for this process to read.
+    /// The process's share of each page, divided by the number of processes that map it: `smaps_rollup` of proc(5), for
+    /// which the kernel visits all pages. `None`: the process has ended, or the file can't be read.
     fn proportional(pid: u32) -> Option<Self> {
         let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
         let bytes = |field: &str| field_bytes(&rollup, field);
@@ -39,7 +39,7 @@ fn field_bytes(text: &str, field: &str) -> Option<u64> {
     line.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// A measurement of a process, and what [`Memory::plain`] said then.
+/// A measurement of a process, and its [`Memory::plain`] at that time.
 #[derive(Debug, Clone, Copy)]
 struct Measured {
     part: Memory,
@@ -47,10 +47,10 @@ struct Measured {
     at: u64,
 }
 
-/// What is known of the memory of a domain's process and of those forked from it.
+/// The memory of a domain's process and of those forked from it.
 #[derive(Default)]
 pub(super) struct GroupMemory {
-    /// Each process as it is now.
+    /// The present memory of each process.
     members: BTreeMap<u32, Memory>,
     measured: BTreeMap<u32, Measured>,
     measurements: u64,
@@ -58,7 +58,7 @@ pub(super) struct GroupMemory {
 }
 
 impl GroupMemory {
-    /// Asks for the plain numbers of all `members`, and looks on at their open files until `until`.
+    /// Takes the plain numbers of all `members`, and continues examining their open files until `until`.
     pub(super) fn look(&mut self, members: &[u32], until: Instant) {
         self.members = members.iter().filter_map(|pid| Some((*pid, Memory::plain(*pid)?))).collect();
         self.measured.retain(|pid, _| self.members.contains_key(pid));
@@ -69,13 +69,13 @@ impl GroupMemory {
         self.members.len()
     }
 
-    /// Bytes that the processes have in private pages at most: shared ones count in each.
+    /// An upper limit on the bytes in private pages: shared ones count in each process.
     pub(super) fn private_at_most(&self) -> u64 {
         self.members.values().map(|memory| memory.private).sum()
     }
 
-    /// Measures on until `until`, at least one process: those first that were measured longest ago. A process without others counts as
-    /// it is. Looks on at open files, too.
+    /// Measures at least one process, and more until `until`, starting with the oldest measurement. A process without forks
+    /// needs no measurement. Also continues examining open files.
     pub(super) fn measure(&mut self, until: Instant) {
         let alone = self.members.len() < 2;
         let mut order: Vec<(u64, u32)> = self
@@ -99,10 +99,10 @@ impl GroupMemory {
         self.files.look(&members, until);
     }
 
-    /// Bytes that go when the processes do, by what is known.
+    /// The bytes that the end of the processes would free, as far as known.
     ///
-    /// A process that was not measured counts with what it has beyond the smallest, from which the others are taken to be forked; the
-    /// largest with all.
+    /// For unmeasured processes: the largest counts fully, and each other process with its bytes beyond the smallest, from
+    /// which the others are assumed to be forked.
     pub(super) fn bytes(&self) -> u64 {
         let smallest = self.members.values().map(|memory| memory.private).min().unwrap_or(0);
         let largest = self.members.iter().max_by_key(|(_, memory)| memory.private).map(|(pid, _)| *pid);
@@ -119,17 +119,17 @@ impl GroupMemory {
     }
 }
 
-/// The open files of processes that have no name and are in memory (memfd_create(2)), each once. A module can have many
+/// The unnamed files in memory that the processes have open (memfd_create(2)), without duplicates. A module can have many
 /// thousand descriptors, so one pass over them may take several looks.
 #[derive(Default)]
 struct MemoryFiles {
     is_under_way: bool,
-    /// What this pass has seen: bytes by device and inode.
+    /// The files seen in this pass: bytes by device and inode.
     seen: HashMap<(u64, u64), u64>,
-    /// Processes that this pass has still to look at, and the list of descriptors that it is in.
+    /// The processes that this pass must still examine, and the list of descriptors that it is reading.
     left: Vec<u32>,
     list: Option<ReadDir>,
-    /// Bytes that the last complete pass has seen.
+    /// The bytes that the last complete pass has seen.
     complete: u64,
 }
 
@@ -138,7 +138,7 @@ impl MemoryFiles {
         self.complete.max(self.seen.values().sum())
     }
 
-    /// Goes on with the pass until `until` or its end. A pass that has ended begins again at the next look.
+    /// Continues the pass until `until` or its end. After its end, a new pass begins at the next look.
     fn look(&mut self, members: &[u32], until: Instant) {
         if !std::mem::replace(&mut self.is_under_way, true) {
             self.left = members.to_vec();
@@ -162,7 +162,7 @@ impl MemoryFiles {
     }
 }
 
-/// The device, inode and bytes of an open file, if it is one of memfd_create(2). Most descriptors cost one system call.
+/// The device, inode and bytes of an open file, if memfd_create(2) made it. Most descriptors cost one system call.
 fn memory_file(descriptor: &Path) -> Option<((u64, u64), u64)> {
     let target = fs::read_link(descriptor).ok()?;
     if !target.as_os_str().as_bytes().starts_with(b"/memfd:") {
@@ -209,7 +209,7 @@ mod tests {
         let own = std::process::id();
         let mut files = MemoryFiles::default();
         let mut looks = 0;
-        // Each look is over at once, and sees one descriptor.
+        // Each look ends at once and sees one descriptor.
         while files.complete == 0 {
             files.look(&[own], Instant::now());
             looks += 1;
@@ -227,9 +227,9 @@ mod tests {
         let of = |private: u64, shared: u64| Memory { private, shared };
         let members = [(1, of(1_000, 20)), (2, of(950, 20)), (3, of(1_150, 0))];
         let mut group = GroupMemory { members: BTreeMap::from(members), ..GroupMemory::default() };
-        // 2 is what the others are forked from; 3 has 200 of its own.
+        // The others are forked from 2; 3 has 200 of its own.
         assert_eq!((group.private_at_most(), group.bytes()), (3_100, 50 + 1_150 + 20));
-        // Once measured: what each has, and what it has grown since.
+        // After a measurement: the measured bytes, and the growth since.
         let measured = |part: Memory, plain: Memory| Measured { part, plain, at: 1 };
         group.measured = BTreeMap::from([
             (1, measured(of(333, 15), of(1_000, 20))),

@@ -1,17 +1,18 @@
-//! How large a process has become: memory, and mappings, of which the kernel allows a process a number.
+//! Watches the size of a process: its memory, and its mappings, whose number the kernel limits.
 
 use super::instance::ProcessInstance;
 use std::fs::File;
 use std::io::Read;
 use std::time::{Duration, Instant};
 
-/// A process is not replaced for its size sooner.
+/// The least age at which a process is replaced for its size.
 const AGE_MIN: Duration = Duration::from_secs(10);
-/// How often its memory is looked at.
+/// The interval between looks at the memory.
 const LOOK_EVERY: Duration = Duration::from_millis(900);
-/// How often its mappings are counted, for which the kernel has to list them.
+/// The interval between counts of the mappings, for which the kernel must list them.
 const COUNT_EVERY: Duration = Duration::from_secs(15);
-/// The kernel gives so much of the list of mappings in a read; and so many reads a look takes, about ten thousand mappings.
+/// The kernel's limit on one read of the list of mappings; and the number of reads in one look, for about ten thousand
+/// mappings.
 const LIST_CHUNK_BYTES: usize = 4096;
 const LIST_READS_MAX: usize = 256;
 /// Default of `vm.max_map_count` (`Documentation/admin-guide/sysctl/vm.rst`).
@@ -21,7 +22,7 @@ const MAPPINGS_MAX_DEFAULT: usize = 65_530;
 #[derive(Default)]
 pub(super) struct MemoryWatch {
     seen: Option<Watched>,
-    /// When the memory for bodies was looked at.
+    /// The time of the last look at the memory for bodies.
     bodies_at: Option<Instant>,
 }
 
@@ -31,7 +32,7 @@ struct Watched {
     since: Instant,
     looked: Instant,
     counted: Instant,
-    /// The count that is under way.
+    /// The count in progress.
     count: Option<MappingCount>,
     mappings_max: usize,
 }
@@ -53,7 +54,7 @@ impl Watched {
 }
 
 impl MemoryWatch {
-    /// Why `process` takes up more of the memory for bodies than it may, if it does; looks now and then only.
+    /// The reason why `process` occupies too much of the memory for bodies, if it does; looks only from time to time.
     pub(super) fn overfills(&mut self, process: &ProcessInstance, now: Instant) -> Option<String> {
         if self.bodies_at.is_some_and(|at| now.duration_since(at) < LOOK_EVERY) {
             return None;
@@ -62,8 +63,8 @@ impl MemoryWatch {
         process.overfills()
     }
 
-    /// Why `process` is too large, if it is; looks now and then only. `limit_bytes`: resident bytes above those at the first look
-    /// that are too many; 0: none are.
+    /// The reason why `process` is too large, if it is; looks only from time to time. `limit_bytes`: limit on the growth of
+    /// resident bytes since the first look; 0: no limit.
     pub(super) fn look(&mut self, process: &ProcessInstance, limit_bytes: u64, now: Instant) -> Option<String> {
         let seen = match &mut self.seen {
             Some(seen) if seen.process == process.number() => seen,
@@ -98,8 +99,8 @@ impl MemoryWatch {
     }
 }
 
-/// Resident memory of a process (`VmRSS` in proc(5)) without the bodies that it shares with the server (`RssShmem`): those
-/// come and go. `None` if it is gone.
+/// The resident memory of a process (`VmRSS` in proc(5)), without the bodies that it shares with the server (`RssShmem`),
+/// which come and go. `None`: the process has ended.
 pub(super) fn resident_bytes(pid: u32) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let kib = |field: &str| {
@@ -109,20 +110,20 @@ pub(super) fn resident_bytes(pid: u32) -> Option<u64> {
     Some(kib("VmRSS:")?.saturating_sub(kib("RssShmem:").unwrap_or(0)) * 1024)
 }
 
-/// Counts the mappings of a process: lines of `/proc/PID/maps`. The kernel makes the list while it is read, which takes long where
-/// there are many, so that it is read in parts.
+/// Counts the mappings of a process: lines of `/proc/PID/maps`. The kernel makes the list while it is read, which takes
+/// long for many mappings, so the list is read in parts.
 struct MappingCount {
     file: File,
     lines: usize,
 }
 
 impl MappingCount {
-    /// `None` where the server may not read the list.
+    /// `None` if the server must not read the list.
     fn begin(pid: u32) -> Option<Self> {
         Some(Self { file: File::open(format!("/proc/{pid}/maps")).ok()?, lines: 0 })
     }
 
-    /// Reads on. Returns the count once all is read, or what there is if the rest can't be read.
+    /// Continues reading. Returns the count at the end of the list, or the count so far if the rest can't be read.
     fn go_on(&mut self) -> Option<usize> {
         let mut chunk = [0; LIST_CHUNK_BYTES];
         for _ in 0..LIST_READS_MAX {
@@ -141,7 +142,7 @@ mod tests {
     use std::io::Write;
     use std::process::{Command, Stdio};
 
-    /// A process that does nothing: this one grows and shrinks with the tests beside this one.
+    /// A process that does nothing: this test process grows and shrinks with other tests.
     #[test]
     fn the_size_of_a_process_is_seen() {
         let (stdin, stdout) = (Stdio::piped(), Stdio::piped());
@@ -163,11 +164,11 @@ mod tests {
 
     #[test]
     fn many_mappings_are_counted_in_several_looks() {
-        // Two protections in turn: each page is a mapping of its own.
+        // Two protections in turn, so that each page is a mapping of its own.
         const PAGES: usize = 40_000;
         let page = rustix::param::page_size();
         let (kind, none) = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, std::ptr::null_mut());
-        // SAFETY: a new mapping, which nothing else uses.
+        // SAFETY: a new mapping, which no other code uses.
         let start = unsafe { libc::mmap(none, PAGES * page, libc::PROT_NONE, kind, -1, 0) };
         assert_ne!(start, libc::MAP_FAILED);
         for number in (0..PAGES).step_by(2) {
@@ -179,7 +180,7 @@ mod tests {
         while found.is_none() {
             (looks, found) = (looks + 1, count.go_on());
         }
-        // SAFETY: that mapping, which nothing uses any more.
+        // SAFETY: the same mapping, which is not used any more.
         assert_eq!(unsafe { libc::munmap(start, PAGES * page) }, 0);
         assert!(looks > 1 && found.is_some_and(|found| found >= PAGES), "{looks} {found:?}");
     }

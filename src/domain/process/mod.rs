@@ -1,32 +1,32 @@
 //! Modules in a process of their own (`--isolation process`).
 //!
-//! The server's side is a [`Host`](super::Host) whose instances live in child processes, the domains: each has a name, and
-//! [`DomainRegistry`] starts and ends them. Requests and WebSocket events cross over rings in shared memory, a pair for each shard
-//! and domain, large bodies beside them; everything else over a control connection. What a domain sends is checked as
-//! hostile input.
+//! The server's side is a [`Host`](super::Host) whose instances live in child processes, the domains. Each domain has a
+//! name, and [`DomainRegistry`] starts and ends them. Requests and WebSocket events cross over rings in shared memory, with
+//! a pair for each shard and domain, and large bodies beside the rings; everything else uses a control connection.
+//! Everything from a domain's process is checked as hostile input.
 //!
 //! A domain has one process after the other. The supervisor keeps one in service and a spare beside it, as the state
-//! machine in `lifecycle` decides. A process that dies is followed by the next with all modules; one that can't be trusted
-//! any more (a signal was caught in module code) or has grown too large is replaced while it serves, and no request is lost. A
-//! module that ends its process again and again is left out (`quarantine`).
+//! machine in `lifecycle` decides. When a process dies, the next one gets all modules. A process that can't be trusted any
+//! more (a signal was caught in module code), or that has grown too large, is replaced while it serves, and no request is
+//! lost. A module that ends its process too often is put into quarantine.
 //!
 //! | file | responsibility |
 //! | --- | --- |
-//! | `registry`, `identity`, `domain`, `domain_config` | all domains by name; a domain's identity; a domain as the server uses it; its settings |
-//! | `remote`, `call_target` | a module in a domain; what shards have to know of it |
+//! | `registry`, `identity`, `domain`, `domain_config` | all domains; a domain's identity; a domain in the server; its settings |
+//! | `remote`, `call_target` | a module in a domain; the data that shards need for calls of it |
 //! | `calls`, `endpoints` | a shard's calls in all domains; its calls in one domain |
-//! | `shared` | state that all of these share: modules, runs of jobs, what the shards are handed |
-//! | `lifecycle` | the lifecycle of a domain as one state machine, without IO: which process serves, and what follows |
-//! | `supervisor`, `helper`, `events` | the driver of that machine; the thread for what blocks; what both are told |
+//! | `shared` | state that all of these share: modules, runs of jobs, endpoints for the shards |
+//! | `lifecycle` | the lifecycle of a domain as one state machine, without IO |
+//! | `supervisor`, `helper`, `events` | the driver of that machine; the thread for blocking tasks; the events |
 //! | `gate` | the process in service, and the passes of threads that give it orders |
 //! | `hook`, `loader` | time limits of constructors and hooks; the dynamic loader of one process |
 //! | `start`, `instance`, `reader` | one process: its start, its control connection, its end |
-//! | `watch`, `memory_watch` | what the process in service uses of the machine |
-//! | `memory_total`, `memory_use`, `memory_blame` | the memory of all domains together: the limit, the measurement, which domain is ended |
+//! | `watch`, `memory_watch` | the resources that the process in service uses |
+//! | `memory_total`, `memory_use`, `memory_blame` | memory of all domains: the limit, the measurement, the choice of a domain to end |
 //! | `control_writer`, `control_reader`, `asked` | messages to the process, messages from it, and its questions; each within limits |
 //! | `job_data`, `handed_files` | questions of a running job to the server, and the answers; descriptors of its files |
 //! | `cgroup` | memory limit of each process |
-//! | `core_files` | core files of processes, and where they are kept |
+//! | `core_files` | core files of processes, and the directory for them |
 //! | `crash`, `crash_report`, `symbol`, `quarantine` | crashes: the place, the module at fault, and the consequence |
 //! | `stdout_relay`, `relay` | output and log records of a process, and their way into the server's log |
 //! | `child`, `work`, `companion`, `response_ring`, `answers`, `streaming` | the domain's side |

@@ -1,8 +1,8 @@
-//! Open files on their way from a domain to a shard: descriptors over a socket beside the rings (`SCM_RIGHTS` in unix(7)).
+//! Passes open files from a domain to a shard: descriptors over a socket beside the rings (`SCM_RIGHTS` in unix(7)).
 //!
-//! A descriptor is sent before the first record that names it. Both ends keep the same few open files, in the same order,
-//! so a file that is asked for again and again is passed once. Each message is the file's number, whether it is kept, and
-//! its descriptor.
+//! A descriptor is sent before the first record that names it. Both sides keep the same few files open, in the same order,
+//! so that a frequently requested file is passed once. Each message contains the file's number, whether it is kept, and its
+//! descriptor.
 
 use crate::abi::files::OpenFile;
 use rustix::fs::{FileType, OFlags, fcntl_getfl, fstat};
@@ -17,13 +17,13 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-/// Files that a shard keeps open of each process of a domain.
+/// Limit on the files of each domain's process that a shard keeps open.
 const KEPT_MAX: usize = 32;
 
-/// Bytes of a message: the file's number, and whether it is kept.
+/// The bytes of a message: the file's number, and whether it is kept.
 const MESSAGE_BYTES: usize = 9;
 
-/// Messages that a shard reads to find one descriptor; more than a socket holds.
+/// Limit on the messages that a shard reads to find one descriptor; more than a socket holds.
 const MESSAGES_MAX: usize = 4096;
 
 /// The two ends, the server's first.
@@ -31,19 +31,19 @@ pub(super) fn pair() -> std::io::Result<(OwnedFd, OwnedFd)> {
     Ok(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
 }
 
-/// The numbers of what is kept, the oldest first.
+/// The numbers of the kept files, the oldest first.
 #[derive(Debug, Default)]
 struct Order(VecDeque<u64>);
 
 impl Order {
-    /// Adds a file; gives the one that is kept no more.
+    /// Adds a file; returns the file that is not kept any more.
     fn add(&mut self, file: u64) -> Option<u64> {
         self.0.push_back(file);
         if self.0.len() > KEPT_MAX { self.0.pop_front() } else { None }
     }
 }
 
-/// A domain's end.
+/// A domain's side.
 #[derive(Debug)]
 pub(super) struct Sender {
     socket: OwnedFd,
@@ -55,10 +55,10 @@ impl Sender {
         Self { socket, kept: Order::default() }
     }
 
-    /// Sees to it that the shard has `file` when it reads the next record that names it. Waits while the socket is full.
+    /// Ensures that the shard has `file` when it reads the next record that names it. Waits while the socket is full.
     ///
     /// # Errors
-    /// Those of sendmsg(2).
+    /// Errors of sendmsg(2).
     pub(super) fn pass(&mut self, file: &OpenFile) -> Result<(), Errno> {
         if file.is_kept() && self.kept.0.contains(&file.id()) {
             return Ok(());
@@ -84,12 +84,12 @@ impl Sender {
     }
 }
 
-/// A shard's end.
+/// A shard's side.
 #[derive(Debug)]
 pub(super) struct Receiver {
     socket: OwnedFd,
     kept: Order,
-    /// `None`: this process had no descriptor left for it.
+    /// `None`: this process had no descriptor left for the file.
     files: Vec<(u64, Option<Arc<OwnedFd>>)>,
 }
 
@@ -101,7 +101,7 @@ impl Receiver {
     /// The open file that a record names; `None` if this process had no descriptor left for it.
     ///
     /// # Errors
-    /// There is none, or it is none that a domain may have sent: what is wrong.
+    /// The file is missing, or is not one that a domain may send: a description of the error.
     pub(super) fn find(&mut self, file: u64) -> Result<Option<Arc<OwnedFd>>, &'static str> {
         if let Some((_, known)) = self.files.iter().find(|(number, _)| *number == file) {
             return Ok(known.clone());
@@ -130,13 +130,13 @@ impl Receiver {
         let received = recvmsg(&self.socket, &mut [IoSliceMut::new(&mut message)], &mut control, flags);
         let received = received.map_err(|_| "an answer with a file came without it")?;
         let is_whole = received.bytes == MESSAGE_BYTES && !received.flags.contains(ReturnFlags::TRUNC);
-        // The kernel leaves descriptors out where there is no room in `space`, or no number left for them.
+        // The kernel leaves descriptors out if `space` has no room, or if this process has no number left.
         let left_out = received.flags.contains(ReturnFlags::CTRUNC);
         let descriptors = control.drain().filter_map(|part| match part {
             RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
             _ => None,
         });
-        // The padding behind one has room for another.
+        // The padding after one descriptor has room for another.
         let mut descriptors = descriptors.flatten();
         let (first, second) = (descriptors.next(), descriptors.next());
         let descriptor = match (first, second, left_out) {
@@ -150,12 +150,12 @@ impl Receiver {
     }
 }
 
-/// A shard must not wait for what it sends from: only a regular file that is read through the kernel's cache.
+/// A shard must not block on what it sends, so only regular files that are read through the kernel's cache are accepted.
 fn check(descriptor: &OwnedFd) -> Result<(), &'static str> {
     let is_regular = fstat(descriptor).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile);
     let flags = fcntl_getfl(descriptor).unwrap_or(OFlags::DIRECT);
     let is_readable = (flags & OFlags::ACCMODE) != OFlags::WRONLY && !flags.intersects(OFlags::DIRECT | OFlags::PATH);
-    if is_regular && is_readable { Ok(()) } else { Err("what was passed is no regular file that can be read") }
+    if is_regular && is_readable { Ok(()) } else { Err("the passed descriptor is not a readable regular file") }
 }
 
 #[cfg(test)]

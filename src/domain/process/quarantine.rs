@@ -1,4 +1,4 @@
-//! How often a module may crash its process before it is left out.
+//! Counts the crashes that lead to a module's quarantine.
 
 use super::lock;
 use std::collections::VecDeque;
@@ -6,16 +6,16 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// Deaths while a module is being loaded after which it is left out even where crashes are not counted: otherwise it
-/// would keep all others from coming up.
+/// The number of deaths while a module is being loaded after which it is in quarantine, even if crashes are not counted:
+/// otherwise it would keep all other modules from being loaded.
 const LOAD_CRASHES_MAX: usize = 5;
 
-/// What is too often.
+/// The limit on crashes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CrashLimit {
-    /// So many crashes; 0: never.
+    /// The number of crashes; 0: no limit.
     pub crashes: usize,
-    /// Within this time.
+    /// The time window for counting.
     pub window: Duration,
 }
 
@@ -23,13 +23,13 @@ pub struct CrashLimit {
 #[derive(Debug, Default)]
 pub(super) struct History {
     crashes: VecDeque<Instant>,
-    /// Those of `crashes` that came while it was being loaded, one after the other.
+    /// The number of the last `crashes` in a row that came while the module was being loaded.
     loading: usize,
 }
 
 impl History {
-    /// Takes note of a crash at `now`; `loading`: it came while the module was being loaded. Returns how many of them
-    /// are too many, if this one is.
+    /// Counts a crash at `now`; `loading`: it came while the module was being loaded. Returns the number of crashes if they
+    /// are now too many.
     pub(super) fn add(&mut self, now: Instant, loading: bool, limit: CrashLimit) -> Option<usize> {
         self.crashes.retain(|at| now.duration_since(*at) < limit.window);
         self.crashes.push_back(now);
@@ -40,33 +40,33 @@ impl History {
         (self.loading >= LOAD_CRASHES_MAX).then_some(self.loading)
     }
 
-    /// Takes note of a death from outside that came while the module was being loaded: it counts only if nothing else ever
-    /// happens to it.
+    /// Counts a death from outside that came while the module was being loaded. It counts only together with others of this
+    /// kind in a row.
     pub(super) fn add_loading(&mut self) -> Option<usize> {
         self.loading += 1;
         (self.loading >= LOAD_CRASHES_MAX).then_some(self.loading)
     }
 
-    /// It was loaded and nothing happened.
+    /// Resets the count after the module was loaded successfully.
     pub(super) fn loaded(&mut self) {
         self.loading = 0;
     }
 }
 
-/// Fewest deaths that nothing explains after which one module is held responsible for them.
+/// The least number of unexplained deaths for which one module is held responsible.
 const UNPLACED_MIN: usize = 3;
-/// So often is the pause between processes doubled at most: to about a minute.
+/// Limit on the doublings of the pause between processes: to about a minute.
 const DOUBLINGS_MAX: usize = 6;
 
-/// Deaths of a domain's process that nothing explains: neither a call nor a thread nor an instruction says whose they are.
+/// Unexplained deaths of a domain's process: neither a call nor a thread nor an instruction shows the cause.
 #[derive(Debug, Default)]
 pub(super) struct Unplaced {
     deaths: VecDeque<(Instant, Vec<u64>)>,
 }
 
 impl Unplaced {
-    /// Takes note of a death at `now` during which `running` were. Returns the only module that was running in every one of
-    /// the deaths, and how many those are, if they are too many.
+    /// Counts a death at `now` during which the modules `running` were running. Returns the only module that was running in
+    /// every death, and the number of deaths, if they are too many.
     pub(super) fn add(&mut self, now: Instant, running: &[u64], limit: CrashLimit) -> Option<(u64, usize)> {
         self.deaths.retain(|(at, _)| now.duration_since(*at) < limit.window);
         self.deaths.push_back((now, running.to_vec()));
@@ -82,18 +82,18 @@ impl Unplaced {
         }
     }
 
-    /// What the pause before the next process is to be multiplied with: a loop that nobody is known to cause gets slower.
+    /// The factor for the pause before the next process, so that a loop without a known cause slows down.
     pub(super) fn factor(&self) -> u32 {
         1 << self.deaths.len().saturating_sub(PACE_ENDS_MAX).min(DOUBLINGS_MAX)
     }
 
-    /// Forgets all.
+    /// Resets all counts.
     pub(super) fn clear(&mut self) {
         self.deaths.clear();
     }
 }
 
-/// Whether a module is left out, and why. Shared with those who would call it.
+/// Whether a module is in quarantine, and the reason. Shared with all callers of the module.
 #[derive(Debug, Default)]
 pub(super) struct Quarantine {
     on: AtomicBool,
@@ -101,12 +101,12 @@ pub(super) struct Quarantine {
 }
 
 impl Quarantine {
-    /// Costs a load as long as there is none.
+    /// Costs one load.
     pub(super) fn is_on(&self) -> bool {
         self.on.load(Ordering::Acquire)
     }
 
-    /// Why, for people.
+    /// The reason, for people.
     pub(super) fn why(&self) -> Option<String> {
         self.is_on().then(|| lock(&self.why).clone())
     }
@@ -116,27 +116,27 @@ impl Quarantine {
         self.on.store(true, Ordering::Release);
     }
 
-    /// True for the one who lifts it.
+    /// Lifts the quarantine; returns true to one caller only.
     pub(super) fn lift(&self) -> bool {
         self.on.swap(false, Ordering::AcqRel)
     }
 }
 
-/// Ends of processes in this time count for the pace.
+/// The time window in which ends of processes count.
 const PACE_WINDOW: Duration = Duration::from_secs(10);
-/// So many may follow each other without a pause.
+/// The number of processes that may follow each other without a pause.
 const PACE_ENDS_MAX: usize = 5;
-/// The pause then.
+/// The pause beyond that.
 const PACE_PAUSE: Duration = Duration::from_secs(1);
 
-/// Keeps a process that ends again and again from taking a whole core.
+/// Keeps a process that ends repeatedly from using a whole core.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
     ends: VecDeque<Instant>,
 }
 
 impl Pace {
-    /// A process has ended, or is to end: how long the next one should wait.
+    /// Counts the end of a process; returns the wait before the next one.
     pub(super) fn end(&mut self, now: Instant) -> Option<Duration> {
         self.ends.retain(|at| now.duration_since(*at) < PACE_WINDOW);
         self.ends.push_back(now);

@@ -17,13 +17,13 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long the server waits for the end of a process, to know how the process ended.
+/// Limit on the wait for the status of an ended process.
 const REAP_WAIT: Duration = Duration::from_millis(50);
 
-/// How long the server waits for the remaining output of a process that is over. The output is in the pipe.
+/// Limit on the wait for the remaining output of an ended process, which is in the pipe.
 const PRINTED_WAIT: Duration = Duration::from_millis(100);
 
-/// The same for the report of a sanitizer, which reads the module's debug information for it.
+/// The same for the report of a sanitizer, for which it reads the module's debug information.
 const REPORT_WAIT: Duration = Duration::from_secs(1);
 
 /// A process that a reader takes over.
@@ -37,7 +37,7 @@ pub(super) struct Attended {
 /// dropped.
 ///
 /// # Errors
-/// No thread could be started.
+/// The thread can't be started.
 pub(super) fn start(shared: &Arc<DomainShared>) -> io::Result<Sender<Attended>> {
     let (sender, receiver) = bounded(1);
     let shared = Arc::clone(shared);
@@ -50,7 +50,7 @@ pub(super) fn start(shared: &Arc<DomainShared>) -> io::Result<Sender<Attended>> 
     Ok(sender)
 }
 
-/// Reads the process until it ends, and tells the supervisor of its end.
+/// Reads the process until it ends, and reports the end to the supervisor.
 fn attend(shared: &Arc<DomainShared>, attended: Attended) {
     let Attended { process, mut control_reader, mut child } = attended;
     let process = &process;
@@ -75,14 +75,14 @@ fn attend(shared: &Arc<DomainShared>, attended: Attended) {
     };
     let garbled = (error.kind() != io::ErrorKind::UnexpectedEof).then(|| error.to_string());
     if garbled.is_some() || !is_exiting(child.id()) {
-        // A process that lives on after it has hung up is ended by the server.
+        // The server ends a process that lives on after it has closed the connection.
         process.set_broken();
     }
     process.kill();
     shared.tell(Input::Exited { process: number, garbled });
     process.is_reaped();
     let status = wait_briefly(shared, &mut child);
-    // What it has printed comes before the lines about its death; of a sanitizer, the report says why.
+    // Its output comes before the lines about its death; for a sanitizer, the report has the reason.
     if sanitized::is_one(shared.name()) {
         process.wait_printed(REPORT_WAIT);
     } else if status.is_some() {
@@ -93,13 +93,13 @@ fn attend(shared: &Arc<DomainShared>, attended: Attended) {
     if status.is_none() {
         let _ = child.wait();
     }
-    // Disconnected when its death is examined, for which the cgroup is needed.
+    // Disconnected after its death was examined, for which the cgroup is needed.
     let _ = forgotten.recv();
     process.unconfine();
 }
 
-/// Whether a process that is not reaped is on its way out: its descriptors are closed after the kernel has said so
-/// (`PF_EXITING` in the flags of proc_pid_stat(5)).
+/// Whether a process that is not reaped is exiting: the kernel closes its descriptors after it has set `PF_EXITING` (in the
+/// flags of proc_pid_stat(5)).
 fn is_exiting(pid: u32) -> bool {
     const PF_EXITING: u64 = 4;
     const FLAGS_AFTER_NAME: usize = 6;
@@ -108,8 +108,8 @@ fn is_exiting(pid: u32) -> bool {
     flags.and_then(|flags| flags.parse::<u64>().ok()).is_none_or(|flags| flags & PF_EXITING != 0)
 }
 
-/// Waits for a process that has been killed. `None`: it is not over yet. A process is over when its last thread is, and
-/// one that gets no processor time, on a machine that is kept busy, can take long: the next process doesn't wait for that.
+/// Waits for a killed process. `None`: it has not ended yet. A process ends with its last thread, which can take long on a
+/// busy machine; the next process does not wait for that.
 fn wait_briefly(shared: &DomainShared, child: &mut Child) -> Option<ExitStatus> {
     let deadline = Instant::now() + REAP_WAIT;
     loop {
@@ -124,14 +124,14 @@ fn wait_briefly(shared: &DomainShared, child: &mut Child) -> Option<ExitStatus> 
     }
 }
 
-/// Answers what a module asks.
+/// Answers a question of a module.
 fn answer(shared: &DomainShared, process: &Arc<ProcessInstance>, tables: &mut Tables, call: u64, what: Question) {
     let reply = |result| {
         let _ = process.send(&ToChild::Reply { call, result });
     };
     let run = match what {
         Question::CreateJob { instance, job, payload } => {
-            // It is answered once it is durable: not here, where everybody else's answers pass.
+            // Answered once it is durable, on another thread: all other answers come through this one.
             let permit = process.asked().creating.enter(job.len() + payload.len());
             let process = Arc::clone(process);
             let create = move || {
@@ -146,7 +146,7 @@ fn answer(shared: &DomainShared, process: &Arc<ProcessInstance>, tables: &mut Ta
             return;
         }
         Question::Connect { address } => {
-            // On a thread: names may have to be resolved.
+            // On a thread, since names may have to be resolved.
             let permit = process.asked().creating.enter(0);
             let (connects, domain) = (Arc::clone(&shared.config.connects), shared.name().to_owned());
             let process = Arc::clone(process);
@@ -166,9 +166,9 @@ fn answer(shared: &DomainShared, process: &Arc<ProcessInstance>, tables: &mut Ta
         }
         Question::Verify { signed, token } => {
             let valid = crypto::verify(shared.name(), &signed, &token);
-            return reply(if valid { Ok(String::new()) } else { Err("no signature of this server".to_owned()) });
+            return reply(if valid { Ok(String::new()) } else { Err("not a signature of this server".to_owned()) });
         }
-        // Here, so that a domain has one read going at most; a page is short.
+        // On this thread, so that a domain has at most one read in progress; a page is short.
         Question::Rows(query) => {
             let own = (!shared.config.reads_all_jobs).then(|| shared.module_names());
             return reply(tables.page(&query, own.as_deref()).map_err(|error| error.to_string()));

@@ -1,10 +1,10 @@
-//! The parts that records of the seam are made of: numbers, blocks, addresses, header fields and places of bodies. Sans-IO.
+//! The parts of the records in the rings: numbers, blocks, addresses, header fields and places of bodies. Sans-IO.
 
 use super::arena::ExtentRange;
 use crate::proto::ws::Kind;
 use std::net::IpAddr;
 
-/// Most header fields of an answer.
+/// Limit on the header fields of an answer.
 pub(super) const HEADERS_MAX: usize = 1024;
 
 pub(super) mod kind {
@@ -33,7 +33,7 @@ pub(super) mod kind {
     pub(in super::super) const WAITS: u8 = 25;
 }
 
-/// Where a body is.
+/// The place of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Body<'a> {
     /// In the record.
@@ -42,7 +42,7 @@ pub(super) enum Body<'a> {
     Lent(ExtentRange),
 }
 
-/// Header fields of an answer; read one by one.
+/// The header fields of an answer, read one by one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Headers<'a> {
     pub(super) bytes: &'a [u8],
@@ -61,14 +61,14 @@ impl<'a> Headers<'a> {
         (count <= HEADERS_MAX).then_some(Self { bytes, count })
     }
 
-    /// Name and value of each field.
+    /// The name and the value of each field.
     pub(super) fn iter(self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + Clone {
         let mut reader = Reader { bytes: self.bytes };
         (0..self.count).map_while(move |_| Some((reader.block()?, reader.block()?)))
     }
 }
 
-/// Reads numbers and blocks, or `None` where they don't fit.
+/// Reads numbers and blocks; `None` where they don't fit.
 #[derive(Clone)]
 pub(super) struct Reader<'a> {
     pub(super) bytes: &'a [u8],
@@ -105,7 +105,7 @@ impl<'a> Reader<'a> {
         Some(u64::from_le_bytes(self.take(8)?.try_into().ok()?))
     }
 
-    /// The rest of a record: its body, or where that lies.
+    /// The rest of a record: its body, or the body's place.
     pub(super) fn body(&mut self, here: bool) -> Option<Body<'a>> {
         if here {
             return Some(Body::Here(self.rest()));
@@ -123,7 +123,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// What an answer begins with, behind its ticket.
+    /// The start of an answer, after its ticket.
     pub(super) fn answer_head(&mut self) -> Option<(u32, u16, Headers<'a>)> {
         let (ran_us, status) = (self.u32()?, self.u16()?);
         let count = usize::from(self.u16()?);

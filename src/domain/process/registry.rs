@@ -1,4 +1,4 @@
-//! The domains by name: a process for each, there as long as a module is in it.
+//! The domains by name: each has a process as long as it has a module.
 
 use super::call_target::CallTarget;
 use super::core_files;
@@ -23,23 +23,23 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long an empty domain is kept: who removes a module and deploys another into the domain finds its process there.
+/// How long an empty domain is kept, so that a module deployed after the removal of the last one finds the process.
 const EMPTY_KEPT: Duration = Duration::from_secs(2);
-/// How long the ends of all processes are waited for, if there is anything to be done after them.
+/// Limit on the wait for the ends of all processes, if something must be done after them.
 const END_WAIT: Duration = Duration::from_secs(5);
-/// How long a stop waits for the last words of the modules to be in the log.
+/// Limit on a stop's wait for the last output of modules.
 const PRINTED_WAIT: Duration = Duration::from_millis(500);
-/// How often domains are looked at while there is more than one.
+/// The interval between looks at domains, while there is more than one.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
-/// The domains of a server. Dropping it leaves their processes; [`DomainRegistry::stop`] ends them.
+/// The domains of a server. Dropping this value does not end their processes; [`DomainRegistry::stop`] does.
 pub struct DomainRegistry {
     shared: Arc<RegistryShared>,
 }
 
-/// What the keeper of empty domains shares.
+/// The state shared with the keeper of empty domains.
 struct RegistryShared {
-    /// The configuration of [`DEFAULT_DOMAIN`], which the others have but for their identity and their scratch directory.
+    /// The configuration of [`DEFAULT_DOMAIN`]; the other domains differ in their identity, scratch directory and similar.
     config: DomainConfig,
     wakers: Vec<Arc<Waker>>,
     domains_max: usize,
@@ -50,7 +50,7 @@ struct RegistryShared {
 #[derive(Default)]
 struct RegistryState {
     entries: BTreeMap<String, Entry>,
-    /// The shards' inboxes, once there are any.
+    /// The shards' inboxes, once they exist.
     inboxes: Option<Vec<Arc<Inbox>>>,
     /// The domains' own users, by name.
     users: BTreeMap<String, u32>,
@@ -60,17 +60,17 @@ struct RegistryState {
 /// A domain.
 struct Entry {
     slot: Arc<DomainSlot>,
-    /// Loads under way: such a domain is not ended.
+    /// The number of loads in progress: a domain with loads is not ended.
     loading: usize,
-    /// Since when it is known to be empty.
+    /// When the domain was first found empty.
     empty_since: Option<Instant>,
 }
 
-/// The process of a domain, which the first module deployed into it starts.
+/// The process of a domain, started for its first module.
 #[derive(Default)]
 struct DomainSlot {
     process: OnceLock<Arc<Domain>>,
-    /// Held while it is started: that takes a moment, in which the other domains are not to wait.
+    /// Locked during the start, which takes time in which other domains must not wait.
     starting: Mutex<()>,
 }
 
@@ -83,15 +83,16 @@ impl Entry {
         Self { slot, loading: 0, empty_since: None }
     }
 
-    /// Whether no module is in it or on its way into it. Requests hold their module, so none is running either.
+    /// Whether the domain has no module and none is being loaded. Requests hold their module, so no request is running
+    /// either.
     fn is_empty(&self) -> bool {
         self.loading == 0 && self.slot.process.get().is_none_or(|process| process.modules() == 0)
     }
 }
 
 impl DomainRegistry {
-    /// Starts the process of [`DEFAULT_DOMAIN`], with `config`, and waits until it is ready. `wakers` are those of the
-    /// shards. There will be at most `domains_max` domains, that one included.
+    /// Starts the process of [`DEFAULT_DOMAIN`] with `config`, and waits until it is ready. `wakers` are those of the
+    /// shards. There can be at most `domains_max` domains, including this one.
     ///
     /// # Errors
     /// The process could not be started.
@@ -108,16 +109,16 @@ impl DomainRegistry {
         Ok(Self { shared })
     }
 
-    /// Names the shards' inboxes, in the order of their numbers, once.
+    /// Sets the shards' inboxes, in the order of their numbers. Called once.
     pub fn attach(&self, inboxes: &[Arc<Inbox>]) {
-        // A process that is started meanwhile finds them here.
+        // A process that starts meanwhile finds the inboxes here.
         lock(&self.shared.state).inboxes = Some(inboxes.to_vec());
         for (_, process) in self.shared.processes() {
             process.attach(inboxes.to_vec());
         }
     }
 
-    /// Names the modules whose symbols others of the same domain can resolve from now on.
+    /// Sets the modules whose symbols other modules of the same domain can resolve from now on.
     pub fn published<'a>(&self, instances: impl Iterator<Item = &'a Arc<dyn Instance>>) {
         let mut by_domain: BTreeMap<&str, Vec<&Arc<dyn Instance>>> = BTreeMap::new();
         for instance in instances {
@@ -130,7 +131,7 @@ impl DomainRegistry {
         }
     }
 
-    /// Ends all processes. If they have cgroups, it waits a moment until these are removed.
+    /// Ends all processes. If they have cgroups, waits a short time for their removal.
     pub fn stop(&self) {
         lock(&self.shared.state).stopping = true;
         self.shared.changed.notify_all();
@@ -139,7 +140,7 @@ impl DomainRegistry {
         }
         let start = Instant::now();
         for (name, process) in self.shared.processes() {
-            // One with a sanitizer looks for leaks at its end.
+            // A domain with a sanitizer checks for leaks at its end.
             let until = start + if sanitized::is_one(&name) { END_WAIT } else { PRINTED_WAIT };
             process.wait_printed(until);
         }
@@ -205,14 +206,14 @@ fn view(name: String, process: &Domain) -> DomainView {
 }
 
 impl RegistryShared {
-    /// The domains that have a process.
+    /// The domains with a process.
     fn processes(&self) -> Vec<(String, Arc<Domain>)> {
         let state = lock(&self.state);
         let started = |(name, entry): (&String, &Entry)| Some((name.clone(), Arc::clone(entry.slot.process.get()?)));
         state.entries.iter().filter_map(started).collect()
     }
 
-    /// Finds the domain `name`, or makes room for it; a load is under way there until [`RegistryShared::leave`].
+    /// Finds the domain `name`, or adds it, and counts a load there until [`RegistryShared::leave`].
     fn enter(&self, name: &str) -> Result<Arc<DomainSlot>, LoadError> {
         let mut state = lock(&self.state);
         if state.stopping {
@@ -237,12 +238,12 @@ impl RegistryShared {
         if let Some(entry) = state.entries.get_mut(name) {
             entry.loading = entry.loading.saturating_sub(1);
             if entry.loading == 0 && entry.slot.process.get().is_none() {
-                state.entries.remove(name); // It could not be started.
+                state.entries.remove(name); // Its process could not be started.
             }
         }
     }
 
-    /// The process of the domain `name`, started if it is not there.
+    /// The process of the domain `name`, started if necessary.
     fn process(&self, name: &str, slot: &DomainSlot) -> Result<Arc<Domain>, LoadError> {
         let _starting = lock(&slot.starting);
         if let Some(process) = slot.process.get() {
@@ -253,26 +254,26 @@ impl RegistryShared {
         let config = self.config_of(name).map_err(failed)?;
         let process = Arc::new(Domain::start(config, self.wakers.clone()).map_err(failed)?);
         let _ = slot.process.set(Arc::clone(&process));
-        // Either these are there by now, or `attach` finds the process: the slot was set before this look.
+        // Either the inboxes exist by now, or `attach` finds the process: the slot was set before this look.
         let inboxes = lock(&self.state).inboxes.clone();
         if let Some(inboxes) = inboxes {
             process.attach(inboxes);
         }
-        tracing::info!("domain {name} is there");
+        tracing::info!("domain {name} has started");
         Ok(process)
     }
 
-    /// The user that the domain runs as, where it has one of its own: mostly the same one, by the name, and no other domain's.
+    /// The domain's own user, if domains have users: usually the same one for a name, and never another domain's.
     ///
     /// # Errors
-    /// All users are other domains', or own files of domains that were removed.
+    /// All users belong to other domains, or own files of removed domains.
     fn user_of(&self, name: &str) -> io::Result<Option<User>> {
         let Some(users) = self.config.users.clone().filter(|_| name != DEFAULT_DOMAIN) else { return Ok(None) };
         let owners = self.owners_of_files();
         let mut state = lock(&self.state);
         let state = &mut *state;
         let uid = choose_user(&users, name, &state.users, &owners).or_else(|| {
-            // The processes of domains that were ended are gone after a while, and their files count by themselves.
+            // Users of ended domains are free after a while; files of such users count separately.
             state.users.retain(|known, _| state.entries.contains_key(known));
             choose_user(&users, name, &state.users, &owners)
         });
@@ -286,7 +287,7 @@ impl RegistryShared {
         Ok(Some(User { uid, gid: uid }))
     }
 
-    /// The users that own directories of domains in which there is something, by the names of the domains.
+    /// The users that own non-empty directories of domains, by the names of the domains.
     fn owners_of_files(&self) -> BTreeMap<String, u32> {
         let parents = [Some(&self.config.scratch), Some(&self.config.run_dir), self.config.domain_data.as_ref()];
         let entries =
@@ -298,7 +299,7 @@ impl RegistryShared {
         owners.collect()
     }
 
-    /// Each domain has a scratch directory, a database and shared objects of its own, which the others can't reach.
+    /// Each domain has its own scratch directory, database and shared objects, which other domains can't reach.
     fn config_of(&self, name: &str) -> io::Result<DomainConfig> {
         let mut config = self.config.clone();
         if let Some(user) = self.user_of(name)? {
@@ -319,7 +320,7 @@ impl RegistryShared {
         config.policy.read.push(objects);
         if sanitized::is_one(name) {
             config.preload = (self.config.sanitizers)().map_err(io::Error::other)?;
-            // What a sanitizer needs of the process: addresses without end, its threads' registers, the symbols of this program.
+            // A sanitizer needs unlimited address space, access to its threads' registers, and the symbols of this program.
             config.policy.memory_bytes_max = None;
             config.policy.traces_itself = true;
             config.policy.starts_workers = false;
@@ -331,7 +332,7 @@ impl RegistryShared {
         Ok(config)
     }
 
-    /// Looks at what the domains use, until the server stops.
+    /// Watches the resources of the domains until the server stops.
     fn watch(&self) {
         let mut seen: BTreeMap<String, Seen> = BTreeMap::new();
         let mut total = TotalWatch::new(self.config.allowance.memory_bytes_max);
@@ -377,7 +378,7 @@ impl RegistryState {
         self.end_one(Entry::is_empty)
     }
 
-    /// Ends a domain for which `holds`, but never the default one. False: there is none.
+    /// Ends a domain for which `holds` returns true, but never the default one. Returns false if there is none.
     fn end_one(&mut self, holds: impl Fn(&Entry) -> bool) -> bool {
         let found = self.entries.iter().find(|(name, entry)| *name != DEFAULT_DOMAIN && holds(entry));
         let Some(name) = found.map(|(name, _)| name.clone()) else { return false };
@@ -389,8 +390,8 @@ impl RegistryState {
     }
 }
 
-/// The user of the domain `name`: its own from before, or the first from a place on that follows from the name. Users that other domains
-/// have, or whose files lie in directories of other names, are not free.
+/// The user of the domain `name`: its present one, or the first free one from a position that follows from the name. Users
+/// of other domains, or with files in directories of other names, are not free.
 fn choose_user(
     users: &RangeInclusive<u32>,
     name: &str,
@@ -409,8 +410,8 @@ fn choose_user(
     own.into_iter().chain(candidates).find(is_free)
 }
 
-/// Makes the directory `dir` and all in it the modules' user's. Where a server that is root has its modules run as root
-/// without capabilities, that is root: an earlier start may have given the directory to another user.
+/// Makes the modules' user the owner of the directory `dir` and its content. If modules run as root without capabilities,
+/// that user is root: an earlier start may have given the directory to another user.
 fn make_owned(dir: &Path, user: Option<User>) -> io::Result<()> {
     std::fs::create_dir_all(dir)?;
     let root = || sandbox::unprivileged().map(|_| User { uid: 0, gid: 0 });
@@ -430,7 +431,7 @@ mod tests {
         assert_eq!(choose_user(&users, "a", &of(&[("a", first)]), &of(&[("a", first)])), Some(first));
         let next = choose_user(&users, "a", &of(&[("b", first)]), &none).unwrap();
         assert!(next != first && users.contains(&next));
-        // Its own from before, though the name would lead to another; files of a removed domain; files of a former range.
+        // Its present user, although the name would lead to another; files of a removed domain; files of a former range.
         assert_eq!(choose_user(&users, "a", &none, &of(&[("a", next)])), Some(next));
         assert_ne!(choose_user(&users, "a", &none, &of(&[("gone", first)])), Some(first));
         assert_eq!(choose_user(&users, "a", &none, &of(&[("a", 7)])), Some(first));

@@ -1,8 +1,8 @@
-//! How the log of a domain's process crosses to the server: a line with a mark, a level, a module and a text.
+//! The form in which the log of a domain's process crosses to the server: a line with a mark, a level, a module and a text.
 //!
-//! Inputs: events of the process's log. Output: lines on its standard error, which `stdout_relay` takes apart and logs
-//! with the server's own time. A module may write the mark itself, so the server believes a line no more than any other text:
-//! the name counts only if the domain has that module, and the log names the domain where it does not.
+//! Input: events of the process's log. Output: lines on its standard error, which `stdout_relay` parses and logs with the
+//! server's time. A module may write the mark itself, so the server trusts such a line no more than any other output: the
+//! name counts only if the domain has that module; otherwise the log names the domain.
 
 use std::fmt::{self, Write as _};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,15 +12,15 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-/// Begins a line: ASCII's record separator.
+/// The first character of a line: ASCII's record separator.
 const MARK: char = '\u{1e}';
-/// Between its parts: ASCII's unit separator.
+/// The character between the parts: ASCII's unit separator.
 const BETWEEN: char = '\u{1f}';
 
-/// This process is a domain's. Set once, before modules run.
+/// Whether this process is a domain's. Set once, before modules run.
 static ON: AtomicBool = AtomicBool::new(false);
 
-/// Whether this process is a domain's, whose log the server keeps.
+/// Whether this process is a domain's, whose log the server writes.
 pub(in crate::domain) fn is_on() -> bool {
     ON.load(Ordering::Relaxed)
 }
@@ -29,19 +29,19 @@ pub(in crate::domain) fn is_on() -> bool {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Relayed<'a> {
     pub(super) level: Level,
-    /// The module that has printed it; empty where the line is not what a module printed.
+    /// The module that printed the line; empty if no module did.
     pub(super) module: &'a str,
     pub(super) text: &'a str,
 }
 
-/// Takes a line apart; `None`: it is none of a log.
+/// Parses a line; `None`: it is not a log line.
 pub(super) fn decode(line: &str) -> Option<Relayed<'_>> {
     let mut parts = line.strip_prefix(MARK)?.splitn(3, BETWEEN);
     let (level, module, text) = (parts.next()?, parts.next()?, parts.next()?);
     Some(Relayed { level: level.parse().ok()?, module, text })
 }
 
-/// Logs what `module` has printed or logged.
+/// Logs a line that `module` has printed or logged.
 pub(in crate::domain) fn said(module: &str, level: Level, text: &str) {
     match level {
         Level::ERROR => tracing::error!(target: "module", module, "{text}"),
@@ -51,12 +51,12 @@ pub(in crate::domain) fn said(module: &str, level: Level, text: &str) {
     }
 }
 
-/// The format of the log in the process of a domain.
+/// The format of the log in a domain's process.
 #[derive(Debug)]
 pub struct RelayFormat(());
 
 impl RelayFormat {
-    /// To be made once, at the start of such a process.
+    /// Must be called once, at the start of such a process.
     #[must_use]
     pub fn begin() -> Self {
         ON.store(true, Ordering::Relaxed);
@@ -64,7 +64,7 @@ impl RelayFormat {
     }
 }
 
-/// What counts of an event.
+/// The relevant parts of an event.
 #[derive(Default)]
 struct Parts {
     module: String,
@@ -93,7 +93,7 @@ where
     fn format_event(&self, _context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
         let mut parts = Parts::default();
         event.record(&mut parts);
-        // One event is one line, whatever is in it.
+        // One event gives one line, whatever it contains.
         let text = parts.text.replace('\n', "\\n");
         writeln!(writer, "{MARK}{}{BETWEEN}{}{BETWEEN}{text}", event.metadata().level(), parts.module)
     }

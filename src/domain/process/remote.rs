@@ -1,4 +1,4 @@
-//! A module that lives in a domain.
+//! A module in a domain.
 
 use super::call_target::CallTarget;
 use super::control::{Order, Outcome, ToChild};
@@ -18,10 +18,10 @@ use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How often a running job's server side looks whether it is to end.
+/// How often the server side of a running job checks whether the job must end.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// See the module's documentation. Dropping it closes the module's shared object in its domain.
+/// A module in a domain. Dropping it closes the module's shared object there.
 pub(super) struct RemoteModule {
     shared: Arc<DomainShared>,
     target: CallTarget,
@@ -33,7 +33,7 @@ impl RemoteModule {
         Self { shared, target }
     }
 
-    /// Loads it into the process in service, which was made without it.
+    /// Loads the module into the process in service, which started without it.
     fn load_again(&self) -> Result<(), String> {
         let modules = lock(&self.shared.modules);
         let module = modules.get(&self.target.id()).ok_or("it has been removed")?;
@@ -43,7 +43,7 @@ impl RemoteModule {
         let (pass, loaded) = loop {
             let pass = self.shared.enter()?;
             if pass.process().has(self.target.id()) {
-                // It has been there since before the quarantine: what it has left behind is not to be built on.
+                // The module was loaded before its quarantine, so its state there must not be used.
                 self.shared.want_replacement(pass.process(), "a module was taken out of quarantine");
                 return Ok(());
             }
@@ -62,12 +62,12 @@ impl RemoteModule {
             | Outcome::Refused(what)
             | Outcome::Fault(what)
             | Outcome::Host(what) => return Err(what),
-            _ => return Err("its domain gave a wrong answer".to_owned()),
+            _ => return Err("the domain's process gave an answer of another kind".to_owned()),
         }
         if !self.shared.configure_in(process, self.target.id()) {
-            return Err("its settings could not be handed over".to_owned());
+            return Err("the module's settings could not be sent to its process".to_owned());
         }
-        // Where it was published before, others find its symbols again.
+        // If it was published before, other modules find its symbols again.
         let _ = process.publish(self.shared.number(), self.shared.published());
         if hook
             && let Outcome::Fault(what) | Outcome::Host(what) = self
@@ -81,7 +81,7 @@ impl RemoteModule {
     }
 }
 
-/// Why there is no outcome of `hook`.
+/// A sentence for a missing outcome of `hook`.
 fn in_words(hook: Hook, none: NoOutcome) -> String {
     match none {
         NoOutcome::Died => none.to_string(),
@@ -102,17 +102,17 @@ impl Instance for RemoteModule {
     }
 
     fn configure(&self, settings: &Settings) -> Result<(), Fault> {
-        // With the pass, as in `onload`: the process that follows is told what stands here.
+        // With a pass, as in `onload`: the next process gets the settings stored here.
         let pass = self.shared.enter();
         if let Some(module) = lock(&self.shared.modules).get_mut(&self.target.id()) {
             module.settings = settings.clone();
         }
         let pass = pass.map_err(|what| Fault { what })?;
-        // One in quarantine is not loaded, and is told when it is.
+        // A module in quarantine is not loaded, and gets its settings when it is.
         if self.target.barred().is_some() || self.shared.configure_in(pass.process(), self.target.id()) {
             return Ok(());
         }
-        Err(Fault { what: "its process could not be told of its settings".to_owned() })
+        Err(Fault { what: "the module's settings could not be sent to its process".to_owned() })
     }
 
     fn set_version(&self, number: u64) {
@@ -125,7 +125,8 @@ impl Instance for RemoteModule {
         if let Some(what) = self.target.barred() {
             return Err(Fault { what });
         }
-        // Held until it is noted that the hook has run: the next process runs it, or this call did, and not both or neither.
+        // Held until the end of the hook is recorded: either the next process runs the hook, or this call did, but not both
+        // or neither.
         let pass = self.shared.enter().map_err(|what| Fault { what })?;
         if self.target.manifest().has_onload {
             let order = Order::Onload { instance: self.target.id() };
@@ -151,7 +152,7 @@ impl Instance for RemoteModule {
     }
 
     fn unload(&self) -> Result<(), Fault> {
-        // As in `onload`. Whatever becomes of the hook, it is not run again.
+        // As in `onload`. The hook is not run again, whatever its result.
         let pass = self.shared.enter().map_err(|what| Fault { what })?;
         self.shared.set_onloaded(self.target.id(), false);
         if !self.target.manifest().has_unload || self.target.quarantine().is_on() {
@@ -174,7 +175,7 @@ impl Instance for RemoteModule {
             let process = Arc::clone(pass.process());
             self.shared.add_run(run, Run { process: Arc::clone(&process), instance, uuid: uuid.to_owned(), sender });
             let done = process.begin(self.shared.number(), order)?;
-            // From here on the run belongs to this process, also when another is in service.
+            // From here on the run belongs to this process, even when another one is in service.
             drop(pass);
             self.attend(&process, run, &asked, &done, calls)
         });
@@ -182,7 +183,7 @@ impl Instance for RemoteModule {
         match outcome {
             Ok(Outcome::Returned(returned)) => Ok(returned),
             Ok(Outcome::Fault(what) | Outcome::Host(what)) | Err(what) => Err(Fault { what }),
-            Ok(_) => Err(Fault { what: "its domain gave a wrong answer".to_owned() }),
+            Ok(_) => Err(Fault { what: "the domain's process gave an answer of another kind".to_owned() }),
         }
     }
 
@@ -195,7 +196,8 @@ impl Instance for RemoteModule {
         let (process, begun) = match self.shared.process_of_job(uuid) {
             Some(process) => (Arc::clone(&process), process.begin(self.shared.number(), order).map_err(fault)?),
             None => {
-                // Held until the order is given, and not while it is carried out: nobody is to wait for that.
+                // Held until the order is given, and not while it is carried out, because a replacement must not wait for
+                // that.
                 let pass = self.shared.enter().map_err(fault)?;
                 (Arc::clone(pass.process()), pass.process().begin(self.shared.number(), order).map_err(fault)?)
             }
@@ -233,7 +235,7 @@ impl Instance for RemoteModule {
 }
 
 impl RemoteModule {
-    /// Answers what a running job asks until it has ended.
+    /// Answers the questions of a running job until the job has ended.
     fn attend(
         &self,
         process: &ProcessInstance,

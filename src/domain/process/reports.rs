@@ -1,13 +1,13 @@
-//! Reports of sanitizers among what the processes of a domain print.
+//! Finds sanitizer reports in the output of a domain's processes.
 
 use super::lock;
 use crate::domain::sanitized;
 use std::collections::VecDeque;
 use std::sync::Mutex;
 
-/// Reports of a domain that are kept.
+/// Limit on the kept reports of a domain.
 const REPORTS_MAX: usize = 10;
-/// Bytes of a report that are kept.
+/// Limit on the kept bytes of a report.
 const REPORT_BYTES_MAX: usize = 16 * 1024;
 
 /// The last reports of a domain.
@@ -23,25 +23,25 @@ impl Reports {
         kept.push_back(text);
     }
 
-    /// The reports, the oldest first.
+    /// The reports, oldest first.
     pub(super) fn all(&self) -> Vec<String> {
         lock(&self.0).iter().cloned().collect()
     }
 
-    /// What the last one is about, in a line.
+    /// The summary of the last report, in one line.
     pub(super) fn last_summary(&self) -> Option<String> {
         lock(&self.0).back().map(|report| summary(report))
     }
 }
 
-/// What a report is about, in a line.
+/// The summary of a report, in one line.
 fn summary(report: &str) -> String {
     let undefined = || report.lines().find(|line| line.contains(": runtime error: "));
     let line = || undefined().or_else(|| report.lines().next()).unwrap_or_default().trim().to_owned();
     sanitized::headline(report).unwrap_or_else(line)
 }
 
-/// Finds reports among lines, of one process.
+/// Finds reports in the lines of one process.
 #[derive(Default)]
 pub(super) struct Finder {
     report: Option<Report>,
@@ -49,12 +49,12 @@ pub(super) struct Finder {
 
 struct Report {
     text: String,
-    /// It ends with its stack; others with their summary.
+    /// Whether the report ends with its stack; other reports end with their summary.
     is_undefined: bool,
 }
 
 impl Finder {
-    /// Looks at the next line.
+    /// Examines the next line.
     pub(super) fn line(&mut self, line: &str, reports: &Reports) {
         let is_undefined = line.contains(": runtime error: ");
         let begins =
@@ -68,7 +68,7 @@ impl Finder {
             self.report = Some(Report { text: String::new(), is_undefined });
         }
         let Some(report) = &mut self.report else { return };
-        // What the shadow memory looks like tells an author nothing; bytes beyond the limit are left out.
+        // The dump of the shadow memory does not help an author; bytes beyond the limit are left out.
         if report.text.len() + line.len() < REPORT_BYTES_MAX {
             report.text.push_str(&without_scratch(line));
             report.text.push('\n');
@@ -78,7 +78,7 @@ impl Finder {
         }
     }
 
-    /// No line follows.
+    /// Ends the search after the last line.
     pub(super) fn end(&mut self, reports: &Reports) {
         if let Some(report) = self.report.take() {
             reports.add(report.text);
@@ -86,8 +86,7 @@ impl Finder {
     }
 }
 
-/// A line without the directories in which the compiler worked: they are gone, and files in there are named as the author names
-/// them.
+/// A line without the compiler's working directory, which has been removed, so that file names are the author's.
 fn without_scratch(line: &str) -> String {
     let Some(at) = line.find("/.scratch/") else { return line.to_owned() };
     let (before, rest) = line.split_at(at);

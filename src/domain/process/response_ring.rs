@@ -1,4 +1,4 @@
-//! The domain's end of one shard's rings.
+//! The domain's side of one shard's rings.
 
 use super::answers::{Answers, Lent};
 use super::{passing, wire};
@@ -10,21 +10,21 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// How long a thread waits for room in a full ring before it gives what it has up. The shard empties its ring all the
-/// time: if it does not, the server is ending.
+/// How long a thread waits for room in a full ring before it drops its record. The shard empties its ring all the time; if
+/// it does not, the server is ending.
 const ROOM_WAIT: Duration = Duration::from_secs(10);
 
 /// IANA registry of WebSocket close codes: try again later.
 const TRY_AGAIN_LATER: u16 = 1013;
 
-/// Writes to one shard; shared by all threads of the domain.
+/// The writer to one shard, shared by all threads of the domain.
 pub(super) struct ResponseRing {
     producer: Mutex<Producer>,
-    /// An eventfd that the shard waits for.
+    /// An eventfd that wakes the shard.
     wake: OwnedFd,
     record_bytes_max: usize,
-    /// By which open files get to the shard. Held until the record that names a file is in the ring, so that the shard
-    /// comes upon both in one order.
+    /// Passes open files to the shard. Locked until the record that names a file is in the ring, so that the shard finds
+    /// both in the same order.
     files: Mutex<passing::Sender>,
 }
 
@@ -38,7 +38,7 @@ impl ResponseRing {
         self.producer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Most bytes of a record's body beside a fixed part of `fixed` bytes.
+    /// Limit, in bytes, on a record's body beside a fixed part of `fixed` bytes.
     pub(super) fn room(&self, fixed: usize) -> usize {
         self.record_bytes_max.saturating_sub(fixed)
     }
@@ -50,7 +50,7 @@ impl ResponseRing {
         self.publish(&mut producer);
     }
 
-    /// Sends a record that names `file`, and the file before it.
+    /// Sends `file`, and then a record that names it.
     ///
     /// # Errors
     /// The file can't be passed; nothing is sent.
@@ -63,7 +63,7 @@ impl ResponseRing {
 
     /// Wakes the shard.
     pub(super) fn ring(&self) {
-        // Full is as good as written: the shard has a wake-up waiting.
+        // A full counter is already readable, so the shard will wake up.
         let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
     }
 
@@ -75,7 +75,7 @@ impl ResponseRing {
                 Err(PushError::Full) => {
                     self.publish(producer);
                     if !producer.wait_room(bytes, ROOM_WAIT) {
-                        return tracing::error!("the server takes nothing from this domain");
+                        return tracing::error!("a record is lost, because the server takes nothing from this domain");
                     }
                 }
                 Err(error) => {
@@ -92,10 +92,10 @@ impl ResponseRing {
     }
 }
 
-/// Frames of one shard's sockets.
+/// The outlet for frames of one shard's sockets.
 pub(super) struct ResponseOutlet {
     pub(super) responses: Arc<ResponseRing>,
-    /// Where large ones are put.
+    /// The lender for large frames.
     pub(super) answers: Arc<Answers>,
 }
 

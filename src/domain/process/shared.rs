@@ -24,31 +24,31 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
-/// Names of closed modules that are kept.
+/// Limit on the kept names of closed modules.
 const CLOSED_MAX: usize = 64;
 
-/// How long a publication waits for a domain.
+/// Limit on the wait of a publication for a domain.
 const PUBLISH_WAIT: Duration = Duration::from_secs(1);
 
-/// A module as it is to be loaded into every process.
+/// A module that every process must load.
 pub(super) struct Loaded {
     pub(super) name: String,
     pub(super) path: PathBuf,
-    /// What it has said of itself, and has to say in each process.
+    /// The module's manifest, which must be the same in each process.
     pub(super) manifest: Arc<Manifest>,
     pub(super) has_onload: bool,
     pub(super) has_unload: bool,
-    /// `onload` has run, `unload` has not.
+    /// Whether `onload` has run and `unload` has not.
     pub(super) onloaded: bool,
     pub(super) quarantine: Arc<Quarantine>,
     pub(super) last_crash: Option<CrashReport>,
-    /// Which version of the module it is.
+    /// The number of the module's version.
     pub(super) version: Option<u64>,
-    /// What its code finds in each process.
+    /// The settings that its code reads in each process.
     pub(super) settings: Settings,
 }
 
-/// A run of a job: it stays with the process that it began in.
+/// A run of a job, which stays in the process where it began.
 pub(super) struct Run {
     pub(super) process: Arc<ProcessInstance>,
     pub(super) instance: u64,
@@ -56,15 +56,15 @@ pub(super) struct Run {
     pub(super) sender: Sender<RunQuestion>,
 }
 
-/// What a running job asks.
+/// A question of a running job.
 pub(super) struct RunQuestion {
     pub(super) call: u64,
     pub(super) what: Question,
-    /// Dropped when it is answered.
+    /// Dropped when the question is answered.
     pub(super) permit: Permit,
 }
 
-/// A process that has not said for a publication that others find the modules now.
+/// A process that has not acknowledged a publication.
 struct UnacknowledgedPublish {
     process: u64,
     answer: Receiver<Outcome>,
@@ -74,23 +74,23 @@ pub(super) struct DomainShared {
     pub(super) config: DomainConfig,
     pub(super) wakers: Vec<Arc<Waker>>,
     pub(super) inboxes: OnceLock<Vec<Arc<Inbox>>>,
-    /// Links made before the shards were there.
+    /// Endpoints created before the shards existed.
     endpoints: Mutex<Vec<RingEndpoints>>,
     gate: Gate,
     pub(super) modules: Mutex<BTreeMap<u64, Loaded>>,
     published: Mutex<Vec<(String, u64)>>,
     unacknowledged: Mutex<Option<UnacknowledgedPublish>>,
     runs: Mutex<HashMap<u64, Run>>,
-    /// Every process that may still be alive.
+    /// All processes that may still be alive.
     processes: Mutex<Vec<Weak<ProcessInstance>>>,
     pub(super) restarts: AtomicU64,
     pub(super) replacements: AtomicU64,
     pub(super) last_crash: Mutex<Option<CrashReport>>,
-    /// When a fault in the process of a single call was told last.
+    /// When a fault in the process of a single call was last reported.
     pub(super) worker_told_at: Mutex<Option<Instant>>,
-    /// What sanitizers have found.
+    /// The reports of sanitizers.
     pub(super) reports: Arc<Reports>,
-    /// The names of modules that were closed not long ago: a destructor may run for a while.
+    /// The names of recently closed modules, since a destructor may run for a while.
     pub(super) closed: Mutex<VecDeque<(u64, String)>>,
     pub(super) events: Sender<Event>,
 }
@@ -129,7 +129,7 @@ impl DomainShared {
         self.config.identity.name()
     }
 
-    /// A number nobody has had.
+    /// A number that was never used before.
     pub(super) fn number(&self) -> u64 {
         self.config.identity.unique()
     }
@@ -144,15 +144,15 @@ impl DomainShared {
         self.gate.current()
     }
 
-    /// A pass to the process in service, which may have to be waited for.
+    /// Takes a pass to the process in service, and waits for a process if necessary.
     ///
     /// # Errors
-    /// It does not come in time; for people.
+    /// A sentence for people: no process came in time.
     pub(super) fn enter(&self) -> Result<Pass<'_>, String> {
         self.gate.enter().ok_or_else(|| format!("the process of domain {} is not there", self.name()))
     }
 
-    /// Tells the supervisor something.
+    /// Sends an input to the supervisor.
     pub(super) fn tell(&self, input: Input) {
         let _ = self.events.send(Event::Input(input));
     }
@@ -166,29 +166,29 @@ impl DomainShared {
         let _ = process.publish(self.number(), published.clone());
     }
 
-    /// `process` is dead: it is out of service, the shards learn it, and orders of others end. Called by the supervisor.
+    /// Takes the dead `process` out of service, and informs the shards and the waiters of orders. Called by the supervisor.
     pub(super) fn deactivate(&self, process: &ProcessInstance) {
         process.set_dead();
         self.gate.remove(process);
-        // A shard learns that a process exists before it learns that the process is dead, or it learns neither.
+        // A shard learns of a process before it learns of its death, or it learns of neither.
         let mut endpoints = lock(&self.endpoints);
         endpoints.retain(|endpoints| !endpoints.is_dead());
         for inbox in self.inboxes.get().into_iter().flatten() {
             inbox.push(Message::DomainDown { domain: self.config.identity.number() });
         }
         drop(endpoints);
-        // After the gate: the next order of the same thread does not find this process.
+        // After the gate, so that the next order of the same thread does not find this process.
         process.give_up_orders();
     }
 
-    /// Has the shards send nothing more to the process in service. Each of them says when it has all answers.
+    /// Stops the shards from sending to the process in service. Each reports when it has all answers.
     pub(super) fn drain(&self) {
         for inbox in self.inboxes.get().into_iter().flatten() {
             inbox.push(Message::DomainDrain { domain: self.identity().number() });
         }
     }
 
-    /// Hands the shards their endpoints; keeps them until there are shards.
+    /// Passes the endpoints to the shards; keeps them until there are shards.
     fn deliver(&self, new: Vec<RingEndpoints>) {
         let mut endpoints = lock(&self.endpoints);
         endpoints.extend(new);
@@ -204,9 +204,9 @@ impl DomainShared {
         }
     }
 
-    /// Names the shards' inboxes, once.
+    /// Sets the shards' inboxes. Called once.
     pub(super) fn attach(&self, inboxes: Vec<Arc<Inbox>>) {
-        // Under the lock: endpoints made meanwhile go one way or the other.
+        // Under the lock, so that endpoints created meanwhile are either in the list or passed directly.
         let mut endpoints = lock(&self.endpoints);
         let shards = inboxes.len();
         let _ = self.inboxes.set(inboxes);
@@ -217,13 +217,13 @@ impl DomainShared {
     pub(super) fn publish(&self, named: Vec<(String, u64)>) {
         let mut published = lock(&self.published);
         if *published == named {
-            // A deployment elsewhere. Every process is told when it begins, so this one knows.
+            // The deployment was in another domain. Every process gets the list at its start, so this one has it.
             return;
         }
         *published = named;
         let Some(process) = self.current() else { return };
         let Ok(told) = process.publish(self.number(), published.clone()) else { return };
-        // Who learns that a module is gone, or there, finds it so. One that does not answer finds out by itself, and is not
+        // When this call returns, other modules see the change. A process that does not answer applies it later, and is not
         // waited for again before it has answered.
         let mut unacknowledged = lock(&self.unacknowledged);
         let is_deaf = |unacknowledged: &UnacknowledgedPublish| {
@@ -241,19 +241,19 @@ impl DomainShared {
         lock(&self.published).clone()
     }
 
-    /// Takes note of a process, so that it ends with the server.
+    /// Registers a process, so that it ends with the server.
     pub(super) fn born(&self, process: &Arc<ProcessInstance>) {
         let mut processes = lock(&self.processes);
         processes.retain(|process| process.strong_count() > 0);
         processes.push(Arc::downgrade(process));
     }
 
-    /// Every process that may have modules loaded.
+    /// All processes that may have loaded modules.
     pub(super) fn processes(&self) -> Vec<Arc<ProcessInstance>> {
         lock(&self.processes).iter().filter_map(Weak::upgrade).collect()
     }
 
-    /// Nobody uses the module any more.
+    /// Closes a module that is not used any more.
     pub(super) fn close(&self, id: u64) {
         if let Some(gone) = lock(&self.modules).remove(&id) {
             let mut closed = lock(&self.closed);
@@ -265,7 +265,7 @@ impl DomainShared {
         }
     }
 
-    /// Closes the module in `process`, if it is loaded there. A sanitizer looks for leaks first, which is waited for.
+    /// Closes the module in `process`, if it is loaded there. With a sanitizer, waits for the leak check before that.
     pub(super) fn close_in(&self, process: &ProcessInstance, id: u64) {
         if let Some(end) = self.begin_close(process, id)
             && process.wait_for_leaks(&end).is_none()
@@ -274,7 +274,7 @@ impl DomainShared {
         }
     }
 
-    /// As `close_in`, but waits for nothing.
+    /// Like `close_in`, without waiting.
     pub(super) fn close_apart(&self, process: &ProcessInstance, id: u64) {
         if let Some(end) = self.begin_close(process, id) {
             process.loader().closes(end);
@@ -286,16 +286,17 @@ impl DomainShared {
         is_loaded.then(|| process.begin(self.number(), Order::Close { instance: id }).ok()).flatten()
     }
 
-    /// Module `id` says in `process` what it said when it was loaded first. If not it is closed there, and left out.
+    /// Checks that module `id` has in `process` the same manifest as at its first load. If not, it is closed there and put
+    /// into quarantine.
     ///
     /// # Errors
-    /// It does not; for people.
+    /// A sentence for people: the manifest differs.
     pub(super) fn recognize(&self, process: &ProcessInstance, id: u64, manifest: &Manifest) -> Result<(), String> {
         let mut modules = lock(&self.modules);
-        // One that is gone meanwhile is closed by whoever finds that.
+        // A module that was removed meanwhile is closed by the code that finds that.
         let Some(module) = modules.get_mut(&id).filter(|module| *module.manifest != *manifest) else { return Ok(()) };
         let why = format!(
-            "module {} is in quarantine: it says something else of itself when it is loaded again; a new deployment lifts it",
+            "module {} is in quarantine: its config differs when it is loaded again; a new deployment lifts it",
             module.name
         );
         tracing::error!("{why}");
@@ -328,19 +329,19 @@ impl DomainShared {
         runs.values().filter(|run| run.process.number() == process.number()).map(|run| run.instance).collect()
     }
 
-    /// The process that the job runs in.
+    /// The process that runs the job.
     pub(super) fn process_of_job(&self, uuid: &str) -> Option<Arc<ProcessInstance>> {
         lock(&self.runs).values().find(|run| run.uuid == uuid).map(|run| Arc::clone(&run.process))
     }
 
-    /// Passes a question on to the run it is of, if that is in `process`.
+    /// Passes a question on to its run, if that is in `process`.
     pub(super) fn ask_run(&self, process: &ProcessInstance, run: u64, question: RunQuestion) -> bool {
         let runs = lock(&self.runs);
         let run = runs.get(&run).filter(|run| run.process.number() == process.number());
         run.is_some_and(|run| run.sender.send(question).is_ok())
     }
 
-    /// Asks for another process in the place of `process`. Asked again it is the same question.
+    /// Requests a replacement of `process`. Repeated requests have no effect.
     pub(super) fn want_replacement(&self, process: &ProcessInstance, why: &str) {
         if process.request_replacement() {
             self.tell(Input::Replace { process: process.number(), why: why.to_owned() });

@@ -1,4 +1,4 @@
-//! The start of a process: its memory, sockets and limits, and the threads that attend it.
+//! Starts a process: its memory, sockets and limits, and the threads for it.
 
 use super::arena::Parts;
 use super::asked::Asked;
@@ -31,7 +31,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
-/// A process, as the endpoints to it know it.
+/// The owner of a process, for its endpoints.
 struct LinkOwner {
     shared: Arc<DomainShared>,
     process: Arc<ProcessInstance>,
@@ -56,14 +56,13 @@ impl Owner for LinkOwner {
     }
 }
 
-/// Starts a process, tells the process how to begin and the supervisor that the process is there, and hands the process
-/// to a thread that reads its messages until it ends. To be called by a thread that stays: the kernel ends the process
-/// with the thread that started it.
+/// Starts a process, sends its start message, tells the supervisor of it, and passes the process to a thread that reads its
+/// messages until it ends. The calling thread must stay: the kernel ends the process with the thread that started it.
 ///
 /// # Errors
-/// No process was started, or the process was ended and waited for. The supervisor was told nothing.
+/// No process was started, or the process was ended and reaped. The supervisor was told nothing.
 pub(super) fn start(shared: &Arc<DomainShared>) -> io::Result<()> {
-    // The thread comes first: without one, no process has to be undone.
+    // The thread is started first, so that a failure leaves no process behind.
     let attend = reader::start(shared)?;
     let layout = Layout::new(shared.wakers.len());
     let region = Arc::new(Region::create(layout.bytes())?);
@@ -108,7 +107,7 @@ pub(super) fn start(shared: &Arc<DomainShared>) -> io::Result<()> {
             stage: AtomicU8::new(Stage::Alive as u8),
             printed,
             _record: record(shared, child.id()),
-            // Before it is told to start: until then it runs no code of others.
+            // Before the start message: until then the process runs no foreign code.
             confined: confine(shared, number, &child),
             core_place,
         })
@@ -119,15 +118,15 @@ pub(super) fn start(shared: &Arc<DomainShared>) -> io::Result<()> {
     });
     let process = begun.inspect_err(|_| end(&mut child))?;
     shared.born(&process);
-    // Before the reader has the process: the reader tells the end of the process, which has to come after the start.
+    // Before the reader gets the process: the reader reports the end of the process, which must come after the start.
     let _ = shared.events.send(Event::Started(Ok(Arc::clone(&process))));
     let control_reader = ControlReader::new(stream, child.id(), shared.config.message_bytes_max);
-    // The thread waits for this and can't be gone.
+    // The thread waits for this message, so it exists.
     let _ = attend.send(Attended { process, control_reader, child });
     Ok(())
 }
 
-/// The ends of the rings of `process`, one a shard.
+/// The ends of the rings of `process`, one for each shard.
 pub(super) fn endpoints(shared: &Arc<DomainShared>, process: &Arc<ProcessInstance>) -> io::Result<Vec<RingEndpoints>> {
     let endpoints = |shard| {
         let to_domain = process.layout.to_domain(shard);
@@ -146,8 +145,7 @@ pub(super) fn endpoints(shared: &Arc<DomainShared>, process: &Arc<ProcessInstanc
     (0..shared.wakers.len()).map(endpoints).collect()
 }
 
-/// Gives a process the cgroup that it is to have. One that can't be made now keeps no domain down: it was possible at the
-/// start of the server.
+/// Moves a process into its cgroup. A failure does not stop the domain; cgroups were possible at the start of the server.
 fn confine(shared: &DomainShared, number: u64, child: &Child) -> Option<Confined> {
     let confined = shared.config.cgroups.as_ref()?.confine(number, child.id());
     confined
@@ -157,13 +155,13 @@ fn confine(shared: &DomainShared, number: u64, child: &Child) -> Option<Confined
         .ok()
 }
 
-/// A process without a record is one that the next server would not end.
+/// Writes the record of a process, without which the next server would not end it.
 fn record(shared: &DomainShared, pid: u32) -> Option<Record> {
     let record = Record::new(&shared.config.records, pid);
     record.inspect_err(|error| tracing::warn!("process {pid} of domain {} has no record: {error}", shared.name())).ok()
 }
 
-/// Where process `number` may leave a core file, if it may.
+/// The directory for the core file of process `number`, if it may leave one.
 fn core_place(shared: &DomainShared, number: u64) -> Option<CorePlace> {
     // A sanitizer ends its process itself.
     let files = shared.config.core_files.as_ref().filter(|_| !sanitized::is_one(shared.name()))?;
@@ -179,7 +177,7 @@ fn start_message(shared: &DomainShared, leaves_core: bool) -> Start {
     let config = &shared.config;
     let shards = shared.wakers.len();
     let mut policy = config.policy.clone();
-    // The addresses of the memory for bodies are the server's doing: they are not of what modules may have.
+    // The address space of the memory for bodies does not count against the modules' limit.
     policy.core_bytes_max = config.core_files.as_ref().filter(|_| leaves_core).map(CoreFiles::bytes_max);
     let bodies = Parts::new(shards, config.bodies).bytes() as u64;
     policy.memory_bytes_max = policy.memory_bytes_max.map(|bytes| bytes.saturating_add(bodies));
@@ -228,7 +226,7 @@ fn spawn(
         command.envs(sanitized::environment(&shared.config.preload, None));
     }
     if shared.config.policy.connects {
-        // The resolver of libc is to use TCP, which is all there is.
+        // Makes libc's resolver use TCP, which is all that is permitted.
         command.env("RES_OPTIONS", "use-vc");
     }
     if let Some(log) = &shared.config.log {
@@ -244,16 +242,16 @@ fn spawn(
                 return Err(io::Error::last_os_error());
             }
         }
-        // A process group of its own, with or without a session.
+        // The process gets a process group of its own, with or without a session.
         // SAFETY: as above.
         if unsafe { if has_session { libc::setsid() } else { libc::setpgid(0, 0) } } == -1 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: as above. Whatever becomes of the server, the domain must not outlive it.
+        // SAFETY: as above. The domain must not outlive the server, however that ends.
         unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
         Ok(())
     };
-    // SAFETY: `pass` makes system calls and allocates nothing, so it may run between fork(2) and exec(3).
+    // SAFETY: `pass` makes only system calls and allocates nothing, so it may run between fork(2) and exec(3).
     unsafe { command.pre_exec(pass) };
     command.spawn()
 }

@@ -1,4 +1,4 @@
-//! What there is to say about a domain.
+//! The status of a domain.
 
 use super::crash_report::CrashReport;
 use super::domain::Domain;
@@ -8,33 +8,33 @@ use crate::domain::MemoryLimit;
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
-/// A domain, as it is now.
+/// The present state of a domain.
 #[derive(Debug, Clone)]
 pub struct DomainStatus {
-    /// Its process; `None` while it is being started again.
+    /// Its process; `None` while one is being started.
     pub pid: Option<u32>,
-    /// Since when that process is there.
+    /// When that process started.
     pub up_since: Option<SystemTime>,
-    /// Times it was started again after a death.
+    /// How often a process was started after a death.
     pub restarts: u64,
-    /// Times it was replaced while it lived.
+    /// How often a living process was replaced.
     pub replacements: u64,
-    /// Modules that it is to have, those in quarantine included.
+    /// The modules that it should have, including those in quarantine.
     pub modules: usize,
-    /// Resident memory of the process.
+    /// Resident memory of the process, in bytes.
     pub rss_bytes: u64,
-    /// What limits its memory; while it is being started, what is to do so.
+    /// The limit on its memory; while it is being started, the planned limit.
     pub memory_limit: Option<MemoryLimit>,
     /// The last crash.
     pub last_crash: Option<CrashReport>,
-    /// The last crash of each module that had one, by name; a module with several loaded versions has several.
+    /// The last crash of each module that had one, by name; a module with several loaded versions may occur several times.
     pub crashes: Vec<(String, CrashReport)>,
-    /// Modules that are left out, by name, and why.
+    /// The modules in quarantine, by name, and the reasons.
     pub quarantined: Vec<(String, String)>,
 }
 
 impl Domain {
-    /// What there is to say now. Reads a file of the kernel.
+    /// The present status. Reads a file of the kernel.
     #[must_use]
     pub fn status(&self) -> DomainStatus {
         let shared = self.shared();

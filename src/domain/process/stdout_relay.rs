@@ -1,9 +1,9 @@
-//! What a process writes to its standard output and error: lines for the server's log.
+//! Passes the standard output and error of a process to the server's log, line by line.
 //!
-//! Each line gets the target `module`, then the name of a module of the domain, or else that of the domain, and nothing in it
-//! is more than text, however it was written: a module can't make a line that looks like one of the server's or of another
-//! domain's. The process writes to a pipe of its own, which a thread copies. With the server's own descriptors it could cut
-//! the log short, overwrite it, or change how the server itself writes there.
+//! Each line gets the target `module` and the name of a module of the domain, or else the domain's name. Its content is
+//! escaped: a module can't write a line that looks like the server's or another domain's. The process writes to a pipe of
+//! its own, which a thread copies. With the server's own descriptors it could truncate or overwrite the log, or change how
+//! the server writes to it.
 
 use super::lock;
 use super::relay;
@@ -19,19 +19,20 @@ use std::thread;
 use std::time::{Duration, Instant};
 use tracing::Level;
 
-/// Longer lines are cut into several: modules' lines are cut far below (see `domain::output`).
+/// Limit, in bytes, on a line; longer lines are split. Lines of modules are split at a far lower limit (see
+/// `domain::output`).
 const LINE_BYTES_MAX: usize = 16 * 1024;
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Whose lines they are.
+/// The source of the lines.
 struct Whose {
     domain: String,
-    /// Does not keep the domain.
+    /// A weak reference, which does not keep the domain.
     shared: Weak<DomainShared>,
 }
 
-/// Starts the thread that copies what comes, at most `--module-output-bytes-max` in a second; more is dropped, and said to be.
-/// Returns where to write, and what is disconnected once all has been copied.
+/// Starts the thread that copies the output, at most `--module-output-bytes-max` bytes a second; more is dropped and
+/// counted. Returns the pipe for writing, and a receiver that is disconnected once everything has been copied.
 pub(super) fn collect(shared: &Arc<DomainShared>) -> io::Result<(PipeWriter, Receiver<()>)> {
     let (reader, writer) = io::pipe()?;
     let (over, ended) = bounded(0);
@@ -93,13 +94,13 @@ fn print(text: &[u8], rate: &mut Rate, whose: &Whose) {
 }
 
 impl Whose {
-    /// Logs a line that came from the process.
+    /// Logs a line from the process.
     fn log(&self, line: &[u8]) {
         let line = String::from_utf8_lossy(line);
         let line = line.trim_end_matches('\r');
         let Some(found) = relay::decode(line) else {
             return match self.sanitized_module() {
-                // A sanitizer writes past the streams of C.
+                // A sanitizer writes without the streams of C.
                 Some(module) => output::logged(&module, Level::INFO, line),
                 None => tracing::info!(target: "module", "{}", labelled(line, &self.domain)),
             };
@@ -123,22 +124,22 @@ impl Whose {
             }
             _ => return tracing::debug!(target: "module", "{labelled}"),
         };
-        // What the process's own code says of a module.
+        // A message of the process's own code about a module.
         let text = visible(found.text);
         if let Some(module) = text.strip_prefix("module ").and_then(|rest| self.module_at(rest)) {
             logbook::add(&module, kind, &text);
         }
     }
 
-    /// Whether the domain has the module `name`, or had it not long ago: work that the module has left to the scheduler may print
-    /// after the removal.
+    /// Whether the domain has the module `name`, or had it recently: scheduled work of the module may print after its
+    /// removal.
     fn has_module(&self, name: &str) -> bool {
         let Some(shared) = self.shared.upgrade() else { return false };
         let modules = lock(&shared.modules);
         modules.values().any(|module| module.name == name) || lock(&shared.closed).iter().any(|(_, gone)| gone == name)
     }
 
-    /// The one module of a domain that is there for its sanitizer.
+    /// The only module of a domain that exists for its sanitizer.
     fn sanitized_module(&self) -> Option<String> {
         if !sanitized::is_one(&self.domain) {
             return None;
@@ -148,7 +149,7 @@ impl Whose {
         modules.values().next().map(|module| module.name.clone())
     }
 
-    /// The module of the domain whose name `text` begins with.
+    /// The module of the domain with whose name `text` begins.
     fn module_at(&self, text: &str) -> Option<String> {
         let shared = self.shared.upgrade()?;
         let modules = lock(&shared.modules);
@@ -156,12 +157,12 @@ impl Whose {
     }
 }
 
-/// `text`, as far as it is more than that, under the name of its domain.
+/// `text`, escaped, under the name of its domain.
 fn labelled(text: &str, domain: &str) -> String {
     format!("domain {domain} | {}", visible(text))
 }
 
-/// What was printed within a second.
+/// The output within a second.
 struct Rate {
     bytes_max: usize,
     since: Instant,
@@ -184,7 +185,7 @@ impl Rate {
     }
 }
 
-/// Whole lines of what comes in pieces.
+/// Assembles whole lines from pieces.
 #[derive(Default)]
 struct Lines {
     bytes: Vec<u8>,
@@ -195,7 +196,7 @@ impl Lines {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// The lines that are complete; one that is too long is, too.
+    /// The complete lines; a line that is too long counts as complete.
     fn take(&mut self) -> Vec<u8> {
         let end = self.bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
         let mut lines: Vec<u8> = self.bytes.drain(..end).collect();
@@ -205,7 +206,7 @@ impl Lines {
         lines
     }
 
-    /// What is left, as a line.
+    /// The remaining bytes, as a line.
     fn rest(&mut self) -> Vec<u8> {
         let mut rest = std::mem::take(&mut self.bytes);
         if !rest.is_empty() {

@@ -1,4 +1,4 @@
-//! Bodies in pieces, on the domain's side.
+//! Streamed bodies on the domain's side.
 
 use super::response_ring::ResponseRing;
 use super::wire::{self, StreamToDomain};
@@ -21,7 +21,7 @@ impl ShardStreams {
         Self { part, answers }
     }
 
-    /// One of the sides of a slot for answers has no more to do with it.
+    /// Ends the use of an answer slot by one of its two sides.
     fn leave(&self, slot: u32) {
         if self.answers.give_half(slot) {
             if let Some(pipe) = self.part.down(slot) {
@@ -31,18 +31,18 @@ impl ShardStreams {
         }
     }
 
-    /// The pipes of a call. `None`: the server names a slot that there is not.
+    /// The pipes of a call. `None`: the server named a slot that does not exist.
     pub(super) fn pipes(&self, slot: u32, length: Option<u64>, expects_continue: bool) -> Option<Pipes> {
         Some(Pipes { up: self.part.up(slot)?, down: self.part.down(slot)?, length, expects_continue })
     }
 }
 
-/// Does what a record about a stream of shard number `shard` asks for, unless that is a call.
+/// Handles a record about a stream of shard number `shard`, except for a call.
 pub(super) fn take_record(all: &[Arc<ShardStreams>], shard: usize, record: &StreamToDomain<'_>) {
     match *record {
         StreamToDomain::Call { .. } => {}
         StreamToDomain::Over { slot } => {
-            // Before the slot is another stream's.
+            // This must come before another stream can use the slot.
             detached::over(StreamAddress { shard, slot });
             if let Some(streams) = all.get(shard) {
                 streams.leave(slot);
@@ -59,11 +59,11 @@ pub(super) fn take_record(all: &[Arc<ShardStreams>], shard: usize, record: &Stre
 
 /// The key of a call in this process.
 pub(super) fn key(shard: usize, ticket: u64) -> Key {
-    // No shard has the number 0 there, which stands for no call.
+    // No shard has the number 0 in keys, which stands for no call.
     Key(shard as u64 + 1, ticket)
 }
 
-/// How a call reaches the shard it came from, while it runs.
+/// The connection of a running call to its shard.
 pub(super) struct RingUplink<'a> {
     /// The streams of all shards.
     pub(super) streams: &'a [Arc<ShardStreams>],
@@ -124,7 +124,7 @@ fn send_notice(responses: &ResponseRing, ticket: u64, wants_body: bool) {
     responses.send(&record, &[]);
 }
 
-/// The same for an answer that has begun.
+/// Like [`RingUplink`], for an answer that has begun.
 struct Lasting {
     responses: Arc<ResponseRing>,
     streams: Option<Arc<ShardStreams>>,

@@ -1,7 +1,7 @@
-//! The driver of a domain's state machine: one thread that takes events, and carries out what the machine decides.
+//! The driver of a domain's state machine: one thread that takes events and carries out the machine's decisions.
 //!
-//! Nothing here waits for a process: orders, starts and examinations come back as events, and time limits are the
-//! machine's. The thread ends when the domain has stopped and its last process is over.
+//! This thread never waits for a process: orders, starts and examinations come back as events, and the machine has the time
+//! limits. The thread ends when the domain has stopped and its last process has ended.
 
 use super::control::{self, Outcome};
 use super::events::Event;
@@ -31,16 +31,16 @@ struct Supervisor {
 /// A process that the machine knows.
 struct Supervised {
     instance: Arc<ProcessInstance>,
-    /// How it has ended.
+    /// The status of its end.
     status: Option<ExitStatus>,
-    /// Has its reader keep its cgroup.
+    /// Keeps its cgroup, through its reader.
     hold: Option<Sender<()>>,
 }
 
-/// Starts the threads that see to it that a process serves, and another one is ready to follow it.
+/// Starts the threads that keep a process in service and a spare ready.
 ///
 /// # Errors
-/// There are no threads for it.
+/// The threads can't be started.
 pub(super) fn start(shared: &Arc<DomainShared>, events: Receiver<Event>) -> io::Result<()> {
     let settings = Settings {
         domain: shared.name().to_owned(),
@@ -85,7 +85,7 @@ impl Supervisor {
         }
     }
 
-    /// Keeps the part of an event that is for this thread alone, and returns the input of the machine.
+    /// Keeps the part of an event that only this thread needs, and returns the machine's input.
     fn translate(&mut self, event: Event) -> Option<Input> {
         match event {
             Event::Input(input) => Some(input),
@@ -108,7 +108,7 @@ impl Supervisor {
         }
     }
 
-    /// What the outcome of an order says.
+    /// The machine's result for the outcome of an order.
     fn outcome(&self, process: ProcessId, outcome: Outcome) -> Result<(), String> {
         let instance = self.instance(process);
         let module = instance.and_then(|instance| instance.trying());
@@ -121,7 +121,7 @@ impl Supervisor {
                     instance.add(module, base);
                     let _ = self.shared.recognize(instance, module, &manifest);
                     if !lock(&self.shared.modules).contains_key(&module) {
-                        // It was closed while it was being loaded, and this process was passed over.
+                        // The module was closed while it was being loaded, without an order to this process.
                         self.shared.close_apart(instance, module);
                     }
                 }
@@ -167,7 +167,7 @@ impl Supervisor {
         }
     }
 
-    /// Carries out what is about one living process.
+    /// Carries out an effect that concerns one living process.
     fn carry_out_in(&self, instance: &Arc<ProcessInstance>, effect: Effect) {
         match effect {
             Effect::Order { call, what, .. } => self.order(instance, call, what),
@@ -192,7 +192,7 @@ impl Supervisor {
         }
     }
 
-    /// Sends an order of the machine. A module that is gone has nothing to be done.
+    /// Sends an order of the machine. An order for a removed module counts as done.
     fn order(&self, instance: &Arc<ProcessInstance>, call: u64, what: Order) {
         let modules = lock(&self.shared.modules);
         let order = match what {
@@ -230,7 +230,7 @@ fn log(level: tracing::Level, text: &str) {
     }
 }
 
-/// The modules of a domain and what of them is in its processes.
+/// The modules of a domain, and their state in its processes.
 struct Modules<'a> {
     shared: &'a DomainShared,
     processes: &'a BTreeMap<ProcessId, Supervised>,

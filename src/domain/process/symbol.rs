@@ -1,10 +1,10 @@
-//! Where in its source a module was: from the symbols and the debug information of its shared object.
+//! Finds a module's position in its source, from the symbols and the debug information of its shared object.
 //!
-//! The file is made by the compiler, but its author can put anything into any section, so it is read as hostile: a limit
-//! on its size, nothing is unpacked, a panic of a parser is caught, and what is shown is cut and printable. Symbols cost
-//! no more than the file has bytes. Debug information can cost far more, since its parts may refer to one another again
-//! and again, so it is read by a process of its own, `cweb symbol OFFSET`, in a sandbox with little memory and time; without
-//! its answer there is no line.
+//! The compiler makes the file, but its author can put anything into any section, so it is read as hostile input: its size
+//! is limited, no section is decompressed, a panic of a parser is caught, and results are shortened and printable. Reading
+//! symbols costs no more than the file has bytes. Debug information can cost far more, since its parts may refer to each
+//! other repeatedly, so a process of its own, `cweb symbol OFFSET`, reads it in a sandbox with little memory and time;
+//! without its answer the report has no line.
 
 use crate::domain::inspect;
 use crate::domain::sandbox::{self, Policy};
@@ -24,28 +24,29 @@ use std::time::Duration;
 /// The name of the hidden subcommand.
 pub const COMMAND: &str = "symbol";
 
-/// Larger files are not read.
+/// Limit, in bytes, on the file; larger files are not read.
 const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
-/// Longer names are cut.
+/// Limit, in characters, on a name; longer names are cut.
 const NAME_CHARS_MAX: usize = 120;
-/// Address space of the process that reads debug information: this program, the file, and what follows from it.
+/// Limit on the address space of the process that reads debug information, in bytes: this program, the file, and derived
+/// data.
 const MEMORY_BYTES_MAX: u64 = 512 * 1024 * 1024;
-/// How much address space mimalloc takes at a time there. By itself it takes 1 GiB at once, which is beyond the limit, so that nothing
-/// more could be mapped, not even the tables for what it has.
+/// How much address space mimalloc reserves at a time there. By default it reserves 1 GiB, which exceeds the limit, so that
+/// nothing more could be mapped, not even its own tables.
 const ARENA_BYTES: &str = "32MiB";
 const ARENA_RESERVE: &str = "MIMALLOC_ARENA_RESERVE";
-/// Its time of computing,
+/// Limit on the CPU time of that process,
 const CPU_SECONDS_MAX: u64 = 1;
-/// and how long it is waited for.
+/// and on the wait for it.
 const LINE_WAIT: Duration = Duration::from_secs(2);
 const OPEN_FILES_MAX: u64 = 16;
-/// Most offsets of a question.
+/// Limit on the offsets of one request.
 const OFFSETS_MAX: usize = 64;
-/// Most functions at one address: that of the code, and those that it was compiled into.
+/// Limit on the functions at one address: the function itself, and those that it was inlined into.
 const INLINED_MAX: usize = 8;
 
-/// A place in a shared object that is loaded at `base`: `function+0x12 (file.c:7)`, as much of it as is known. `None` if the
-/// address is not in it.
+/// A position in a shared object loaded at `base`: `function+0x12 (file.c:7)`, as far as it is known. `None`: the address
+/// is not in the object.
 pub fn locate(path: &Path, base: u64, address: u64) -> Option<String> {
     let offset = address.checked_sub(base)?;
     let file = File::open(path).ok()?;
@@ -54,16 +55,16 @@ pub fn locate(path: &Path, base: u64, address: u64) -> Option<String> {
     Some(line_elsewhere(file, offset).map_or_else(|| place.clone(), |line| format!("{place} ({line})")))
 }
 
-/// The functions behind `frames`, an instruction and the return addresses that led there, in a shared object that is loaded at
-/// `base`: `copy (src/main.c:7)`, innermost first, with those that were compiled into others. One that is not in the object is
-/// `in a library`, if it lies between others.
+/// The functions of `frames`, an instruction and its return addresses, in a shared object loaded at `base`: `copy
+/// (src/main.c:7)`, the innermost first, with inlined functions. An address outside of the object is `in a library`, if it
+/// lies between others.
 pub(super) fn backtrace(path: &Path, base: u64, frames: &[u64]) -> Vec<String> {
     let Some(file) = File::open(path).ok() else { return Vec::new() };
     let Some(bytes) = read(&file) else { return Vec::new() };
     let offsets: Vec<Option<u64>> = frames
         .iter()
         .enumerate()
-        // A return address is behind the call, which may be the end of a line, or of a function.
+        // A return address follows the call, and may belong to the next line or function.
         .map(|(at, frame)| frame.checked_sub(base)?.checked_sub(u64::from(at > 0)))
         .collect();
     let parsed = std::panic::catch_unwind(|| {
@@ -85,15 +86,15 @@ pub(super) fn backtrace(path: &Path, base: u64, frames: &[u64]) -> Vec<String> {
         let named: Vec<String> = line.split('\t').filter(|part| !part.is_empty()).map(printable).collect();
         found.push(if named.is_empty() { find(&bytes, offset).into_iter().collect() } else { named });
     }
-    // Behind the module's first function is the server.
+    // The caller of the module's first function is the server.
     let last = found.iter().rposition(|frame| frame.first().is_some_and(|name| name != "in a library"));
     let mut flat: Vec<String> = found.into_iter().take(last.map_or(0, |last| last + 1)).flatten().collect();
-    // Guesses that are of no module are none, and the return address at the stack pointer may be that of the frame too.
+    // Addresses outside of the module are dropped, and a return address at the stack pointer may be the frame's own, too.
     flat.dedup();
     flat
 }
 
-/// Whether `last` is the last byte of a call, so that what follows can be a return address. Where that can't be told, it is.
+/// Whether `last` is the last byte of a call, so that the next address can be a return address. True if that is unknown.
 fn is_call(file: &object::File<'_>, last: u64) -> bool {
     if file.architecture() != object::Architecture::X86_64 {
         return true;
@@ -112,10 +113,10 @@ fn is_call(file: &object::File<'_>, last: u64) -> bool {
     is_near || (2..=7).any(is_indirect)
 }
 
-/// Bytes of the longest call.
+/// The bytes of the longest call.
 const CALL_BYTES_MAX: u64 = 7;
 
-/// What the process for it finds at each of `offsets` in `file`.
+/// The lines for `offsets` in `file`, found by another process.
 fn lines_elsewhere(file: File, offsets: &[u64]) -> Vec<String> {
     if offsets.is_empty() {
         return Vec::new();
@@ -124,7 +125,7 @@ fn lines_elsewhere(file: File, offsets: &[u64]) -> Vec<String> {
     elsewhere(file, arguments).map(|text| text.lines().map(str::to_owned).collect()).unwrap_or_default()
 }
 
-/// Whether `address` is in a shared object that is loaded at `base`.
+/// Whether `address` is in a shared object loaded at `base`.
 pub(super) fn covers(path: &Path, base: u64, address: u64) -> bool {
     let Some(offset) = address.checked_sub(base) else { return false };
     let bytes = File::open(path).ok().and_then(|file| read(&file)).unwrap_or_default();
@@ -161,12 +162,12 @@ fn find(bytes: &[u8], offset: u64) -> Option<String> {
     })
 }
 
-/// The file and line of an offset in `file`, as the process for it finds them.
+/// The file and line of an offset in `file`, found by another process.
 fn line_elsewhere(file: File, offset: u64) -> Option<String> {
     elsewhere(file, vec![offset.to_string()]).map(|line| printable(&line))
 }
 
-/// What the process for it says of `file`, asked with `arguments`.
+/// The answer of the reading process about `file` to `arguments`.
 fn elsewhere(mut file: File, arguments: Vec<String>) -> Option<String> {
     file.rewind().ok()?;
     let mut command = Command::new("/proc/self/exe");
@@ -188,8 +189,8 @@ fn elsewhere(mut file: File, arguments: Vec<String>) -> Option<String> {
     Some(text.into_owned())
 }
 
-/// The child's main, with the shared object as standard input: `cweb symbol OFFSET` prints the file and line, and `cweb symbol
-/// +OFFSET…` for each offset a line with its functions, the innermost first, with tabs between them.
+/// The main function of the child, with the shared object as standard input: `cweb symbol OFFSET` prints the file and line;
+/// `cweb symbol +OFFSET…` prints for each offset a line with its functions, the innermost first, separated by tabs.
 #[must_use]
 pub fn main(arguments: &[OsString]) -> ExitCode {
     let texts: Vec<&str> = arguments.iter().filter_map(|text| text.to_str()).take(OFFSETS_MAX).collect();
@@ -226,7 +227,7 @@ pub fn main(arguments: &[OsString]) -> ExitCode {
 /// The debug information of `file`.
 type Debug<'a> = Context<EndianSlice<'a, RunTimeEndian>>;
 
-/// A line for each offset: its functions.
+/// A line for each offset with its functions.
 fn functions(file: &object::File<'_>, offsets: &[u64]) -> Option<String> {
     let context = debug_information(file)?;
     let mut text = String::new();
@@ -250,7 +251,7 @@ fn functions_at(context: &Debug<'_>, offset: u64) -> Option<Vec<String>> {
     Some(names)
 }
 
-/// The name of a source as its author knows it: below the directory in which the compiler worked.
+/// The author's name of a source: its path below the compiler's working directory.
 fn author_name(file: &str) -> &str {
     let below = file.split_once("/.scratch/").and_then(|(_, rest)| rest.split_once('/'));
     below.map_or_else(|| file.rsplit('/').next().unwrap_or(file), |(_, name)| name)
@@ -268,14 +269,14 @@ fn debug_information<'a>(file: &object::File<'a>) -> Option<Debug<'a>> {
     let endian = if file.is_little_endian() { RunTimeEndian::Little } else { RunTimeEndian::Big };
     let load = |id: SectionId| -> Result<EndianSlice<'a, RunTimeEndian>, addr2line::gimli::Error> {
         let section = file.section_by_name(id.name());
-        // As it is: a section that is compressed is no debug information.
+        // The section must be uncompressed; a compressed section counts as missing.
         let data = section.and_then(|section| section.data().ok()).unwrap_or_default();
         Ok(EndianSlice::new(data, endian))
     };
     Context::from_dwarf(Dwarf::load(load).ok()?).ok()
 }
 
-/// A name for the log.
+/// A name, made safe for the log.
 pub(super) fn printable(name: &str) -> String {
     let one = |c: char| if c.is_ascii_graphic() || c == ' ' { c } else { '?' };
     name.chars().take(NAME_CHARS_MAX).map(one).collect()
@@ -298,7 +299,7 @@ mod tests {
         let bytes = std::fs::read(&path).unwrap();
         let file = object::File::parse(bytes.as_slice()).unwrap();
         let inner = file.symbols().find(|symbol| symbol.name() == Ok("inner")).unwrap().address();
-        // Addresses of memory differ from process to process, and the answer does not.
+        // Memory addresses differ from process to process, but the answer does not.
         for _ in 0..10 {
             let found = locate(&path, 0x7000_0000, 0x7000_0000 + inner + 1).unwrap();
             assert!(found.starts_with("inner+0x1 (place.c:"), "{found}");
@@ -306,7 +307,7 @@ mod tests {
         assert!(covers(&path, 0x7000_0000, 0x7000_0000 + inner) && !covers(&path, 0x7000_0000, 0x6fff_ffff));
         assert_eq!(locate(&path, 0x7000_0000, 0x6fff_ffff), None);
         assert_eq!(locate(&path, 0, u64::MAX), None);
-        // Whatever is in the file, the answer is an answer.
+        // Any file content gives some answer.
         for at in (0..bytes.len()).step_by(97) {
             let mut broken = bytes.clone();
             broken[at] ^= 0xff;

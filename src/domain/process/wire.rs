@@ -1,7 +1,7 @@
-//! Records that cross the seam between the server and a domain, over the rings of shared memory.
+//! Records that cross between the server and a domain, over the rings in shared memory.
 //!
-//! Sans-IO: bytes in, values out. What comes from a domain is hostile: every length is checked against the record, and a
-//! record that is wrong anywhere is refused whole.
+//! Sans-IO: bytes in, values out. Records from a domain are hostile input: every length is checked against the record, and
+//! a record with any error is refused as a whole.
 
 mod streams;
 #[cfg(test)]
@@ -17,7 +17,7 @@ use crate::proto::http1::RequestView;
 use crate::proto::ws::{Deflate, Kind};
 use std::net::IpAddr;
 
-/// A record can't be read: the other side is broken or lies.
+/// A record can't be read: the other side is faulty or lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a record of the seam can't be read: {0}")]
 pub(super) struct Malformed(pub(super) &'static str);
@@ -39,30 +39,30 @@ pub(super) enum ToDomain<'a> {
     Socket { ticket: u64, instance: u64, index: u32, short: bool, key: u64, events: Body<'a> },
     /// The body of an answer or the frame at this offset has been sent.
     Done { offset: u64 },
-    /// Nothing can be sent on a socket any more. It is still to have its last event.
+    /// Nothing can be sent on a socket any more. Its last event is still to come.
     Gone { key: u64 },
-    /// The server has taken so many more bytes of a socket's frames, and has so many that are unsent.
+    /// The server has taken `taken` further bytes of a socket's frames, and `unsent` bytes are unsent.
     Buffered { key: u64, taken: u64, unsent: u64 },
-    /// About a stream.
+    /// A record about a stream.
     Stream(StreamToDomain<'a>),
 }
 
 /// A record from a domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum ToServer<'a> {
-    /// What a handler answered, and how long it ran.
+    /// A handler's answer, and the handler's run time.
     Answer { ticket: u64, ran_us: u32, status: u16, headers: Headers<'a>, body: Body<'a> },
-    /// The same with a file as the body.
+    /// An answer with a file as its body.
     FileAnswer(FileAnswer<'a>),
     /// A call waits for a thread, because all are busy.
     Waits { ticket: u64 },
-    /// A call that has waited for a thread, or for the calls before it, has its turn: its handler begins.
+    /// A call that has waited for a thread, or for earlier calls, has its turn: its handler begins.
     Turn { ticket: u64 },
     /// A handler has returned, and its answer waits for memory.
     Returned { ticket: u64 },
-    /// A handler did not return; why.
+    /// A handler faulted; the reason.
     Fault { ticket: u64, why: &'a str },
-    /// A handler leaves the request to others, and how long it ran.
+    /// A handler declines the request; the handler's run time.
     Declined { ticket: u64, ran_us: u32 },
     /// The callbacks of a batch of socket events have returned.
     Idle { ticket: u64, ran_us: u32 },
@@ -70,16 +70,16 @@ pub(super) enum ToServer<'a> {
     Send { key: u64, frame: Body<'a> },
     /// Close a socket.
     Close { key: u64, code: u16 },
-    /// Put a socket into a room, or take it out.
+    /// Add a socket to a room, or remove it.
     Room { key: u64, room: &'a [u8], joins: bool },
-    /// An encoded frame for the sockets of the domain in a room: so many bytes of it, and the same message compressed behind
-    /// them; 0: there is nothing behind it.
+    /// An encoded frame for the domain's sockets in a room: `plain_bytes` bytes of it, and after them the same message
+    /// compressed; 0: there is only the uncompressed frame.
     Publish { plain_bytes: u64, room: &'a [u8], frame: Body<'a> },
-    /// About a stream.
+    /// A record about a stream.
     Stream(StreamToServer<'a>),
 }
 
-/// Makes the fixed part of a record one whose body is at `place`: the whole record.
+/// Turns the fixed part of a record into a whole record with its body at `place`.
 pub(super) fn lend(fixed: &mut Vec<u8>, place: ExtentRange) {
     if let Some(kind) = fixed.first_mut() {
         *kind = match *kind {
@@ -94,22 +94,22 @@ pub(super) fn lend(fixed: &mut Vec<u8>, place: ExtentRange) {
     fixed.extend_from_slice(&place.bytes.to_le_bytes());
 }
 
-/// Bytes of a record that [`done`] makes.
+/// The bytes of a record that [`done`] makes.
 pub(super) const DONE_BYTES: usize = 9;
 
-/// The body of an answer that has been sent.
+/// The record of an answer's body that has been sent.
 pub(super) fn done(out: &mut Vec<u8>, offset: u64) {
     out.push(kind::DONE);
     out.extend_from_slice(&offset.to_le_bytes());
 }
 
-/// A socket on which nothing can be sent any more.
+/// The record of a socket on which nothing can be sent any more.
 pub(super) fn gone(out: &mut Vec<u8>, key: u64) {
     out.push(kind::GONE);
     out.extend_from_slice(&key.to_le_bytes());
 }
 
-/// Record for socket `key`: bytes that the shard has taken since the last record, and bytes that are unsent.
+/// The record of socket `key`: bytes that the shard has taken since the last record, and unsent bytes.
 pub(super) fn buffered(out: &mut Vec<u8>, key: u64, taken: u64, unsent: u64) {
     out.push(kind::BUFFERED);
     for number in [key, taken, unsent] {
@@ -145,7 +145,7 @@ pub(super) fn socket_head(out: &mut Vec<u8>, ticket: u64, instance: u64, index: 
     out.extend_from_slice(&key.to_le_bytes());
 }
 
-/// Where the time of an answer is: behind its kind and its ticket.
+/// The offset of the run time in an answer: after its kind and its ticket.
 const RAN_US_AT: usize = 9;
 
 /// The fixed part of an answer and its header fields; the body follows it.
@@ -173,46 +173,46 @@ pub(super) fn answer_head<'h>(
     }
 }
 
-/// Sets the time in the fixed part of an answer anew.
+/// Replaces the run time in the fixed part of an answer.
 pub(super) fn set_ran_us(fixed: &mut [u8], ran_us: u32) {
     if let Some(place) = fixed.get_mut(RAN_US_AT..RAN_US_AT + 4) {
         place.copy_from_slice(&ran_us.to_le_bytes());
     }
 }
 
-/// A call that waits for a thread.
+/// The record of a call that waits for a thread.
 pub(super) fn waits(out: &mut Vec<u8>, ticket: u64) {
     out.push(kind::WAITS);
     out.extend_from_slice(&ticket.to_le_bytes());
 }
 
-/// A call that has its turn.
+/// The record of a call that has its turn.
 pub(super) fn turn(out: &mut Vec<u8>, ticket: u64) {
     out.push(kind::TURN);
     out.extend_from_slice(&ticket.to_le_bytes());
 }
 
-/// A handler that has returned, whose answer is still to come.
+/// The record of a returned handler, whose answer is still to come.
 pub(super) fn returned(out: &mut Vec<u8>, ticket: u64) {
     out.push(kind::RETURNED);
     out.extend_from_slice(&ticket.to_le_bytes());
 }
 
-/// A handler that did not return.
+/// The record of a handler that faulted.
 pub(super) fn fault(out: &mut Vec<u8>, ticket: u64, why: &str) {
     out.push(kind::FAULT);
     out.extend_from_slice(&ticket.to_le_bytes());
     out.extend_from_slice(why.as_bytes());
 }
 
-/// A handler that leaves the request to others.
+/// The record of a handler that declines its request.
 pub(super) fn declined(out: &mut Vec<u8>, ticket: u64, ran_us: u32) {
     out.push(kind::DECLINED);
     out.extend_from_slice(&ticket.to_le_bytes());
     out.extend_from_slice(&ran_us.to_le_bytes());
 }
 
-/// Callbacks that have returned.
+/// The record of callbacks that have returned.
 pub(super) fn idle(out: &mut Vec<u8>, ticket: u64, ran_us: u32) {
     out.push(kind::IDLE);
     out.extend_from_slice(&ticket.to_le_bytes());
@@ -225,21 +225,22 @@ pub(super) fn send_head(out: &mut Vec<u8>, key: u64) {
     out.extend_from_slice(&key.to_le_bytes());
 }
 
-/// A close.
+/// The record that closes a socket.
 pub(super) fn close(out: &mut Vec<u8>, key: u64, code: u16) {
     out.push(kind::CLOSE);
     out.extend_from_slice(&key.to_le_bytes());
     out.extend_from_slice(&code.to_le_bytes());
 }
 
-/// A socket that joins or leaves a room.
+/// The record of a socket that joins or leaves a room.
 pub(super) fn room(out: &mut Vec<u8>, key: u64, room: &[u8], joins: bool) {
     out.push(if joins { kind::JOIN } else { kind::LEAVE });
     out.extend_from_slice(&key.to_le_bytes());
     push_block(out, room);
 }
 
-/// The fixed part of a frame for a room; the frame follows it, and if `plain_bytes` is its length another one follows that.
+/// The fixed part of a frame for a room; the frame follows it. If `plain_bytes` is the frame's length, a compressed one
+/// follows that.
 pub(super) fn publish_head(out: &mut Vec<u8>, plain_bytes: u64, room: &[u8]) {
     out.push(kind::PUBLISH);
     out.extend_from_slice(&plain_bytes.to_le_bytes());
@@ -318,25 +319,25 @@ impl<'a> ToServer<'a> {
 /// One event of a WebSocket on its way to a domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Event<'a> {
-    /// The socket is open: what `websocket_t.session` and `client_fd` say, and the request that opened it.
+    /// The socket is open: the values of `websocket_t.session` and `client_fd`, and the request that opened it.
     Open { session: Option<&'a [u8]>, number: u64, deflate: Option<Deflate>, peer: Option<IpAddr>, head: &'a [u8] },
-    /// The same of a socket that was opened in a process before this one: `on_open` has been called there.
+    /// A socket that was opened in an earlier process, where `on_open` has been called.
     Known {
         session: Option<&'a [u8]>,
         number: u64,
         deflate: Option<Deflate>,
-        /// The type of the message that came last.
+        /// The type of the last message.
         last: Kind,
     },
     Message {
         kind: Kind,
-        /// The bytes are compressed.
+        /// Whether the bytes are compressed.
         deflated: bool,
         bytes: &'a [u8],
     },
     /// `gone`: nothing can be sent any more.
     Close { gone: bool },
-    /// The socket has ended in another domain: nothing is called.
+    /// The socket has ended in another domain; no callback is called.
     Forget,
 }
 
@@ -347,7 +348,7 @@ fn kind_byte(kind: Kind) -> u8 {
     }
 }
 
-/// Appends the part of [`Event::Message`] that stands before its bytes, of which there are `length`.
+/// Appends the part of [`Event::Message`] before its `length` bytes.
 pub(super) fn message_head(out: &mut Vec<u8>, kind: Kind, deflated: bool, length: usize) {
     out.extend_from_slice(&[if deflated { 9 } else { 3 }, kind_byte(kind)]);
     out.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes());

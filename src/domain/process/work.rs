@@ -1,4 +1,4 @@
-//! Running what comes over the rings, on the domain's executor threads.
+//! Runs the tasks from the rings on the domain's executor threads.
 
 use super::answers::{Answers, Lent};
 use super::arena::{Borrower, LENT_BYTES_MIN};
@@ -25,11 +25,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-/// A record, as it was taken from a ring. An empty one stands for giving pages of answers back to the kernel.
+/// A record from a ring. An empty one stands for returning pages of answers to the kernel.
 pub(super) struct RingRecord {
     pub(super) shard: usize,
     pub(super) record: Vec<u8>,
-    /// The server was told that it waits for a thread.
+    /// Whether the server knows that the call waits for a thread.
     pub(super) waits: bool,
 }
 
@@ -38,7 +38,7 @@ impl RingRecord {
         Self { shard, record, waits: false }
     }
 
-    /// The call that it asks for.
+    /// The ticket of the record's call.
     fn ticket(&self) -> Option<u64> {
         match ToDomain::read(&self.record) {
             Ok(
@@ -50,7 +50,7 @@ impl RingRecord {
         }
     }
 
-    /// Tells the server that the call waits, because all threads are busy: the time of its handler has not begun.
+    /// Tells the server that the call waits because all threads are busy, so that the time of its handler has not begun.
     pub(super) fn tell_wait(&mut self, domain: &ChildDomain) {
         if let Some((ticket, responses)) = self.ticket().zip(domain.response_rings.get(self.shard)) {
             say(responses, |record| wire::waits(record, ticket));
@@ -59,22 +59,22 @@ impl RingRecord {
     }
 }
 
-/// Bytes that the place of a body takes in a record.
+/// The bytes that the place of a body takes in a record.
 const LENT_FIXED_BYTES: usize = 16;
 
-/// What all threads of the domain share.
+/// State that all threads of the domain share.
 pub(super) struct ChildDomain {
     pub(super) instances: RwLock<IdMap<Arc<InProcessModule>>>,
     pub(super) response_rings: Vec<Arc<ResponseRing>>,
-    /// Where large bodies of answers and large frames are put.
+    /// The lender for large answer bodies and large frames.
     pub(super) answers: Arc<Answers>,
-    /// Where large bodies of requests and large messages are found, a shard.
+    /// The borrowers of large request bodies and large messages, one for each shard.
     pub(super) requests: Vec<Borrower>,
-    /// Bodies in pieces, a shard.
+    /// The streamed bodies of each shard.
     pub(super) streams: Vec<Arc<ShardStreams>>,
-    /// The open sockets of each shard by its key.
+    /// The open sockets of each shard, by its key.
     pub(super) sockets: Vec<Mutex<IdMap<Arc<Socket>>>>,
-    /// Those of each shard whose end has overtaken their beginning.
+    /// The sockets of each shard whose end came before their beginning.
     pub(super) gone: Vec<Mutex<IdSet>>,
     /// Whether a module has had calls that run in processes of their own.
     pub(super) has_workers: AtomicBool,
@@ -91,7 +91,7 @@ impl ChildDomain {
 
     /// Whether the calls of a route run in processes of their own.
     pub(super) fn is_elsewhere(&self, instance: u64, route: u32) -> bool {
-        // Relaxed: stored before the server knows that the module is loaded.
+        // Relaxed: the store happens before the server knows that the module is loaded.
         self.has_workers.load(Ordering::Relaxed)
             && self.instance(instance).is_some_and(|module| module.workers_of(route as usize).is_some())
     }
@@ -107,7 +107,7 @@ impl ChildDomain {
     fn open_socket(&self, shard: usize, key: u64, number: u64, deflate: Option<Deflate>, session: Option<&[u8]>) {
         let Some(responses) = self.response_rings.get(shard) else { return };
         let outlet = Arc::new(ResponseOutlet { responses: Arc::clone(responses), answers: Arc::clone(&self.answers) });
-        // The shard limits what is unsent; here nothing waits but in the ring and the memory beside it.
+        // The shard limits unsent bytes; here bytes wait only in the ring and the memory beside it.
         let socket = Socket::numbered(key, number, session, deflate, outlet, usize::MAX);
         if let Some(mut sockets) = self.sockets_of(shard) {
             if self.gone.get(shard).is_some_and(|gone| unpoisoned(gone).remove(&key)) {
@@ -117,12 +117,12 @@ impl ChildDomain {
         }
     }
 
-    /// Nothing can be sent on a socket any more: callbacks of it that run are to learn it.
+    /// Handles a closed socket connection: its running callbacks must learn of it.
     pub(super) fn socket_gone(&self, shard: usize, key: u64) {
         let Some(sockets) = self.sockets_of(shard) else { return };
         match (sockets.get(&key), self.gone.get(shard)) {
             (Some(socket), _) => socket.mark_closed(),
-            // The server says so of sockets only that it has opened here: that is still under way.
+            // The server reports this only for sockets that it has opened here, so the opening is still in progress.
             (None, Some(gone)) => drop(unpoisoned(gone).insert(key)),
             (None, None) => {}
         }
@@ -144,29 +144,29 @@ impl ChildDomain {
     }
 }
 
-/// What became of a handler's answer.
+/// The result of a handler.
 struct Made {
     lent: Lent,
     declined: bool,
-    /// The file that is the body instead.
+    /// The file that is the body.
     file: Option<FileParts>,
-    /// The body is the executor's own memory.
+    /// Whether the body lies in the executor's own memory.
     is_kept: bool,
     start: Instant,
-    /// The handler runs elsewhere.
+    /// Whether the handler runs in another process.
     is_elsewhere: bool,
 }
 
-/// What a handler counts as having run: one for which a thread waits is none for a companion.
+/// The recorded run time of a handler: one that keeps a thread waiting is not for a companion.
 fn ran_us(start: Instant, is_elsewhere: bool) -> u32 {
     let least = if is_elsewhere { ELSEWHERE_AT_LEAST } else { Duration::ZERO };
     u32::try_from(start.elapsed().max(least).as_micros()).unwrap_or(u32::MAX)
 }
 
-/// Least time of a handler that runs in a process of its own.
+/// The least recorded time of a handler that runs in a process of its own.
 const ELSEWHERE_AT_LEAST: Duration = Duration::from_secs(1);
 
-/// One thread's part: runs work and sends what comes of it.
+/// Runs tasks on one thread, and sends the results.
 pub(super) struct DomainRunner {
     domain: Arc<ChildDomain>,
     executor: Executor,
@@ -188,7 +188,7 @@ impl DomainRunner {
         }
     }
 
-    /// Runs a handler, unless its calls run one at a time and the call has no turn: then gives whose turns they are.
+    /// Runs a handler. If its module's calls run one at a time and the call has no turn, returns the turns instead.
     fn request(&mut self, responses: &Arc<ResponseRing>, mut asked: Asked<'_>, body: &[u8]) -> Option<Arc<Turns>> {
         let start = Instant::now();
         let Asked { shard, ticket, instance, route, has_turn, waits, peer, head, .. } = asked;
@@ -260,7 +260,7 @@ impl DomainRunner {
         None
     }
 
-    /// Sends what a handler has answered, or what is answered instead.
+    /// Sends the answer of a handler, or the answer in its place.
     fn answer(&mut self, responses: &ResponseRing, ticket: u64, result: Result<(), NoAnswer>, made: Made) {
         let Made { lent, declined, file, is_kept, start, is_elsewhere } = made;
         let (fixed, copied, answers) = (&mut self.fixed, &mut self.copied, &self.domain.answers);
@@ -278,7 +278,7 @@ impl DomainRunner {
                 responses.send(fixed, self.executor.kept_body().filter(|_| is_kept).unwrap_or(copied));
             }
             (Ok(()), Lent::At(place)) => {
-                // With the time of the copy: a route with large answers is none for a companion.
+                // Includes the time of the copy, so that a route with large answers is not for a companion.
                 wire::set_ran_us(fixed, ran_us());
                 wire::lend(fixed, place);
                 responses.send(fixed, &[]);
@@ -361,7 +361,7 @@ fn say(responses: &ResponseRing, encode: impl FnOnce(&mut Vec<u8>)) {
     responses.send(&record, &[]);
 }
 
-/// Writes the record of an answer with a file, or of what a condition has made of it.
+/// Writes the record of an answer with a file, or of the answer that a condition demands.
 fn file_answer(fixed: &mut Vec<u8>, ticket: u64, ran_us: u32, answer: &HandlerAnswer<'_>, file: &FileAnswer) {
     let fields = file.fields(answer.headers());
     let fields = fields.iter().map(|(name, value)| (name.as_ref(), value.as_ref()));
@@ -411,24 +411,24 @@ impl Runner<RingRecord> for DomainRunner {
     }
 }
 
-/// Which call a record asks for.
+/// The call that a record contains.
 struct Asked<'a> {
     shard: usize,
     ticket: u64,
     instance: u64,
     route: u32,
     has_turn: bool,
-    /// The server was told that it waits for a thread.
+    /// Whether the server knows that the call waits for a thread.
     waits: bool,
     peer: Option<IpAddr>,
-    /// Packed.
+    /// The packed head.
     head: &'a [u8],
-    /// Of a route of `CWEB_STREAM`.
+    /// Set for a call of a `CWEB_STREAM` route.
     stream: Option<Pipes>,
 }
 
 impl DomainRunner {
-    /// Does `work`, unless it is a call that needs a turn and has none: then gives whose turns they are.
+    /// Runs `work`. If it is a call that needs a turn and has none, returns the turns instead.
     fn work(&mut self, work: &RingRecord, has_turn: bool) -> Option<Arc<Turns>> {
         let RingRecord { shard, record, waits } = work;
         let responses = self.domain.response_rings.get(*shard).map(Arc::clone)?;
@@ -447,8 +447,8 @@ impl DomainRunner {
         };
         let body = match (&lent, *body) {
             (_, Body::Here(body)) => body,
-            // SAFETY: the server writes to a place again only when the call has been answered, which is the last that
-            // `request` and `socket` do.
+            // SAFETY: the server writes to a place again only after the call was answered, which is the last step of
+            // `request` and `socket`.
             (Some(lent), Body::Lent(_)) => unsafe { lent.as_slice() },
             (None, Body::Lent(_)) => {
                 tracing::error!("the server lent a body outside its memory");
@@ -473,7 +473,7 @@ impl DomainRunner {
         }
     }
 
-    /// Runs a handler that takes the body in pieces.
+    /// Runs a handler that reads the body in pieces.
     fn stream_call(
         &mut self,
         responses: &Arc<ResponseRing>,

@@ -1,4 +1,4 @@
-//! What both sides of a ring share: the region and where the ring's words lie in it.
+//! The data that both sides of a ring share: the region and the positions of the ring's words.
 
 use super::atomic::AtomicU64;
 use super::region::Region;
@@ -39,14 +39,14 @@ impl Channel {
         &self.region.words()[first..first + self.data_words]
     }
 
-    /// Words the ring holds.
+    /// The capacity of the ring, in words.
     pub(super) fn capacity(&self) -> u64 {
         self.data_words as u64
     }
 
-    /// Where in [`Channel::data`] the word at `position` lies.
+    /// The index in [`Channel::data`] of the word at `position`.
     pub(super) fn index(&self, position: u64) -> usize {
-        // The mask leaves less than `data_words`, so the cast loses nothing.
+        // The result is less than `data_words`, so the cast loses nothing.
         (position & (self.data_words as u64 - 1)) as usize
     }
 

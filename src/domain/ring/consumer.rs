@@ -11,13 +11,13 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Reads records. There must be one a ring; two would confuse the producer, and nothing else.
+/// Reads records. A ring must have only one consumer; a second one would confuse the producer, but nothing else.
 #[derive(Debug)]
 pub struct Consumer {
     channel: Channel,
-    /// Where the next record starts.
+    /// The position of the next record.
     head: u64,
-    /// What the producer knows of `head`; at most `head`.
+    /// The value of `head` that the producer knows; at most `head`.
     released: u64,
     /// The producer's last announcement; at least `head`, and at most the capacity beyond `released`.
     tail_seen: u64,
@@ -27,20 +27,20 @@ pub struct Consumer {
 }
 
 impl Consumer {
-    /// The consumer of a ring that nobody has used yet.
+    /// The consumer of an unused ring.
     ///
     /// # Errors
-    /// `InvalidInput`: the specification is no ring within this region.
+    /// `InvalidInput`: the specification is not a valid ring within this region.
     pub fn new(region: &Arc<Region>, spec: RingSpec) -> io::Result<Self> {
         let channel = Channel::new(region, spec)?;
         Ok(Self { channel, head: 0, released: 0, tail_seen: 0, corrupt: false, single: PhantomData })
     }
 
-    /// Copies the next record to the end of `into`; false if there is none. A hostile producer never runs out of
-    /// records, so take a bounded number before doing something else.
+    /// Copies the next record to the end of `into`; returns false if there is none. A hostile producer can publish without
+    /// end, so the caller must bound the number of records that it takes in one turn.
     ///
     /// # Errors
-    /// [`Corrupt`], now and ever after; `into` is as before.
+    /// [`Corrupt`], now and on every later call; `into` is unchanged.
     pub fn try_pop(&mut self, into: &mut Vec<u8>) -> Result<bool, Corrupt> {
         if self.corrupt {
             return Err(Corrupt);
@@ -64,22 +64,24 @@ impl Consumer {
         Ok(true)
     }
 
-    /// Whether there is nothing to pop. A corrupt ring is not empty: popping tells what is wrong.
+    /// Whether there is nothing to pop. A corrupt ring is not empty: popping reports the error.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         !self.corrupt && self.head == self.tail_seen && self.channel.word(TAIL).load(Ordering::Acquire) == self.head
     }
 
-    /// Gives the room of all popped records back to the producer, and wakes it if it waits in
-    /// [`Producer::wait_room`](super::Producer::wait_room). Once a batch, because it is a fence and may be a system call.
+    /// Returns the room of all popped records to the producer, and wakes it if it waits in
+    /// [`Producer::wait_room`](super::Producer::wait_room). Called once a batch, because it includes a fence and may
+    /// include a system call.
     pub fn release(&mut self) {
         if self.release_told() {
             self.channel.wake(WAITING);
         }
     }
 
-    /// [`Consumer::release`] for a producer that sleeps elsewhere. True: it has asked by
-    /// [`Producer::await_room`](super::Producer::await_room), and the caller must wake it now; nobody else will.
+    /// Like [`Consumer::release`], for a producer that sleeps elsewhere. Returns true if the producer has asked for a wake
+    /// with [`Producer::await_room`](super::Producer::await_room); the caller must then wake it, since no other thread
+    /// will.
     #[must_use = "a producer that waits for room must be woken"]
     pub fn release_told(&mut self) -> bool {
         if self.released == self.head {
@@ -91,26 +93,26 @@ impl Consumer {
         flag::take(self.channel.word(WAITING))
     }
 
-    /// Whether so much has been popped that the producer should have the room back before the batch ends.
+    /// Whether so much was popped that the producer should get the room back before the end of the batch.
     #[must_use]
     pub fn owes_much(&self) -> bool {
         self.head - self.released >= self.channel.capacity() / 4
     }
 
-    /// Says that this side is about to block. It must release what it popped and look at [`Consumer::is_empty`] after
-    /// this and before it blocks.
+    /// Announces that this side is about to block. After this call and before it blocks, the caller must release what it
+    /// popped and check [`Consumer::is_empty`] again.
     pub fn prepare_sleep(&self) {
         flag::raise(self.channel.word(ASLEEP));
     }
 
-    /// Takes [`Consumer::prepare_sleep`] back.
+    /// Reverts [`Consumer::prepare_sleep`].
     pub fn awake(&self) {
         flag::lower(self.channel.word(ASLEEP));
     }
 
-    /// Releases what was popped, then waits until there is something to pop, at most `timeout`. True: there is.
+    /// Releases popped records, then waits at most `timeout` for a record. Returns whether there is one.
     pub fn wait(&mut self, timeout: Duration) -> bool {
-        // Else producer and consumer might wait for each other.
+        // Without this release, producer and consumer could wait for each other.
         self.release();
         if !self.is_empty() {
             return true;
@@ -129,10 +131,9 @@ impl Consumer {
         }
     }
 
-    /// Takes the producer's announcement in, if it is one that it can make: not behind its last, and not beyond the
-    /// room it was given.
+    /// Takes in the producer's announcement if it is plausible: not before its last one, and not beyond its room.
     fn look(&mut self) -> Result<(), Corrupt> {
-        // Acquire: the records before `tail` are written when we read them.
+        // Acquire: the records before `tail` are completely written when we read them.
         let tail = self.channel.word(TAIL).load(Ordering::Acquire);
         if !(self.head..=self.released + self.channel.capacity()).contains(&tail) {
             return self.spoil().map(|_| ());

@@ -1,22 +1,21 @@
-//! Bytes to and from shared words.
+//! Copies bytes to and from shared words.
 //!
-//! Records go around the end of the data area in two runs instead of being kept in one piece by padding: everything
-//! is copied anyway, because the other side may change it at any time, so one piece gains nothing, while padding
-//! would waste up to a quarter of the ring and be one more thing for a hostile peer to forge. The copies are
-//! relaxed 64-bit atomics, plain moves to the processor, because a non-atomic copy of memory that another process
-//! may be writing is a data race.
+//! A record at the end of the data area continues at its start, instead of being kept contiguous by padding. Everything is
+//! copied anyway, because the other side may change it at any time, so contiguity gains nothing. Padding could waste a
+//! quarter of the ring, and a hostile peer could forge it. The copies are relaxed 64-bit atomics, which are plain moves for
+//! the processor; a non-atomic copy of memory that another process may be writing is a data race.
 
 use super::atomic::{AtomicU64, Ordering};
 use super::spec::WORD_BYTES;
 use std::iter::zip;
 use std::mem::MaybeUninit;
 
-/// Writes bytes that come in parts as words into a circular area.
+/// Writes bytes that come in parts, as words, into a circular area.
 pub(super) struct Gather<'a> {
     data: &'a [AtomicU64],
     /// Index of the next word; always less than the length of `data`.
     at: usize,
-    /// Bytes that don't fill a word yet, from the lowest on, and how many bits they are (at most 56).
+    /// Bytes that don't fill a word yet, in the lowest bits, and the number of these bits (at most 56).
     carry: u64,
     carry_bits: u32,
 }
@@ -53,7 +52,7 @@ impl<'a> Gather<'a> {
         }
     }
 
-    /// Takes less than a word.
+    /// Adds fewer bytes than a word.
     fn rest(&mut self, bytes: &[u8]) {
         let mut padded = [0; WORD_BYTES];
         padded[..bytes.len()].copy_from_slice(bytes);
@@ -70,12 +69,12 @@ impl<'a> Gather<'a> {
     }
 }
 
-/// The bits of `word` that a shift left by `bits` pushes out; two shifts, because one by 64 isn't allowed.
+/// The bits of `word` that a left shift by `bits` pushes out. There are two shifts, because a shift by 64 isn't allowed.
 fn spill(word: u64, bits: u32) -> u64 {
     (word >> 1) >> (u64::BITS - 1 - bits)
 }
 
-/// Appends to `into` the `bytes` bytes that start at word `at` of the circular area; they must fit it.
+/// Appends to `into` the `bytes` bytes that start at word `at` of the circular area, which must contain them.
 pub(super) fn scatter(data: &[AtomicU64], at: usize, bytes: usize, into: &mut Vec<u8>) {
     let words = bytes.div_ceil(WORD_BYTES);
     into.reserve(words * WORD_BYTES);

@@ -1,4 +1,4 @@
-//! A ring both of whose sides are fuzzed, with a peer that writes anywhere in it.
+//! A ring with both sides fuzzed, and a peer that writes anywhere in it.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // A property that does not hold is a panic here.
 
@@ -10,8 +10,8 @@ use std::sync::atomic::Ordering;
 const DATA_BYTES: usize = 256;
 const WORDS: usize = DATA_BYTES / WORD_BYTES;
 
-/// Carries out the steps that `data` says: an octet names the step, those behind it are what it works with. Until
-/// something is scribbled the ring is a queue; after that it keeps its bounds.
+/// Runs the steps that `data` describes: an octet names the step, and the following octets are its arguments. Without
+/// scribbled words the ring must behave as a queue; after scribbling it must keep its bounds.
 pub(crate) fn steps(data: &[u8]) {
     let spec = RingSpec { offset: RingSpec::ALIGN, data_bytes: DATA_BYTES };
     let region = Region::create(spec.offset + spec.total_bytes()).map(Arc::new).expect("a region");
@@ -57,18 +57,18 @@ pub(crate) fn steps(data: &[u8]) {
                 honest = false;
                 let word = usize::from(take(&mut rest, 1)[0]);
                 let value = u64::from_le_bytes(take(&mut rest, 8).try_into().expect("eight bytes"));
-                // The four words of the header as often as the data.
+                // Picks the four header words as often as the data words.
                 let word = if word < 128 { word % 4 * STRIDE } else { DATA + word % WORDS };
                 region.words()[STRIDE + word].store(value, Ordering::Relaxed);
             }
         }
     }
-    // Each pop takes at least a word, so a ring that gets nothing new ends.
+    // Each pop takes at least a word, so a ring without new records becomes empty.
     let ended = (0..=WORDS).any(|_| consumer.try_pop(&mut Vec::new()) != Ok(true));
     assert!(ended, "more records than words");
 }
 
-/// The next `count` bytes, zeros where the input has no more.
+/// The next `count` bytes, padded with zeros at the end of the input.
 fn take(rest: &mut &[u8], count: usize) -> Vec<u8> {
     let mut bytes = take_some(rest, count).to_vec();
     bytes.resize(count, 0);

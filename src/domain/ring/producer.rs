@@ -11,27 +11,27 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Why a record did not enter the ring.
+/// The reason why a record did not enter the ring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PushError {
-    /// No room now; there will be when the consumer has released some.
+    /// There is no room until the consumer releases some.
     #[error("the shared memory ring is full")]
     Full,
-    /// Longer than [`RingSpec::record_bytes_max`]; there will never be room.
+    /// The record is longer than [`RingSpec::record_bytes_max`] and never fits.
     #[error("the record is too large for the shared memory ring")]
     TooLarge,
-    /// The consumer announced what it can't have consumed. The ring is of no more use.
+    /// The consumer's announcement is impossible. The ring is unusable.
     #[error("{Corrupt}")]
     Corrupt,
 }
 
-/// Writes records. There must be one a ring; two would garble the records, and nothing else.
+/// Writes records. A ring must have only one producer; a second one would garble the records, but nothing else.
 #[derive(Debug)]
 pub struct Producer {
     channel: Channel,
-    /// Where the next record goes.
+    /// The position of the next record.
     tail: u64,
-    /// What the consumer may see; at most `tail`.
+    /// The position up to which the consumer may read; at most `tail`.
     published: u64,
     /// The consumer's last announcement; at most `published`, and at most the capacity behind `tail`.
     head_seen: u64,
@@ -41,19 +41,19 @@ pub struct Producer {
 }
 
 impl Producer {
-    /// The producer of a ring that nobody has used yet.
+    /// The producer of an unused ring.
     ///
     /// # Errors
-    /// `InvalidInput`: the specification is no ring within this region.
+    /// `InvalidInput`: the specification is not a valid ring within this region.
     pub fn new(region: &Arc<Region>, spec: RingSpec) -> io::Result<Self> {
         let channel = Channel::new(region, spec)?;
         Ok(Self { channel, tail: 0, published: 0, head_seen: 0, corrupt: false, single: PhantomData })
     }
 
-    /// Appends the record that `parts` make together. The consumer sees it after [`Producer::publish`].
+    /// Appends the record formed by all `parts`. The consumer sees it after [`Producer::publish`].
     ///
     /// # Errors
-    /// [`PushError`]; the ring is then as before.
+    /// [`PushError`]; the ring is unchanged.
     pub fn try_push(&mut self, parts: &[&[u8]]) -> Result<(), PushError> {
         let bytes = parts.iter().fold(0, |sum: usize, part| sum.saturating_add(part.len()));
         if bytes > self.channel.record_bytes_max {
@@ -79,14 +79,14 @@ impl Producer {
         Ok(())
     }
 
-    /// Whether there is nothing that [`Producer::publish`] would make visible.
+    /// Whether [`Producer::publish`] has nothing to publish.
     #[must_use]
     pub fn is_published(&self) -> bool {
         self.published == self.tail
     }
 
-    /// Makes everything pushed visible. True: the consumer sleeps, and the caller must wake it now, by
-    /// [`Producer::wake`] or by what else it waits for; nobody else will.
+    /// Makes all pushed records visible. Returns true if the consumer sleeps; the caller must then wake it, by
+    /// [`Producer::wake`] or by the other means that it waits for, since no other thread will.
     #[must_use = "a sleeping consumer must be woken"]
     pub fn publish(&mut self) -> bool {
         if self.published == self.tail {
@@ -102,8 +102,8 @@ impl Producer {
         self.channel.wake(ASLEEP);
     }
 
-    /// Waits until a record of `bytes` bytes may fit, at most `timeout`. What is not published can't be consumed, so
-    /// publish first. True: try again (also on a ring that turned out to be corrupt).
+    /// Waits at most `timeout` until a record of `bytes` bytes may fit. The caller must publish first, since unpublished
+    /// records can't be consumed. Returns true if the caller should try again (also on a ring that is found corrupt).
     pub fn wait_room(&mut self, bytes: usize, timeout: Duration) -> bool {
         let start = Instant::now();
         while !self.ready(bytes) {
@@ -120,16 +120,16 @@ impl Producer {
         true
     }
 
-    /// For a producer that sleeps elsewhere: whether a record of `bytes` bytes may fit now. If not, the consumer's next
-    /// [`Consumer::release_told`](super::Consumer::release_told) says that this side must be woken. What is not published
-    /// can't be consumed, so publish first.
+    /// For a producer that sleeps elsewhere: returns whether a record of `bytes` bytes may fit now. If not, the consumer's
+    /// next [`Consumer::release_told`](super::Consumer::release_told) reports that this side must be woken. The caller must
+    /// publish first, since unpublished records can't be consumed.
     #[must_use = "without room the caller must wait to be woken"]
     pub fn await_room(&mut self, bytes: usize) -> bool {
         if self.ready(bytes) {
             return true;
         }
         flag::raise(self.channel.word(WAITING));
-        // Once more: the consumer may have looked at the flag before it was raised.
+        // The second look: the consumer may have checked the flag before it was raised.
         let ready = self.ready(bytes);
         if ready {
             flag::lower(self.channel.word(WAITING));
@@ -137,21 +137,21 @@ impl Producer {
         ready
     }
 
-    /// Whether [`Producer::try_push`] would say something other than `Full`.
+    /// Whether [`Producer::try_push`] would return something other than `Full`.
     fn ready(&mut self, bytes: usize) -> bool {
         let words = RingSpec::record_words(bytes) as u64;
         bytes > self.channel.record_bytes_max || self.room() >= words || self.look().is_err() || self.room() >= words
     }
 
-    /// Words that are free for all we know.
+    /// The known number of free words.
     fn room(&self) -> u64 {
         self.channel.capacity() - (self.tail - self.head_seen)
     }
 
-    /// Takes the consumer's announcement in, if it is one that it can make: not behind its last and not beyond what
-    /// it was shown.
+    /// Takes in the consumer's announcement if it is plausible: not before its last one, and not beyond the published
+    /// records.
     fn look(&mut self) -> Result<(), PushError> {
-        // Acquire: the consumer has read the words before `head` when we write over them.
+        // Acquire: the consumer has read the words before `head` when we overwrite them.
         let head = self.channel.word(HEAD).load(Ordering::Acquire);
         if self.corrupt || !(self.head_seen..=self.published).contains(&head) {
             self.corrupt = true;

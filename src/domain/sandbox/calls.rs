@@ -1,12 +1,13 @@
-//! Seccomp: which system calls are granted.
+//! Seccomp: the system calls that are granted.
 //!
-//! A list of what is granted ([`list`]), made from what the examples, the SDK, libc, threads, the runtimes of C++, Rust and Zig,
-//! OpenMP, BLAS and the sanitizers use: whole families, so that an upgrade of libc breaks no module. Every other call is refused,
-//! whether this program has heard of it or not. Calls whose arguments decide are granted under conditions ([`refused`]).
+//! The list of granted calls ([`list`]) covers what the examples, the SDK, libc, threads, the runtimes of C++, Rust and
+//! Zig, OpenMP, BLAS and the sanitizers use. It has whole families, so that an upgrade of libc breaks no module. All other
+//! calls are refused, including those unknown to this program. Calls whose arguments matter are granted under conditions
+//! ([`refused`]).
 //!
-//! EPERM rather than the end of the process: a library that tries and goes another way keeps working, and the author reads a
-//! reason. Where a library expects ENOSYS of an older kernel, it gets that. In a domain's process the refusal arrives as SIGSYS
-//! ([`trapped`]): its handler notes the call for the log and returns the error.
+//! A refused call returns EPERM instead of ending the process: a library that tries an alternative continues to work, and
+//! the author sees a reason. Where a library expects ENOSYS from an older kernel, the call returns that. In a domain's
+//! process a refusal arrives as SIGSYS ([`trapped`]); its handler notes the call for the log and returns the error.
 
 mod list;
 mod numbers;
@@ -22,14 +23,14 @@ use seccompiler::{
 use std::collections::BTreeMap;
 use std::os::fd::RawFd;
 
-/// The bits of socketpair(2)'s type that are no flags.
+/// The bits of socketpair(2)'s type that are not flags.
 const SOCKET_TYPE_MASK: u64 = 0xf;
 
-/// Calls that are harmless on oneself: the number of the argument that names a process.
+/// Calls that are harmless for the own process: the number of the argument that names a process.
 const OTHERS_BY_PROCESS: [(i64, u8); 4] =
     [(libc::SYS_kill, 0), (libc::SYS_tgkill, 0), (libc::SYS_rt_sigqueueinfo, 0), (libc::SYS_rt_tgsigqueueinfo, 0)];
 
-/// The same where 0 means oneself, and another number may be a thread of anyone.
+/// The same, for calls where 0 means the caller and any other number may be a thread of another process.
 const OTHERS_BY_THREAD: [i64; 6] = [
     libc::SYS_prlimit64,
     libc::SYS_move_pages,
@@ -39,17 +40,17 @@ const OTHERS_BY_THREAD: [i64; 6] = [
     libc::SYS_sched_setscheduler,
 ];
 
-/// Commands of fcntl(2) by which the kernel signals another process, or has one that opens a file wait.
+/// Commands of fcntl(2) that make the kernel signal another process, or make a process wait that opens a file.
 const FCNTL_OTHERS: [libc::c_int; 5] = [libc::F_SETOWN, F_SETOWN_EX, F_SETSIG, libc::F_SETLEASE, libc::F_NOTIFY];
 /// fcntl(2) (`asm-generic/fcntl.h`)
 const F_SETSIG: libc::c_int = 10;
-/// The same.
+/// From the same header.
 const F_SETOWN_EX: libc::c_int = 15;
 
-/// What ioctl(2) may be asked for (`asm-generic/ioctls.h`, `linux/fs.h`): whether it is a terminal and how large, what there is to
-/// read, not to block, to close at an exec, the flags of a file, and a copy that shares the blocks. Not FIOSETOWN, SIOCSPGRP and
-/// FIOASYNC, which are F_SETOWN and O_ASYNC; TIOCSTI and TIOCLINUX, which type; FS_IOC_SETFLAGS and FS_IOC_FSSETXATTR, which
-/// change files that are only read.
+/// The permitted requests of ioctl(2) (`asm-generic/ioctls.h`, `linux/fs.h`): is it a terminal, and of what size; the
+/// number of readable bytes; non-blocking mode; close-on-exec; the flags of a file; a copy that shares blocks. Not
+/// permitted are FIOSETOWN, SIOCSPGRP and FIOASYNC, which act like F_SETOWN and O_ASYNC; TIOCSTI and TIOCLINUX, which type
+/// input; FS_IOC_SETFLAGS and FS_IOC_FSSETXATTR, which change files that are only readable.
 const IOCTL_GRANTED: &[u64] = &[
     0x5401,      // TCGETS
     0x802c_542a, // TCGETS2
@@ -65,25 +66,26 @@ const IOCTL_GRANTED: &[u64] = &[
     0x4004_9409, // FICLONE
     0x4020_940d, // FICLONERANGE
 ];
-/// The same for sockets (`asm-generic/sockios.h`, `linux/sockios.h`): the mark of urgent data, and the names and addresses of
-/// interfaces.
+/// The permitted requests for sockets (`asm-generic/sockios.h`, `linux/sockios.h`): the mark of urgent data, and the names
+/// and addresses of interfaces.
 const IOCTL_NETWORK: &[u64] = &[0x8905, 0x8910, 0x8912, 0x8913, 0x8915, 0x8919, 0x891b, 0x8921, 0x8927, 0x8933];
 
-/// Options of a socket by which the kernel gets a program to run: SO_ATTACH_FILTER, SO_ATTACH_BPF and those of SO_REUSEPORT.
+/// Socket options that pass a program to the kernel: SO_ATTACH_FILTER, SO_ATTACH_BPF and the two for SO_REUSEPORT.
 const SOCKET_PROGRAMS: [libc::c_int; 4] = [26, 50, 51, 52];
 
-/// Options of a socket that name the machines on the way: IP_OPTIONS, IPV6_RTHDR and IPV6_2292PKTOPTIONS (`linux/in.h`, `linux/in6.h`).
+/// Socket options that choose the route of packets: IP_OPTIONS, IPV6_RTHDR and IPV6_2292PKTOPTIONS (`linux/in.h`,
+/// `linux/in6.h`).
 const ROUTES: [(libc::c_int, libc::c_int); 3] =
     [(libc::IPPROTO_IP, 4), (libc::IPPROTO_IPV6, 57), (libc::IPPROTO_IPV6, 6)];
 
-/// Calls that open files, and the number of the argument with the flags; the mode comes behind it.
+/// Calls that open files, and the number of the argument with the flags; the next argument is the mode.
 #[cfg(target_arch = "x86_64")]
 const OPENS: &[(i64, u8)] = &[(libc::SYS_open, 1), (libc::SYS_openat, 2)];
 #[cfg(not(target_arch = "x86_64"))]
 const OPENS: &[(i64, u8)] = &[(libc::SYS_openat, 2)];
 /// O_TMPFILE without O_DIRECTORY.
 const TMPFILE: libc::c_int = libc::O_TMPFILE & !libc::O_DIRECTORY;
-/// Calls that give a file its rights, and the number of the argument that has them.
+/// Calls that set the mode of a file, and the number of the argument with the mode.
 #[cfg(target_arch = "x86_64")]
 const MODES: &[(i64, u8)] = &[
     (libc::SYS_creat, 1),
@@ -97,8 +99,8 @@ const MODES: &[(i64, u8)] = &[
 #[cfg(not(target_arch = "x86_64"))]
 const MODES: &[(i64, u8)] = &[(libc::SYS_mknodat, 2), (libc::SYS_fchmod, 1), (libc::SYS_fchmodat, 2), (FCHMODAT2, 2)];
 
-/// What prctl(2) may be asked for by code of others: names, and what changes nothing but its own threads' way to run. Not
-/// whether it ends with the server, nor who may trace it.
+/// The requests of prctl(2) that foreign code may make: names, and settings that affect only how its own threads run.
+/// Excluded are its end with the server, and who may trace it.
 const PRCTL_GRANTED: &[libc::c_int] = &[
     libc::PR_GET_PDEATHSIG,
     libc::PR_GET_DUMPABLE,
@@ -120,13 +122,13 @@ const PRCTL_GRANTED: &[libc::c_int] = &[
     PR_GET_TAGGED_ADDR_CTRL,
     PR_SET_VMA,
 ];
-/// `linux/prctl.h`; libc does not name them on each architecture.
+/// From `linux/prctl.h`; libc does not define these on each architecture.
 const PR_SVE_SET_VL: libc::c_int = 50;
 const PR_SVE_GET_VL: libc::c_int = 51;
 const PR_PAC_RESET_KEYS: libc::c_int = 54;
 const PR_SET_TAGGED_ADDR_CTRL: libc::c_int = 55;
 const PR_GET_TAGGED_ADDR_CTRL: libc::c_int = 56;
-/// Naming memory, as allocators do.
+/// Gives memory a name, as allocators do.
 const PR_SET_VMA: libc::c_int = 0x5356_4d41;
 
 const NAMESPACES: [libc::c_int; 7] = [
@@ -139,15 +141,15 @@ const NAMESPACES: [libc::c_int; 7] = [
     libc::CLONE_NEWNET,
 ];
 
-/// The last of the descriptors that stay open: see `abi/native/keep.c`, which makes the calls of libc harmless.
+/// The last descriptor that must stay open: see `abi/native/keep.c`, which makes the calls of libc harmless.
 const RESERVED_LAST: u64 = 2;
-/// The calls that would close or replace one, and the number of the argument that names it.
+/// The calls that could close or replace such a descriptor, and the number of the argument that names it.
 #[cfg(target_arch = "x86_64")]
 const RESERVED_BY: &[(i64, u8)] = &[(libc::SYS_close, 0), (libc::SYS_dup2, 1), (libc::SYS_dup3, 1)];
 #[cfg(not(target_arch = "x86_64"))]
 const RESERVED_BY: &[(i64, u8)] = &[(libc::SYS_close, 0), (libc::SYS_dup3, 1)];
 
-/// Families for talking to others; getaddrinfo(3) asks the kernel about addresses through netlink.
+/// The address families for communication; getaddrinfo(3) asks the kernel for addresses through netlink.
 const FAMILIES: [libc::c_int; 4] = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
 
 /// Landlock covers truncate(2) from this version on.
@@ -155,28 +157,28 @@ const LANDLOCK_TRUNCATE: i64 = 3;
 /// Landlock covers signals from this version on.
 const LANDLOCK_SIGNALS: i64 = 6;
 
-/// Rules by number; a call with an entry without rules is refused whatever its arguments.
+/// Rules by call number; a call with an empty list of rules is always refused.
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
-/// One argument and what it must be for a rule to hold.
+/// A condition on one argument of a call.
 type Test = (u8, SeccompCmpArgLen, SeccompCmpOp, u64);
 
-/// Names of the policy that no system call has.
+/// The names in the policy that are not system calls.
 pub(super) fn unknown_names(names: &[String]) -> Vec<&str> {
     names.iter().map(String::as_str).filter(|name| list::number(name).is_none()).collect()
 }
 
-/// A call in words, for the log: its name, or its number where it has none.
+/// The call's name for the log, or its number if it has no name.
 pub(super) fn name(number: i64) -> String {
     list::name(number).map_or_else(|| format!("number {number}"), str::to_owned)
 }
 
-/// Whether `policy` grants the call under some conditions. For as long as filters are to come it grants seccomp(2).
+/// Whether `policy` grants the call under conditions. While filters are still to be installed, seccomp(2) is granted.
 pub(super) fn is_conditional(policy: &Policy, number: i64) -> bool {
     number != libc::SYS_seccomp && numbers::granted(policy).contains(&number)
 }
 
-/// Whether the call is one that `--allow-net` grants.
+/// Whether `--allow-net` grants the call.
 pub(super) fn is_network(number: i64) -> bool {
     list::NETWORK.iter().any(|call| call.1 == number)
 }
@@ -187,13 +189,13 @@ impl From<seccompiler::BackendError> for SandboxError {
     }
 }
 
-/// The architecture for filters; `None`: the crate does not know this processor.
+/// The architecture for filters; `None`: the crate does not support this processor.
 fn architecture() -> Option<TargetArch> {
     TargetArch::try_from(std::env::consts::ARCH).ok()
 }
 
-/// The filters for `policy` on a kernel with version `landlock` of landlock, to be installed in this order. None at all
-/// for a processor that the crate does not know.
+/// The filters for `policy` on a kernel with version `landlock` of Landlock, in the order of their installation. There are
+/// none for a processor that the crate does not support.
 pub(super) fn filters(policy: &Policy, landlock: i64) -> Result<Vec<BpfProgram>, SandboxError> {
     let Some(arch) = architecture() else { return Ok(Vec::new()) };
     let rules = refused(policy, landlock)?;
@@ -208,8 +210,9 @@ pub(super) fn filters(policy: &Policy, landlock: i64) -> Result<Vec<BpfProgram>,
     Ok(vec![BpfProgram::try_from(filter)?, numbers])
 }
 
-/// The filters that turn the refusals of [`filters`] into SIGSYS, for a process that has those installed and handles the signal:
-/// the handler has the call return the error that `si_errno` has. The last ones: they refuse further filters.
+/// The filters that turn the refusals of [`filters`] into SIGSYS, for a process that has installed those and handles the
+/// signal. The handler makes the call return the error in `si_errno`. These filters must be the last ones, since they
+/// refuse further filters.
 pub(super) fn trapped(policy: &Policy, landlock: i64) -> Result<Vec<BpfProgram>, SandboxError> {
     let Some(arch) = architecture() else { return Ok(Vec::new()) };
     let trap_eperm = libc::SECCOMP_RET_TRAP | libc::EPERM as u32;
@@ -221,7 +224,7 @@ pub(super) fn trapped(policy: &Policy, landlock: i64) -> Result<Vec<BpfProgram>,
         step.k = trap_eperm;
     }
     let mut granted = numbers::granted(policy);
-    // The last filter decides on those by itself.
+    // The last filter decides about these calls alone.
     granted.extend(QUIET);
     let is_named = |name: &str| policy.calls.iter().any(|known| known == name);
     granted.retain(|call| match *call {
@@ -229,13 +232,13 @@ pub(super) fn trapped(policy: &Policy, landlock: i64) -> Result<Vec<BpfProgram>,
         libc::SYS_pidfd_open => is_named("pidfd_open"),
         _ => true,
     });
-    // What libc does not find is no news.
+    // A missing call is normal for libc, so it is not reported.
     let unknown = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
-    // The one that refuses filters is the last.
+    // The filter that refuses further filters is the last.
     Ok(vec![conditions, numbers::filter(&granted, Answers { refused: trap_eperm, unknown })?])
 }
 
-/// The conditions under which calls are refused that [`numbers`] lets pass.
+/// The conditions under which calls are refused although [`numbers`] lets them pass.
 fn refused(policy: &Policy, landlock: i64) -> Result<Rules, seccompiler::BackendError> {
     let mut rules = Rules::new();
     for flag in NAMESPACES {
@@ -264,12 +267,12 @@ fn refused(policy: &Policy, landlock: i64) -> Result<Rules, seccompiler::Backend
     if !policy.threads_allowed && !policy.exec_allowed {
         rules.insert(libc::SYS_clone, Vec::new());
     }
-    // What the operator grants is granted whatever its arguments are.
+    // A call that the operator grants is granted with any arguments.
     rules.retain(|call, _| !policy.calls.iter().any(|name| list::number(name) == Some(*call)));
     Ok(rules)
 }
 
-/// No file that gives its owner's rights to whoever executes it.
+/// Refuses to make set-user-ID and set-group-ID files.
 fn refuse_set_id(rules: &mut Rules) -> Result<(), seccompiler::BackendError> {
     for bit in [libc::S_ISUID, libc::S_ISGID].map(u64::from) {
         let has_bit = |argument| (argument, Dword, MaskedEq(bit), bit);
@@ -277,7 +280,7 @@ fn refuse_set_id(rules: &mut Rules) -> Result<(), seccompiler::BackendError> {
             deny(rules, *call, &[has_bit(*mode)])?;
         }
         for (call, flags) in OPENS {
-            // Without these flags there is no mode.
+            // Without these flags the call has no mode.
             for flag in [libc::O_CREAT, TMPFILE].map(|flag| flag as u64) {
                 deny(rules, *call, &[(*flags, Dword, MaskedEq(flag), flag), has_bit(flags + 1)])?;
             }
@@ -286,8 +289,8 @@ fn refuse_set_id(rules: &mut Rules) -> Result<(), seccompiler::BackendError> {
     Ok(())
 }
 
-/// No O_TRUNC of a file that is opened for reading, which landlock did not see before its version 3, and no descriptor that is
-/// neither for reading nor for writing (access mode 3), which landlock does not see at all.
+/// Refuses O_TRUNC with a file opened for reading, which Landlock does not cover before its version 3, and descriptors
+/// opened neither for reading nor for writing (access mode 3), which Landlock does not cover at all.
 fn refuse_to_open(rules: &mut Rules) -> Result<(), seccompiler::BackendError> {
     let (truncate, mode) = (libc::O_TRUNC as u64, libc::O_ACCMODE as u64);
     for (call, flags) in OPENS {
@@ -297,7 +300,7 @@ fn refuse_to_open(rules: &mut Rules) -> Result<(), seccompiler::BackendError> {
     Ok(())
 }
 
-/// No sockets but pairs that stay pairs. One of datagrams would take an address with each message.
+/// Refuses all sockets but connected pairs. A datagram pair is refused, since each message could carry an address.
 fn refuse_to_meet(rules: &mut Rules) -> Result<(), seccompiler::BackendError> {
     deny(rules, libc::SYS_socketpair, &[(0, Dword, Ne, libc::AF_UNIX as u64)])?;
     let paired = [libc::SOCK_STREAM as u64, libc::SOCK_SEQPACKET as u64];
@@ -307,8 +310,8 @@ fn refuse_to_meet(rules: &mut Rules) -> Result<(), seccompiler::BackendError> {
     Ok(())
 }
 
-/// No sockets but those of TCP, and nothing by which one reaches anybody without connect(2): a message that opens a connection, and a
-/// route of the sender's.
+/// Refuses all sockets but those of TCP, and all ways to reach a peer without connect(2): a message that opens a
+/// connection, and a route chosen by the sender.
 fn refuse_but_streams(rules: &mut Rules) -> Result<(), seccompiler::BackendError> {
     let is_none_of = |argument: u8, all: &[libc::c_int]| -> Vec<Test> {
         all.iter().map(|value| (argument, Dword, Ne, *value as u64)).collect()
@@ -331,19 +334,20 @@ fn refuse_but_streams(rules: &mut Rules) -> Result<(), seccompiler::BackendError
 fn refuse_to_foreign_code(rules: &mut Rules, policy: &Policy, landlock: i64) -> Result<(), seccompiler::BackendError> {
     let thread = libc::CLONE_THREAD as u64;
     let shares_memory = libc::CLONE_VM as u64;
-    // Landlock keeps tracing within the sandbox.
+    // Landlock restricts tracing to the sandbox.
     if policy.traces_itself && landlock > 0 {
-        // A process that shares its memory, which is what attaches to the threads; none with memory of its own.
+        // A process that shares the caller's memory may be made, because the leak check attaches to threads from one; a
+        // process with memory of its own may not.
         deny(rules, libc::SYS_clone, &[(0, Dword, MaskedEq(thread | shares_memory), 0)])?;
     } else if !policy.starts_workers {
         deny(rules, libc::SYS_clone, &[(0, Dword, MaskedEq(thread), 0)])?;
     }
-    // The process starts no other, so it keeps its number. Where it does, abort(3) of such a process sends a signal to a number
-    // that is not known yet; landlock keeps that one within the sandbox.
+    // The process starts no other process, so its id does not change. If it does start others, abort(3) in such a process
+    // signals an id that is unknown here; Landlock restricts that signal to the sandbox.
     let own = u64::from(std::process::id());
     let may_abort = policy.starts_workers && landlock >= LANDLOCK_SIGNALS;
     for (call, argument) in OTHERS_BY_PROCESS {
-        // It names a thread: none of the calls by which a signal goes to all there are.
+        // The exception is only for tgkill, which names a thread: it is not a call that can signal all processes.
         let not_abort = (may_abort && call == libc::SYS_tgkill).then_some((2, Dword, Ne, libc::SIGABRT as u64));
         let tests: Vec<Test> = [(argument, Dword, Ne, own)].into_iter().chain(not_abort).collect();
         deny(rules, call, &tests)?;
@@ -351,10 +355,10 @@ fn refuse_to_foreign_code(rules: &mut Rules, policy: &Policy, landlock: i64) -> 
     for call in OTHERS_BY_THREAD {
         deny(rules, call, &[(0, Dword, Ne, 0), (0, Dword, Ne, own)])?;
     }
-    // The own thread's, which only gets lower: the hard limit of it is 0.
+    // Only the own thread's priority may change, and only downwards: the hard limit (RLIMIT_NICE) is 0.
     deny(rules, libc::SYS_setpriority, &[(0, Dword, Ne, libc::PRIO_PROCESS.into())])?;
     deny(rules, libc::SYS_setpriority, &[(1, Dword, Ne, 0)])?;
-    // The server takes the space on the disk away from a domain by this limit, so modules must not give it back.
+    // Through this limit the server takes disk space away from a domain, so modules must not raise it again.
     let file_size = u64::from(libc::RLIMIT_FSIZE);
     deny(rules, libc::SYS_prlimit64, &[(1, Dword, Eq, file_size), (2, Qword, Ne, 0)])?;
     deny(rules, SETRLIMIT, &[(0, Dword, Eq, file_size)])?;
@@ -365,11 +369,11 @@ fn refuse_to_foreign_code(rules: &mut Rules, policy: &Policy, landlock: i64) -> 
     let set_flags = (1, Dword, Eq, libc::F_SETFL as u64);
     deny(rules, libc::SYS_fcntl, &[set_flags, (2, Dword, MaskedEq(asynchronous), asynchronous)])?;
     refuse_options(rules, policy)?;
-    // The server's log, and what a library writes to its standard streams, must not get into a file of somebody else's.
+    // The server's log and output to the standard streams must not go to a foreign file.
     for (call, argument) in RESERVED_BY {
         deny(rules, *call, &[(*argument, Dword, Le, RESERVED_LAST)])?;
     }
-    // With no name it is futimens(3), on a file that is open.
+    // Without a name the call is futimens(3), on an open file.
     deny(rules, libc::SYS_utimensat, &[(1, Qword, Ne, 0)])?;
     if landlock < LANDLOCK_SIGNALS {
         rules.insert(libc::SYS_tkill, Vec::new());
@@ -380,7 +384,7 @@ fn refuse_to_foreign_code(rules: &mut Rules, policy: &Policy, landlock: i64) -> 
     Ok(())
 }
 
-/// Leaves of prctl(2) what [`PRCTL_GRANTED`] has, and asking to be killed with the server, which is still to be done.
+/// Restricts prctl(2) to [`PRCTL_GRANTED`], and to the request to be killed with the server, which is still to be made.
 fn refuse_options(rules: &mut Rules, policy: &Policy) -> Result<(), seccompiler::BackendError> {
     let end_with_parent = libc::PR_SET_PDEATHSIG as u64;
     let traced = policy.traces_itself.then_some(libc::PR_SET_DUMPABLE as u64);
@@ -391,7 +395,7 @@ fn refuse_options(rules: &mut Rules, policy: &Policy) -> Result<(), seccompiler:
     deny(rules, libc::SYS_prctl, &[(0, Dword, Eq, end_with_parent), (1, Qword, Ne, libc::SIGKILL as u64)])
 }
 
-/// Refuses `call` when all of `tests` hold, besides what is refused of it already.
+/// Adds the refusal of `call` when all of `tests` hold.
 fn deny(rules: &mut Rules, call: i64, tests: &[Test]) -> Result<(), seccompiler::BackendError> {
     let conditions = tests.iter().map(|(argument, length, operator, value)| {
         SeccompCondition::new(*argument, length.clone(), operator.clone(), *value)
@@ -401,8 +405,8 @@ fn deny(rules: &mut Rules, call: i64, tests: &[Test]) -> Result<(), seccompiler:
     Ok(())
 }
 
-/// Signals that nobody can catch, and the number of the argument that names the signal in each call that sends one to a
-/// process or thread.
+/// Signals that can't be caught, and, for each call that signals a process or thread, the number of the argument that names
+/// the signal.
 const UNCATCHABLE: [libc::c_int; 2] = [libc::SIGKILL, libc::SIGSTOP];
 const SENDING: [(i64, u8); 5] = [
     (libc::SYS_kill, 1),
@@ -412,9 +416,9 @@ const SENDING: [(i64, u8); 5] = [
     (libc::SYS_rt_tgsigqueueinfo, 2),
 ];
 
-/// The filter that turns what a module ends its whole process with into SIGSYS on the calling thread, so that it is known whose
-/// code that was: exit_group(2) without `mark`, and signals that can't be caught. For a process that has
-/// [`Policy::apply`] behind it, and handles SIGSYS.
+/// Installs the filter that turns a module's end of the whole process into SIGSYS on the calling thread, so that the
+/// handler knows whose code it was: exit_group(2) without `mark`, and signals that can't be caught. The process must have
+/// completed [`Policy::apply`] and must handle SIGSYS.
 pub(super) fn trap_ends(mark: u32) -> Result<(), SandboxError> {
     let Some(arch) = architecture() else { return Ok(()) };
     if missing().is_some() {
@@ -434,7 +438,7 @@ pub(super) fn trap_ends(mark: u32) -> Result<(), SandboxError> {
     install(&[BpfProgram::try_from(filter)?]).map(drop)
 }
 
-/// The filter that refuses clone(2) but for threads: see [`super::no_forks`].
+/// Installs the filter that refuses clone(2) except for threads: see [`super::no_forks`].
 pub(super) fn no_forks() -> Result<(), SandboxError> {
     let Some(arch) = architecture() else { return Ok(()) };
     if missing().is_some() {
@@ -448,7 +452,8 @@ pub(super) fn no_forks() -> Result<(), SandboxError> {
     install(&[BpfProgram::try_from(filter)?]).map(drop)
 }
 
-/// The filter that refuses pidfd_open(2), and filters after this one, unless they are `named`: see [`super::no_pidfds`].
+/// Installs the filter that refuses pidfd_open(2), and filters after this one, unless they are `named`: see
+/// [`super::no_pidfds`].
 pub(super) fn no_pidfds(named: &[String]) -> Result<(), SandboxError> {
     let Some(arch) = architecture() else { return Ok(()) };
     let own = [(libc::SYS_seccomp, SECCOMP), (libc::SYS_pidfd_open, "pidfd_open")];
@@ -462,8 +467,9 @@ pub(super) fn no_pidfds(named: &[String]) -> Result<(), SandboxError> {
     install(&[BpfProgram::try_from(filter)?]).map(drop)
 }
 
-/// The filter that has closing or replacing one of `descriptors` fail as if it were not open. They stay open for the life of the
-/// process: a module that closes what is not its own, a number twice for example, must not cut others off from the server.
+/// Installs the filter that makes closing or replacing one of `descriptors` fail as if it were not open. They stay open as
+/// long as the process lives. A module that closes a foreign descriptor, for example by closing a number twice, must not
+/// cut the other modules off from the server.
 pub(super) fn keep_open(descriptors: &[RawFd]) -> Result<(), SandboxError> {
     let Some(arch) = architecture() else { return Ok(()) };
     if missing().is_some() {
@@ -482,7 +488,7 @@ pub(super) fn keep_open(descriptors: &[RawFd]) -> Result<(), SandboxError> {
 
 const SECCOMP: &str = "seccomp";
 
-/// Puts the filters in force for the calling thread. Returns what the kernel lacks.
+/// Installs the filters for the calling thread. Returns the missing layer, if the kernel lacks seccomp.
 pub(super) fn install(filters: &[BpfProgram]) -> Result<Option<&'static str>, SandboxError> {
     if let Some(missing) = missing() {
         return Ok(Some(missing));
@@ -493,11 +499,11 @@ pub(super) fn install(filters: &[BpfProgram]) -> Result<Option<&'static str>, Sa
     Ok(None)
 }
 
-/// Whether the kernel has no seccomp filters that answer with an error (Linux 4.14), or the crate none for this
-/// processor.
+/// The missing layer, if the kernel has no seccomp filters that return an error (Linux 4.14), or the crate does not support
+/// this processor.
 pub(super) fn missing() -> Option<&'static str> {
     let action = libc::SECCOMP_RET_ERRNO;
-    // SAFETY: `action` is a readable u32, as SECCOMP_GET_ACTION_AVAIL wants.
+    // SAFETY: `action` is a readable u32, as SECCOMP_GET_ACTION_AVAIL requires.
     let answer = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_GET_ACTION_AVAIL, 0, &raw const action) };
     (answer < 0 || architecture().is_none()).then_some(SECCOMP)
 }

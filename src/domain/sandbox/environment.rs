@@ -1,8 +1,8 @@
-//! What code of others sees of the server's environment, where secrets are passed.
+//! The environment variables that foreign code may see. The server's environment contains secrets.
 
 use std::ffi::OsString;
 
-/// Where programs and libraries are and how they speak. CWEB_LOG and what follows it are for this program itself.
+/// The locations of programs and libraries, and the language. CWEB_LOG and the variables after it are for this program.
 const PASSED: [&str; 14] = [
     "PATH",
     "HOME",
@@ -19,10 +19,10 @@ const PASSED: [&str; 14] = [
     "NO_COLOR",
     "RUST_BACKTRACE",
 ];
-/// Locale categories.
+/// The prefix of locale categories.
 const PASSED_PREFIX: &str = "LC_";
 
-/// The variables that a process with code of others begins with.
+/// The initial environment of a process with foreign code.
 pub fn environment() -> impl Iterator<Item = (OsString, OsString)> {
     std::env::vars_os()
         .filter(|(name, _)| name.to_str().is_some_and(|name| PASSED.contains(&name) || name.starts_with(PASSED_PREFIX)))

@@ -1,21 +1,21 @@
-//! How strong the sandbox is on this machine, and how strong the operator wants it.
+//! The strength of the sandbox on this machine, and the strength that the operator requires.
 
 use super::namespaces::probe;
 use super::{SandboxError, missing};
 use std::sync::OnceLock;
 
-/// How much stands between code of others and the machine. Each level has all of those before.
+/// The strength of the sandbox around foreign code. Each level includes the levels before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
     /// A process, a user without rights, limits.
     Basic,
-    /// Landlock and seccomp besides.
+    /// Also Landlock and seccomp.
     Landlock,
-    /// Namespaces besides.
+    /// Also namespaces.
     Namespaces,
 }
 
-/// Why there are no namespaces; found out once, by making them in a process that ends.
+/// The reason why there are no namespaces. Determined once, by creating them in a process that ends.
 static NO_NAMESPACES: OnceLock<Option<String>> = OnceLock::new();
 
 fn no_namespaces() -> Option<&'static str> {
@@ -28,10 +28,10 @@ pub fn has_namespaces() -> bool {
     no_namespaces().is_none()
 }
 
-/// Says at the start of the server what is missing of the sandbox, or refuses to go on below `required`.
+/// Logs at the server's start what the sandbox lacks, or fails if it is weaker than `required`.
 ///
 /// # Errors
-/// [`SandboxError::TooWeak`].
+/// [`SandboxError::TooWeak`]: the sandbox is weaker than `required`.
 pub fn check(required: Level) -> Result<(), SandboxError> {
     let layers = missing().join(" and no ");
     if !layers.is_empty() {
@@ -40,9 +40,7 @@ pub fn check(required: Level) -> Result<(), SandboxError> {
                            --require-sandbox basic";
             return Err(SandboxError::TooWeak(format!("this kernel has no {layers}"), instead));
         }
-        tracing::warn!(
-            "this kernel has no {layers}: the compiler and modules are confined by their user and limits only"
-        );
+        tracing::warn!("this kernel has no {layers}: only their user and limits confine the compiler and modules");
     }
     match no_namespaces() {
         Some(why) if required >= Level::Namespaces => {

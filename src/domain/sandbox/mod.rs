@@ -1,10 +1,10 @@
-//! What a process may do that runs code of others, or reads it.
+//! The confinement of processes that run or read foreign code.
 //!
-//! A child calls [`Policy::apply`] on itself before any such code runs; nothing it does later can undo that. Four layers,
-//! each of which holds when another is missing: resource limits, a user without rights, landlock (files, TCP, signals)
-//! and a seccomp filter (system calls). The compiler cannot call this itself, so the server starts itself as
-//! `cweb sandbox …`, which applies the policy and becomes the compiler ([`program`]). Nothing here runs in the server
-//! but [`missing`], [`check`] and building commands.
+//! A child calls [`Policy::apply`] on itself before any such code runs, and no later action can undo that. There are four
+//! layers, and each works without the others: resource limits, a user without rights, Landlock (files, TCP, signals), and a
+//! seccomp filter (system calls). The compiler can't make this call itself, so the server starts itself as `cweb sandbox
+//! …`, which applies the policy and becomes the compiler ([`program`]). In the server only [`missing`], [`check`] and the
+//! building of commands run.
 
 mod calls;
 mod environment;
@@ -33,73 +33,74 @@ use std::io;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 
-/// What the calling process is left with. Everything that is not granted here is refused; an empty policy grants nothing
-/// but computing, threads excluded, and what is open already.
+/// The rights that the calling process keeps. Everything else is refused; an empty policy permits only computing without
+/// further threads, and the use of what is already open.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
-    /// Files and directories (with all below them) that may be read. One that does not exist grants nothing.
+    /// Files, and directories with everything below them, that may be read. A path that does not exist grants nothing.
     pub read: Vec<PathBuf>,
-    /// Files and directories that may be read, written, made and removed.
+    /// Files and directories that may be read, written, created and removed.
     pub write: Vec<PathBuf>,
     /// Files and directories that may be read and executed.
     pub execute: Vec<PathBuf>,
-    /// Whether programs and processes may be started. What then runs are the system's programs, so the filter leaves
-    /// them calls that it refuses to code of others.
+    /// Whether programs and processes may be started. These are the system's programs, so the filter grants them calls that
+    /// it refuses to foreign code.
     pub exec_allowed: bool,
     /// Whether threads may be started.
     pub threads_allowed: bool,
-    /// Whether sockets may be made, of the families that programs use to talk to others; [`network_paths`] is what
-    /// libraries read for it.
+    /// Whether sockets of the usual families for communication may be created; libraries also need to read
+    /// [`network_paths`] for that.
     pub network: bool,
-    /// Whether sockets of TCP may be made that connect to nothing: connect(2) is refused, and served by who handles the refusal.
+    /// Whether TCP sockets may be created that connect to nothing: connect(2) is refused, and the handler of the refusal
+    /// connects instead.
     #[serde(default)]
     pub connects: bool,
-    /// Whether the process may look at itself from a copy of its own: what finds leaks stops all threads so.
+    /// Whether the process may trace itself from a copy of its own: the leak check stops all threads in this way.
     #[serde(default)]
     pub traces_itself: bool,
     /// Whether the process forks others that run single calls: see `no_forks`.
     #[serde(default)]
     pub starts_workers: bool,
-    /// Address space of each process.
+    /// Limit on the address space of each process, in bytes.
     pub memory_bytes_max: Option<u64>,
-    /// Time of computing of each process; the kernel ends one that takes more.
+    /// Limit on the CPU time of each process, in seconds; the kernel kills a process beyond it.
     pub cpu_seconds_max: Option<u64>,
-    /// Size of each file that is written.
+    /// Limit on each file that is written, in bytes.
     pub file_bytes_max: Option<u64>,
-    /// Processes and threads of the user, those outside the sandbox included. Does not bind root.
+    /// Limit on the user's processes and threads, including those outside the sandbox. Does not apply to root.
     pub processes_max: Option<u64>,
-    /// Size of the core file that the process may leave; `None`: it leaves none.
+    /// Limit on the core file of the process, in bytes; `None`: no core file.
     #[serde(default)]
     pub core_bytes_max: Option<u64>,
-    /// Descriptors of each process.
+    /// Limit on the open descriptors of each process.
     pub open_files_max: Option<u64>,
-    /// Whom to become; only root can.
+    /// The user to become; only root can change its user.
     pub user: Option<User>,
-    /// System calls that are granted besides, by their names, whatever their arguments are. A name that there is not grants
-    /// nothing: see [`unknown_calls`].
+    /// System calls, by name, that are granted in addition and with any arguments. An unknown name grants nothing: see
+    /// [`unknown_calls`].
     #[serde(default)]
     pub calls: Vec<String>,
-    /// Whether the process gets namespaces of its own, in which it sees nothing but what is granted here.
+    /// Whether the process gets namespaces of its own, which contain only what is granted here.
     #[serde(default)]
     pub namespaces: bool,
 }
 
-/// What became of a policy.
+/// The result of applying a policy.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Applied {
-    /// The layers that this kernel does not have, for people.
+    /// The layers that this kernel lacks, for people.
     pub missing: Vec<&'static str>,
 }
 
-/// The policy could not be applied; the process must not go on.
+/// The policy could not be applied; the process must end.
 #[derive(Debug, thiserror::Error)]
 pub enum SandboxError {
     /// A system call failed.
     #[error("{what}: {error}")]
     System {
-        /// What was being done.
+        /// The failed step.
         what: &'static str,
-        /// Why it failed.
+        /// The error of the call.
         error: io::Error,
     },
     /// Landlock refused the rules.
@@ -108,7 +109,7 @@ pub enum SandboxError {
     /// The filter could not be built.
     #[error("the filter of system calls: {0}")]
     Filter(String),
-    /// The machine lacks what the operator asks for.
+    /// The machine lacks a layer that the operator requires.
     #[error("the sandbox of modules is too weak here: {0}; {1}")]
     TooWeak(String, &'static str),
 }
@@ -118,14 +119,14 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> SandboxError {
 }
 
 impl Policy {
-    /// Confines the calling process for the rest of its life. It must have one thread: landlock and seccomp bind the
-    /// calling one and those that it starts. Without `exec_allowed` and `starts_workers` it must be the process that stays,
-    /// not one that forks again: the filter knows it by its number.
+    /// Confines the calling process for good. The process must have one thread: Landlock and seccomp apply to the calling
+    /// thread and to those that it starts. Without `exec_allowed` and `starts_workers`, the caller must be the final
+    /// process and not fork again, because the filter knows the process by its id.
     ///
     /// # Errors
-    /// See [`SandboxError`]. The process may be confined in part by then and has to end.
+    /// See [`SandboxError`]. The process may be partly confined by then and must end.
     pub fn apply(self) -> Result<Applied, SandboxError> {
-        // What allocates or opens comes first: later there may be neither memory nor rights for it.
+        // Steps that allocate or open files come first: later there may be neither memory nor rights for them.
         let files = files::Rules::new(&self)?;
         let filters = calls::filters(&self, files.abi())?;
         if self.namespaces {
@@ -141,14 +142,14 @@ impl Policy {
         no_new_privileges()?;
         let mut missing = Vec::new();
         missing.extend(files.enforce()?);
-        // Last: the filter refuses some of what the others need.
+        // The filter comes last, because it refuses calls that the other layers need.
         missing.extend(calls::install(&filters)?);
         Ok(Applied { missing })
     }
 }
 
-/// Has what a module ends its whole process with arrive as SIGSYS on the thread that did it; calls of exit_group(2) whose code
-/// has `mark` in it, its lowest byte apart, end the process as ever. Without seccomp it does nothing.
+/// Makes a module's end of the whole process arrive as SIGSYS on the thread that caused it. A call of exit_group(2) whose
+/// code contains `mark` above its lowest byte still ends the process. Does nothing without seccomp.
 ///
 /// # Errors
 /// The filter could not be built or installed.
@@ -156,8 +157,8 @@ pub(super) fn trap_ends(mark: u32) -> Result<(), SandboxError> {
     calls::trap_ends(mark)
 }
 
-/// Has the calling thread, and the threads that it starts, make no process any more. For processes whose policy has
-/// [`Policy::starts_workers`]. Without seccomp it does nothing.
+/// Prevents the calling thread, and the threads that it starts, from creating processes. For processes whose policy has
+/// [`Policy::starts_workers`]. Does nothing without seccomp.
 ///
 /// # Errors
 /// The filter could not be built or installed.
@@ -165,8 +166,9 @@ pub(super) fn no_forks() -> Result<(), SandboxError> {
     calls::no_forks()
 }
 
-/// Takes from the calling thread, and the threads that it starts, what processes with [`Policy::starts_workers`] have had for their
-/// own use: pidfd_open(2) and further filters. `named` are the calls that the operator grants. Without seccomp it does nothing.
+/// Takes the rights away that only a process with [`Policy::starts_workers`] itself needs, from the calling thread and the
+/// threads that it starts: pidfd_open(2) and further filters. `named` are the calls that the operator grants. Does nothing
+/// without seccomp.
 ///
 /// # Errors
 /// The filter could not be built or installed.
@@ -174,7 +176,7 @@ pub(super) fn no_pidfds(named: &[String]) -> Result<(), SandboxError> {
     calls::no_pidfds(named)
 }
 
-/// Has modules fail to close or replace `descriptors`, by libc or past it. Without seccomp it does nothing.
+/// Makes modules fail to close or replace `descriptors`, with or without libc. Does nothing without seccomp.
 ///
 /// # Errors
 /// The filter could not be built or installed.
@@ -182,27 +184,28 @@ pub(super) fn keep_open(descriptors: &[RawFd]) -> Result<(), SandboxError> {
     calls::keep_open(descriptors)
 }
 
-/// From here on no program that this process executes can give it rights: no set-user-ID bits, no file capabilities.
-/// Landlock and seccomp ask for it when the caller is not root.
+/// Ensures that no program that this process executes gains rights: set-user-ID bits and file capabilities have no effect.
+/// Landlock and seccomp require this unless the caller is root.
 fn no_new_privileges() -> Result<(), SandboxError> {
     // SAFETY: no memory is involved.
     let set = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
     if set < 0 { Err(system("setting no_new_privs")(io::Error::last_os_error())) } else { Ok(()) }
 }
 
-/// Has the kernel kill this process when its parent ends. Call it after [`Policy::apply`]: changing the user clears it.
+/// Makes the kernel kill this process when its parent ends. Must follow [`Policy::apply`], because a change of the user
+/// clears the setting.
 pub fn end_with_parent() {
     // SAFETY: no memory is involved.
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
 }
 
-/// Those of `names` that no system call has.
+/// The `names` that are not system calls.
 #[must_use]
 pub fn unknown_calls(names: &[String]) -> Vec<&str> {
     calls::unknown_names(names)
 }
 
-/// The layers that this kernel does not have at all.
+/// The layers that this kernel lacks.
 #[must_use]
 pub fn missing() -> Vec<&'static str> {
     files::missing().into_iter().chain(calls::missing()).collect()

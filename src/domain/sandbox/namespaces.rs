@@ -1,8 +1,9 @@
-//! Namespaces (`namespaces(7)`): the process sees no files, interfaces, names and messages but those that it is granted.
+//! Namespaces (`namespaces(7)`): the process sees only the files, interfaces, names and messages that it is granted.
 //!
-//! The process leaves the server's mount, IPC, UTS and network namespaces, as root by itself, else in a user namespace of its own.
-//! Its root is an empty tmpfs, in which each granted path lies at its usual place. What the policy only reads is mounted read-only,
-//! so a hole in landlock opens no file for writing. The process stays in the server's PID namespace: leaving it takes a second process.
+//! The process leaves the server's mount, IPC, UTS and network namespaces: directly as root, else with a user namespace of
+//! its own. Its root is an empty tmpfs, which has each granted path at its usual place. Paths that the policy only reads
+//! are mounted read-only, so a bug in Landlock opens no file for writing. The process stays in the server's PID namespace,
+//! since leaving that takes a second process.
 
 use super::program::{self, NotRun};
 use super::{Policy, SandboxError, system};
@@ -15,18 +16,18 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Component, Path, PathBuf};
 
-/// What symbolic links of the system lead through.
+/// Directories that symbolic links of the system lead through.
 const ALWAYS: [&str; 2] = ["/etc/alternatives", "/run/current-system"];
-/// Links of each `/dev`.
+/// The links of every `/dev`.
 const LINKS: [(&str, &str); 4] = [
     ("/proc/self/fd", "/dev/fd"),
     ("/proc/self/fd/0", "/dev/stdin"),
     ("/proc/self/fd/1", "/dev/stdout"),
     ("/proc/self/fd/2", "/dev/stderr"),
 ];
-/// Where the new root is mounted until it becomes the root: a directory that every system has.
+/// The mount point of the new root until it becomes the root: a directory that every system has.
 const PLACE: &CStr = c"/usr";
-/// Directories and empty files for mounts take up no more of the new root.
+/// The new root holds only directories and empty files as mount points, so this much suffices.
 const ROOT_OPTIONS: &CStr = c"mode=755,size=1m,nr_inodes=4096";
 
 // linux/mount.h and asm-generic/fcntl.h.
@@ -52,7 +53,7 @@ struct Tree {
     is_dir: bool,
 }
 
-/// Why a process can't have namespaces of its own, found out by a process that ends at once; `None`: it can.
+/// The reason why a process can't have namespaces of its own, found by a process that ends at once; `None`: it can.
 pub(super) fn probe() -> Option<String> {
     let policy = Policy {
         read: super::system_paths(),
@@ -69,39 +70,39 @@ pub(super) fn probe() -> Option<String> {
     };
     match program::not_run(output.status.code(), &String::from_utf8_lossy(&output.stderr)) {
         Some(NotRun::Sandbox(why)) => Some(why),
-        // That there is no such program says nothing about namespaces.
+        // A missing program says nothing about namespaces.
         _ => None,
     }
 }
 
-/// Moves the calling process, which has one thread, into namespaces of its own.
+/// Moves the calling process, which must have one thread, into namespaces of its own.
 ///
 /// # Errors
-/// A system call failed; the process must not go on.
+/// A system call failed; the process must end.
 pub(super) fn enter(policy: &Policy) -> Result<(), SandboxError> {
     let dir = std::env::current_dir().map_err(system("finding the working directory"))?;
     let granted = granted(policy, &dir);
     unshare(policy)?;
     if granted.contains_key(Path::new("/")) {
-        // There is nothing to hide.
+        // The policy grants everything, so there is nothing to hide.
         return Ok(());
     }
     mount_private().map_err(system("making mounts private"))?;
     let trees = granted.iter().filter_map(|(path, is_written)| clone_tree(path, *is_written).transpose());
     let trees = trees.collect::<io::Result<Vec<_>>>().map_err(system("cloning a mount"))?;
     new_root().map_err(system("changing the root"))?;
-    // The directories on the way are for everybody to pass.
+    // All users must be able to pass the directories on the way.
     let mask = rustix::process::umask(rustix::fs::Mode::empty());
     let filled = fill(&trees);
     rustix::process::umask(mask);
     filled.map_err(system("mounting what is granted"))?;
     set_read_only(libc::AT_FDCWD, c"/", 0).map_err(system("making the root read-only"))?;
-    // The same directory, if it is there, so that relative paths mean what they did.
+    // The same directory, if it exists there, so that relative paths keep their meaning.
     let entered = std::env::set_current_dir(&dir).or_else(|_| std::env::set_current_dir("/"));
     entered.map_err(system("entering a directory"))
 }
 
-/// Puts what is granted into the new root.
+/// Mounts the granted paths in the new root.
 fn fill(trees: &[(PathBuf, Tree)]) -> io::Result<()> {
     for (path, tree) in trees {
         attach(path, tree).map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
@@ -117,9 +118,10 @@ fn fill(trees: &[(PathBuf, Tree)]) -> io::Result<()> {
     Ok(())
 }
 
-/// The paths that the policy grants, absolute, without those that lie in another with the same rights; and whether they are written.
+/// The absolute paths that the policy grants, and whether each is writable. Paths within another path with the same rights
+/// are left out.
 fn granted(policy: &Policy, dir: &Path) -> BTreeMap<PathBuf, bool> {
-    // By which programs find their own descriptors, threads and name.
+    // Programs find their own descriptors, threads and name there.
     let own = PathBuf::from(format!("/proc/{}", std::process::id()));
     let always = ALWAYS.map(Path::new).into_iter().chain([own.as_path()]);
     let read = policy.read.iter().chain(&policy.execute).map(PathBuf::as_path).chain(always);
@@ -158,22 +160,22 @@ fn unshare(policy: &Policy) -> Result<(), SandboxError> {
     }
 }
 
-/// No mount from here on is seen in the server's namespace.
+/// Makes all later mounts invisible in the server's namespace.
 fn mount_private() -> io::Result<()> {
     let flags = libc::MS_REC | libc::MS_PRIVATE;
-    // SAFETY: strings that end with NUL; the others may be null with these flags.
+    // SAFETY: the strings end with NUL; the other pointers may be null with these flags.
     check(unsafe { libc::mount(std::ptr::null(), c"/".as_ptr(), std::ptr::null(), flags, std::ptr::null()) }.into())
         .map(drop)
 }
 
-/// A copy of the mounts at `path`, which is in no tree yet; `None`: there is no such path.
+/// A copy of the mounts at `path`, not attached to a tree yet; `None`: the path does not exist.
 fn clone_tree(path: &Path, is_written: bool) -> io::Result<Option<(PathBuf, Tree)>> {
     let Ok(data) = fs::metadata(path) else { return Ok(None) };
     let name = CString::new(path.as_os_str().as_bytes())?;
     let flags = OPEN_TREE_CLONE | AT_RECURSIVE | libc::O_CLOEXEC as libc::c_uint;
     // SAFETY: a string that ends with NUL.
     let mount = check(unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, name.as_ptr(), flags) })?;
-    // SAFETY: the kernel has just made it.
+    // SAFETY: the kernel has just created the descriptor.
     let mount = unsafe { OwnedFd::from_raw_fd(mount) };
     if !is_written {
         set_read_only(mount.as_raw_fd(), c"", AT_RECURSIVE | libc::AT_EMPTY_PATH as libc::c_uint)?;
@@ -184,19 +186,19 @@ fn clone_tree(path: &Path, is_written: bool) -> io::Result<Option<(PathBuf, Tree
 fn set_read_only(at: RawFd, path: &CStr, flags: libc::c_uint) -> io::Result<()> {
     let attributes = MountAttributes { set: MOUNT_ATTR_RDONLY, ..MountAttributes::default() };
     let (pointer, size) = (&raw const attributes, size_of::<MountAttributes>());
-    // SAFETY: a string that ends with NUL, and a structure of that size that is only read.
+    // SAFETY: the string ends with NUL; the kernel only reads the structure, which has this size.
     check(unsafe { libc::syscall(libc::SYS_mount_setattr, at, path.as_ptr(), flags, pointer, size) }).map(drop)
 }
 
-/// An empty tree becomes the root, and the old one is gone.
+/// Makes an empty tree the root, and detaches the old one.
 fn new_root() -> io::Result<()> {
     let flags = libc::MS_NOSUID | libc::MS_NODEV;
     let (kind, options) = (c"tmpfs".as_ptr(), ROOT_OPTIONS.as_ptr().cast());
-    // SAFETY: strings that end with NUL.
+    // SAFETY: the strings end with NUL.
     check(unsafe { libc::mount(kind, PLACE.as_ptr(), kind, flags, options) }.into())?;
     // SAFETY: as above.
     check(unsafe { libc::chdir(PLACE.as_ptr()) }.into())?;
-    // The old root comes to lie over the new one, and goes: pivot_root(2) has this use.
+    // pivot_root(2) documents this use: the old root comes to lie over the new one, and is then detached.
     // SAFETY: as above.
     check(unsafe { libc::syscall(libc::SYS_pivot_root, c".".as_ptr(), c".".as_ptr()) })?;
     // SAFETY: as above.
@@ -206,7 +208,7 @@ fn new_root() -> io::Result<()> {
 
 fn attach(path: &Path, tree: &Tree) -> io::Result<()> {
     let make_dir = |dir: &Path| DirBuilder::new().recursive(true).mode(0o755).create(dir);
-    // In a tree that is read-only the place exists.
+    // In a read-only tree the mount point exists already.
     if fs::metadata(path).is_err() {
         match path.parent() {
             Some(parent) if !tree.is_dir => make_dir(parent).and_then(|()| File::create(path).map(drop))?,
@@ -215,7 +217,7 @@ fn attach(path: &Path, tree: &Tree) -> io::Result<()> {
     }
     let name = CString::new(path.as_os_str().as_bytes())?;
     let (from, flags) = (tree.mount.as_raw_fd(), MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_SYMLINKS);
-    // SAFETY: strings that end with NUL.
+    // SAFETY: the strings end with NUL.
     let moved =
         unsafe { libc::syscall(libc::SYS_move_mount, from, c"".as_ptr(), libc::AT_FDCWD, name.as_ptr(), flags) };
     check(moved).map(drop)

@@ -1,4 +1,4 @@
-//! Directories of a process that is not root.
+//! The owners of directories for a process that is not root.
 
 use super::User;
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, Stat, Uid, chownat, fchown, fstat, openat};
@@ -10,10 +10,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// Deeper directories are not looked into: a module could make a chain without end.
+/// Limit on the depth of directories, since a module could build an endless chain.
 const DEPTH_MAX: usize = 64;
 
-/// The first directory on the way to one of `paths`, itself included, that `user` can't enter, if there is one.
+/// The first directory on the way to one of `paths`, including the path itself, that `user` can't enter.
 #[must_use]
 pub fn closed_to(user: User, paths: &[PathBuf]) -> Option<PathBuf> {
     let ways = paths.iter().flat_map(|path| path.ancestors());
@@ -21,7 +21,7 @@ pub fn closed_to(user: User, paths: &[PathBuf]) -> Option<PathBuf> {
 }
 
 fn may_enter(user: User, dir: &Path) -> bool {
-    // The bits of execution, which for a directory mean that what is in it can be reached.
+    // The execute bits of a directory permit access to its content.
     fs::metadata(dir).is_ok_and(|data| {
         let bit = if data.uid() == user.uid {
             0o100
@@ -34,12 +34,13 @@ fn may_enter(user: User, dir: &Path) -> bool {
     })
 }
 
-/// Why `user`, or this process's own user without root's rights, can't write to the directory `dir`, as far as its mode tells.
+/// The reason why `user`, or else this process's user without root's rights, can't write to the directory `dir`, as far as
+/// its mode shows.
 #[must_use]
 pub fn not_writable(user: Option<User>, dir: &Path) -> Option<String> {
     let data = match fs::metadata(dir) {
         Ok(data) if data.is_dir() => data,
-        Ok(_) => return Some("it is no directory".to_owned()),
+        Ok(_) => return Some("it is not a directory".to_owned()),
         Err(error) => return Some(error.to_string()),
     };
     let is_root = rustix::process::geteuid().is_root();
@@ -62,15 +63,15 @@ pub fn not_writable(user: Option<User>, dir: &Path) -> Option<String> {
         .then(|| format!("it is of user {owner} with mode {mode:03o}, and modules run as {}", user.uid))
 }
 
-/// Makes `user` the owner of `dir` and all in it. Links are not followed, and a file with a second name, which may lie
-/// elsewhere, stays as it is. Each step starts from a descriptor of the directory, so that nobody who moves things about
-/// meanwhile has another file given away.
+/// Makes `user` the owner of `dir` and everything in it. Links are not followed. A file with a second link, which may lie
+/// elsewhere, keeps its owner. Each step starts from a descriptor of the directory, so that a concurrent rename can't give
+/// another file away.
 ///
 /// # Errors
 /// `fchown(2)` failed, or a directory can't be read.
 pub fn hand_over(user: User, dir: &Path) -> io::Result<()> {
     match open_directory(CWD, dir) {
-        // A link of the operator's; what it leads to is theirs to give.
+        // The operator made this link, so its target is the operator's to give.
         Err(_) if fs::symlink_metadata(dir)?.is_symlink() => Ok(()),
         opened => hand_over_in(user, &opened?, 0),
     }
@@ -93,7 +94,7 @@ fn hand_over_in(user: User, dir: &OwnedFd, depth: usize) -> io::Result<()> {
         if matches!(name.to_bytes(), b"." | b"..") {
             continue;
         }
-        // By a descriptor that can't be used for anything else, and so opens no device and waits for no reader.
+        // An O_PATH descriptor can't be used for anything else, so opening it opens no device and waits for no reader.
         let place = match openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()) {
             Err(Errno::NOENT) => continue,
             place => place?,
@@ -148,7 +149,7 @@ mod tests {
         std::os::unix::fs::symlink(outside.join("secret"), own.join("sub/link")).unwrap();
         fs::hard_link(outside.join("twice"), own.join("second")).unwrap();
         if hand_over(other, &own).is_err() {
-            return; // Not root.
+            return; // Only root can run this test.
         }
         let owner = |path: &Path| fs::symlink_metadata(path).unwrap().uid();
         for given in [&own, &own.join("sub"), &own.join("sub/file"), &own.join("directory"), &own.join("sub/link")] {
@@ -157,7 +158,7 @@ mod tests {
         for kept in [&outside, &outside.join("secret"), &outside.join("twice")] {
             assert_ne!(owner(kept), other.uid, "{}", kept.display());
         }
-        // Nor where the directory itself is a link.
+        // The same if the directory itself is a link.
         hand_over(other, &own.join("directory")).unwrap();
         assert_ne!(owner(&outside.join("secret")), other.uid);
     }

@@ -1,11 +1,11 @@
-//! Which files every program of the system needs.
+//! The files that every program of the system needs.
 
 use std::path::{Path, PathBuf};
 
-/// Programs and libraries. `/nix/store` is where NixOS has both.
+/// Programs and libraries; `/nix/store` has both on NixOS.
 const SYSTEM: [&str; 8] = ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix/store"];
 
-/// What libraries read when they start: where other libraries are, the time zone, OpenSSL's settings, the processors.
+/// Files that libraries read at their start: the paths of libraries, the time zone, OpenSSL's settings, the processors.
 const START: [&str; 9] = [
     "/etc/ld.so.cache",
     "/etc/ld.so.conf",
@@ -18,7 +18,7 @@ const START: [&str; 9] = [
     "/sys/devices/system/cpu",
 ];
 
-/// What resolving names and checking certificates needs.
+/// Files for resolving names and checking certificates.
 const NETWORK: [&str; 11] = [
     "/etc/resolv.conf",
     "/run/systemd/resolve",
@@ -33,22 +33,22 @@ const NETWORK: [&str; 11] = [
     "/etc/pki/tls/certs",
 ];
 
-/// What a compiler beside its programs and headers may find in its prefix.
+/// Directories in a compiler's prefix that it needs besides its programs and headers.
 const PREFIX: [&str; 6] = ["lib", "lib32", "lib64", "libexec", "include", "share"];
 
-/// What code that links with the system's libraries has to read: nothing of it is secret on any system.
+/// Paths that code linked with the system's libraries must read; none of them is secret on any system.
 #[must_use]
 pub fn system_paths() -> Vec<PathBuf> {
     SYSTEM.iter().chain(&START).map(PathBuf::from).chain(listed("LD_LIBRARY_PATH")).collect()
 }
 
-/// What code that may use the network has to read besides.
+/// Further paths that code with network access must read.
 #[must_use]
 pub fn network_paths() -> Vec<PathBuf> {
     NETWORK.iter().map(PathBuf::from).collect()
 }
 
-/// What the compiler `program` has to execute: the system's programs and, when it lies elsewhere, those of its own prefix.
+/// Paths that the compiler `program` must execute: the system's programs, and those in its own prefix if it lies elsewhere.
 #[must_use]
 pub fn compiler_paths(program: &Path) -> Vec<PathBuf> {
     let mut paths: Vec<PathBuf> = SYSTEM.iter().map(PathBuf::from).collect();
@@ -64,17 +64,17 @@ pub fn compiler_paths(program: &Path) -> Vec<PathBuf> {
     paths
 }
 
-/// What a compiler has to read besides: where the environment has it look for headers and libraries.
+/// Further paths that a compiler must read: the directories of headers and libraries in the environment.
 #[must_use]
 pub fn compiler_inputs() -> Vec<PathBuf> {
     let named = ["CPATH", "C_INCLUDE_PATH", "LIBRARY_PATH"].into_iter().flat_map(listed);
     system_paths().into_iter().chain(named).collect()
 }
 
-/// The absolute paths that an environment variable lists.
+/// The absolute paths in an environment variable's list.
 fn listed(variable: &str) -> Vec<PathBuf> {
     let value = std::env::var_os(variable).unwrap_or_default();
-    // A policy travels as JSON, so what is not UTF-8 can't be granted.
+    // A policy travels as JSON, so a path that is not UTF-8 can't be granted.
     std::env::split_paths(&value).filter(|path| path.is_absolute() && path.to_str().is_some()).collect()
 }
 

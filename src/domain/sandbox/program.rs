@@ -1,9 +1,9 @@
-//! Starting a program of the system in a sandbox: `cweb sandbox POLICY PROGRAM ARGUMENTS…`, or `cweb sandbox-held …` for a
-//! program that gets its sandbox now and starts when the caller writes a byte. `cweb sandbox-held POLICY` is told its program
-//! later: it is the spare of a caller that will need one ([`Spare`]).
+//! Starts a program of the system in a sandbox: `cweb sandbox POLICY PROGRAM ARGUMENTS…`. `cweb sandbox-held …` sets up the
+//! sandbox now and starts the program when the caller writes a byte. `cweb sandbox-held POLICY` gets its program later, as
+//! the spare process of a caller that will need one ([`Spare`]).
 //!
-//! A child between fork(2) and exec(3) of a process with threads may not allocate, and building the sandbox does. So the
-//! server starts itself, with one thread, and that process becomes the program.
+//! Between fork(2) and exec(3), a child of a process with threads must not allocate, but building the sandbox does. The
+//! server therefore starts itself as a process with one thread, which becomes the program.
 
 use super::{Policy, end_with_parent};
 use std::ffi::{OsStr, OsString};
@@ -18,21 +18,21 @@ use std::process::{Child, Command, ExitCode, Stdio};
 /// The name of the hidden subcommand.
 pub const COMMAND: &str = "sandbox";
 
-/// The same for a program that is held: see [`Held`].
+/// The subcommand for a held program: see [`Held`].
 pub const HELD_COMMAND: &str = "sandbox-held";
 
-/// How much lower the limit of processes of a [`Spare`] may be than that of the program that is wanted: the limit lies above the
-/// processes that the system had when the policy was made.
+/// How much lower the process limit of a [`Spare`] may be than that of the requested program. The limit depends on the
+/// number of processes in the system when the policy was made.
 const PROCESSES_LESS_MAX: u64 = 256;
-/// Longest program and arguments that a [`Spare`] reads.
+/// Limit, in bytes, on the program and the arguments that a [`Spare`] reads.
 const ARGUMENTS_BYTES_MAX: u64 = 1024 * 1024;
 
-/// Exit code: the sandbox could not be built; standard error says why.
+/// Exit code: the sandbox could not be built; standard error has the reason.
 const NO_SANDBOX: i32 = 125;
-/// Exit code: the program could not be started; standard error has the number of the error.
+/// Exit code: the program could not be started; standard error has the error's number.
 const NO_PROGRAM: i32 = 127;
 
-/// Why the program did not run.
+/// The reason why the program did not run.
 #[derive(Debug)]
 pub enum NotRun {
     /// The sandbox could not be built.
@@ -41,7 +41,7 @@ pub enum NotRun {
     Program(io::Error),
 }
 
-/// A command that runs `program` under `policy`; arguments added to it are the program's.
+/// A command that runs `program` under `policy`; arguments added to the command are the program's.
 ///
 /// # Errors
 /// A path of the policy is not UTF-8.
@@ -49,7 +49,7 @@ pub fn command(policy: &Policy, program: &OsStr) -> io::Result<Command> {
     begun_by(COMMAND, policy, program)
 }
 
-/// As [`command`], for a program that is to be [`Held`].
+/// Like [`command`], for a program that will be [`Held`].
 ///
 /// # Errors
 /// A path of the policy is not UTF-8.
@@ -63,7 +63,7 @@ fn begun_by(subcommand: &str, policy: &Policy, program: &OsStr) -> io::Result<Co
     Ok(command)
 }
 
-/// A command that gets a sandbox under `policy` and becomes the program of another command later: see [`Spare`].
+/// A command that sets up a sandbox under `policy` and later becomes the program of another command: see [`Spare`].
 ///
 /// # Errors
 /// A path of the policy is not UTF-8.
@@ -73,27 +73,27 @@ pub fn spare_command(policy: &Policy) -> io::Result<Command> {
     Ok(command)
 }
 
-/// The policy that `command`, made by a function of this module, has among its arguments.
+/// The policy in the arguments of `command`, which a function of this module made.
 fn policy_of(command: &Command) -> Option<Policy> {
     serde_json::from_str(command.get_args().nth(1)?.to_str()?).ok()
 }
 
-/// A process in a sandbox that has no program yet. It has the rights of the programs that it may become, it serves one, and
-/// it ends when it is dropped.
+/// A process in a sandbox that has no program yet. It has the rights of the programs that it may become, becomes one of
+/// them, and ends when it is dropped.
 #[derive(Debug)]
 pub struct Spare {
     child: Ended,
     policy: Policy,
-    /// What the paths of the policy were when the sandbox was built.
+    /// The files at the policy's paths when the sandbox was built.
     places: Vec<Place>,
 }
 
-/// Device and number of a file, if it is there.
+/// The device and inode number of a file, if it exists.
 type Place = Option<(u64, u64)>;
 
 impl Spare {
-    /// Starts `command`, which is one of [`spare_command`] and has the environment, the directory and the process group of the
-    /// programs that it may become.
+    /// Starts `command`, which [`spare_command`] made, and which has the environment, the directory and the process group
+    /// of the programs that it may become.
     ///
     /// # Errors
     /// The process can't be started.
@@ -104,10 +104,10 @@ impl Spare {
         Ok(Self { child, policy, places })
     }
 
-    /// Whether it is there, and its sandbox is the one that `command`, which is one of [`held_command`], asks for.
+    /// Whether the process exists, and its sandbox is the one that `command`, made by [`held_command`], requires.
     pub fn fits(&mut self, command: &Command) -> bool {
         let Some(wanted) = policy_of(command) else { return false };
-        // What has come to be, or was replaced, since the sandbox was built is out of its reach.
+        // Files that were created or replaced after the sandbox was built are outside of it.
         self.is_there() && is_same(&self.policy, &wanted) && places(&wanted) == self.places
     }
 
@@ -115,7 +115,7 @@ impl Spare {
         self.child.0.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
     }
 
-    /// Becomes the program of `command`, which it fits, as soon as that is let go.
+    /// Makes the process become the program of `command`, which it must fit, once it is let go.
     #[must_use]
     pub fn held(self, command: &Command) -> Held {
         let mut order = Vec::new();
@@ -127,7 +127,7 @@ impl Spare {
     }
 }
 
-/// Whether two policies grant the same, and the limit of processes of the `first` is not much lower.
+/// Whether two policies grant the same rights, and the process limit of the `first` is not much lower.
 fn is_same(first: &Policy, second: &Policy) -> bool {
     let fits = match (first.processes_max, second.processes_max) {
         (Some(first), Some(second)) => first.saturating_add(PROCESSES_LESS_MAX) >= second,
@@ -136,7 +136,7 @@ fn is_same(first: &Policy, second: &Policy) -> bool {
     fits && *first == Policy { processes_max: first.processes_max, ..second.clone() }
 }
 
-/// What the absolute paths of `policy` are now: a relative one is within the directory that the process starts in.
+/// The files at the absolute paths of `policy` now. A relative path lies within the directory in which the process starts.
 fn places(policy: &Policy) -> Vec<Place> {
     let all = policy.read.iter().chain(&policy.write).chain(&policy.execute);
     let absolute = all.filter(|path| path.is_absolute());
@@ -144,7 +144,7 @@ fn places(policy: &Policy) -> Vec<Place> {
     absolute.map(|path| place(path)).collect()
 }
 
-/// A child that is ended and reaped when it is dropped.
+/// A child that is killed and reaped when it is dropped.
 #[derive(Debug)]
 struct Ended(Option<Child>);
 
@@ -157,17 +157,17 @@ impl Drop for Ended {
     }
 }
 
-/// A program in its sandbox that has not started yet: building the sandbox takes as long as a small program does, and
-/// need not be waited for. One that is dropped never starts.
+/// A program in its sandbox that has not started yet. Building the sandbox takes as long as running a small program, so it
+/// is done in advance. A program that is dropped never starts.
 #[derive(Debug)]
 pub struct Held {
     child: Ended,
-    /// What the child waits for.
+    /// The bytes that the child waits for.
     order: Vec<u8>,
 }
 
 impl Held {
-    /// Starts `command`, which is one of [`held_command`].
+    /// Starts `command`, which [`held_command`] made.
     ///
     /// # Errors
     /// The process can't be started.
@@ -176,17 +176,17 @@ impl Held {
         Ok(Self { child: Ended(Some(child)), order: vec![1] })
     }
 
-    /// Starts the program, with nothing on its standard input. `None`: it was started before.
+    /// Starts the program, with empty standard input. `None`: it was started before.
     pub fn let_go(mut self) -> Option<Child> {
         let mut child = self.child.0.take()?;
-        // If the process has ended already, its standard error says why.
+        // If the process has already ended, its standard error has the reason.
         let _ = child.stdin.take().map(|mut pipe| pipe.write_all(&self.order));
         Some(child)
     }
 }
 
-/// Whether a child of [`command`] that ended with `code` and wrote `stderr` did not even become its program. A program
-/// that uses these codes itself is taken at its word.
+/// Whether a child of [`command`] that ended with `code` and wrote `stderr` failed before it became its program. A program
+/// that uses these exit codes itself is indistinguishable.
 #[must_use]
 pub fn not_run(code: Option<i32>, stderr: &str) -> Option<NotRun> {
     match code? {
@@ -196,8 +196,8 @@ pub fn not_run(code: Option<i32>, stderr: &str) -> Option<NotRun> {
     }
 }
 
-/// The child's main: everything behind `cweb sandbox`, or behind `cweb sandbox-held` where it `is_held`; `program` is the program
-/// with its arguments. Returns only if it fails.
+/// The main function of the child. `policy` and `program` are the arguments after `cweb sandbox`, or after `cweb
+/// sandbox-held` if it `is_held`; `program` is the program with its arguments. Returns only on failure.
 #[must_use]
 pub fn main(policy: &OsStr, program: &[OsString], is_held: bool) -> ExitCode {
     let policy = policy.to_str().ok_or("the policy is not UTF-8".to_owned());
@@ -209,7 +209,7 @@ pub fn main(policy: &OsStr, program: &[OsString], is_held: bool) -> ExitCode {
     }
     end_with_parent();
     let told = if is_held { told(program.is_empty()) } else { Some(Vec::new()) };
-    // Nobody wants the program any more.
+    // The caller does not need the program any more.
     let Some(told) = told else { return ExitCode::SUCCESS };
     let Some((program, arguments)) = program.split_first().or_else(|| told.split_first()) else {
         return ExitCode::FAILURE;
@@ -219,15 +219,15 @@ pub fn main(policy: &OsStr, program: &[OsString], is_held: bool) -> ExitCode {
     code(NO_PROGRAM)
 }
 
-/// Waits until the program is let go. Returns the program with its arguments, if they are `awaited`, else nothing; `None`: it
-/// never is.
+/// Waits until the program is let go. Returns the program with its arguments if they are `awaited`, else an empty list;
+/// `None`: the caller has gone.
 fn told(awaited: bool) -> Option<Vec<OsString>> {
     if !awaited {
         return io::stdin().read_exact(&mut [0]).ok().map(|()| Vec::new());
     }
     let mut order = Vec::new();
     io::stdin().lock().take(ARGUMENTS_BYTES_MAX).read_to_end(&mut order).ok()?;
-    // Each argument ends with a NUL: an order that was cut off is none.
+    // Each argument ends with a NUL, so an order that was cut off is invalid.
     let arguments = order.strip_suffix(&[0])?.split(|byte| *byte == 0);
     Some(arguments.map(|argument| OsString::from_vec(argument.to_vec())).collect())
 }

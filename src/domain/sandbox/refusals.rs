@@ -1,8 +1,8 @@
-//! Calls that the filter has refused to the calling process, for the log.
+//! Logs calls that the filter has refused to the calling process.
 //!
-//! A refused call arrives as SIGSYS on the thread that made it. The handler (`abi/native/guard.c`) writes the call and the module
-//! to a pipe, once for each pair of them, and has the call return its error. A thread reads the pipe and tells. What comes out of
-//! the pipe is a hint: code of others in the process can write there too.
+//! A refused call arrives as SIGSYS on the thread that made it. The handler (`abi/native/guard.c`) writes the call and the
+//! module to a pipe, once for each such pair, and makes the call return its error. A thread reads the pipe and reports. The
+//! pipe's content is a hint, since foreign code in the process can write to the pipe, too.
 
 use super::{Policy, SandboxError, calls, files, system};
 use crate::abi::guard;
@@ -10,10 +10,10 @@ use std::collections::HashSet;
 use std::io::{self, PipeReader, Read};
 use std::os::fd::{AsRawFd, IntoRawFd, RawFd};
 
-/// Refusals that are told of one process.
+/// Limit on the reported refusals of one process.
 const TOLD_MAX: usize = 256;
 
-/// What the filter refuses from now on to this process.
+/// The refusals of this process.
 #[derive(Debug)]
 pub struct Refusals {
     policy: Policy,
@@ -22,15 +22,15 @@ pub struct Refusals {
 }
 
 impl Refusals {
-    /// Makes the pipe, whose descriptors must stay open: see [`Refusals::descriptors`].
+    /// Creates the pipe, whose descriptors must stay open: see [`Refusals::descriptors`].
     ///
     /// # Errors
-    /// There are no descriptors for it.
+    /// No descriptors are left.
     pub fn new(policy: Policy) -> io::Result<Self> {
         let (reader, writer) = io::pipe()?;
-        // A handler that waited would hold its thread up.
+        // A handler that waited would block its thread.
         rustix::fs::fcntl_setfl(&writer, rustix::fs::OFlags::NONBLOCK)?;
-        // For the life of the process: the handler may come at any time.
+        // Leaked for the life of the process, because the handler may run at any time.
         Ok(Self { policy, reader, writer: writer.into_raw_fd() })
     }
 
@@ -40,8 +40,8 @@ impl Refusals {
         [self.reader.as_raw_fd(), self.writer]
     }
 
-    /// Has refusals be noted from now on. For a process that has its policy applied, and one thread. No filter can be installed
-    /// afterwards. Without seccomp it does nothing.
+    /// Starts noting refusals. The process must have applied its policy and must have one thread. No filter can be
+    /// installed afterwards. Does nothing without seccomp.
     ///
     /// # Errors
     /// The handler or the filters can't be installed.
@@ -50,8 +50,8 @@ impl Refusals {
         calls::install(&calls::trapped(&self.policy, files::abi())?).map(drop)
     }
 
-    /// Calls `tell` with the number of the module, 0 for none, and a sentence, for each refusal. Never returns while the process
-    /// lives.
+    /// Calls `tell` for each refusal, with the number of the module (0 for none) and a sentence. Never returns while the
+    /// process lives.
     pub fn each(self, tell: impl Fn(u64, String)) {
         let Self { policy, mut reader, .. } = self;
         let (mut told, mut note) = (HashSet::new(), [0; guard::REFUSAL_BYTES]);
@@ -68,9 +68,9 @@ fn sentence(policy: &Policy, call: i64) -> String {
     let name = calls::name(call);
     let conditions = if calls::is_conditional(policy, call) { " with these arguments" } else { "" };
     if policy.connects && calls::is_network(call) {
-        // The flag that would grant it by name would grant it past the list.
+        // The flag for this call by name would grant more than the list of destinations.
         return format!(
-            "the system call {name} is refused{conditions} (EPERM): a list of --allow-net grants connections by TCP alone"
+            "the system call {name} is refused{conditions} (EPERM): a list of --allow-net grants only connections by TCP"
         );
     }
     let network = if calls::is_network(call) && !policy.network { "--allow-net, or " } else { "" };

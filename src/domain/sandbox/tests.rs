@@ -9,8 +9,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::Command;
 
-/// Runs before the test harness of this very program, so that children of the tests have one thread, as the server's
-/// have: `cweb sandbox …` works here too, for the tests of the compiler.
+/// Runs before the test harness of this program, so that children of the tests have one thread, as the server's have. `cweb
+/// sandbox …` works here, too, for the tests of the compiler.
 #[used]
 #[unsafe(link_section = ".init_array")]
 static BEFORE_MAIN: extern "C" fn() = before_main;
@@ -20,7 +20,7 @@ extern "C" fn before_main() {
     match args.as_slice() {
         [_, command, policy, program @ ..] if command == program::COMMAND || command == program::HELD_COMMAND => {
             let _ = program::main(policy, program, command == program::HELD_COMMAND);
-            // The exit code does not come through from here; those tests that need it use the real program.
+            // This exit code does not reach the caller; tests that need it use the real program.
             std::process::exit(125);
         }
         [_, command, offset] if command == symbol::COMMAND => {
@@ -41,7 +41,7 @@ extern "C" fn before_main() {
     }
 }
 
-/// Makes the attempt and says how it went: `ok` or the error's number.
+/// Makes the attempt and prints its result: `ok`, or the error's number.
 fn attempt_named(text: &str) -> String {
     let (name, argument) = text.split_once(':').unwrap_or((text, ""));
     let path = CString::new(argument).unwrap();
@@ -123,7 +123,7 @@ fn attempt_named(text: &str) -> String {
     if number == 0 { "ok".to_owned() } else { number.to_string() }
 }
 
-/// What becomes of each attempt under `policy`.
+/// The result of each attempt under `policy`.
 fn attempts(policy: &Policy, attempts: &[&str]) -> Vec<String> {
     let policy = serde_json::to_string(policy).unwrap();
     let mut command = Command::new("/proc/self/exe");
@@ -253,11 +253,11 @@ fn code_of_others_starts_nothing_and_reaches_nobody() {
         cases.push(("x32", ENOSYS));
     }
     expect(&foreign(), &cases);
-    // Processes for single calls: where the filter for all other threads is not in force, and nothing else is different.
+    // Processes for single calls: the filter for all other threads is not in force, and everything else is the same.
     let workers = Policy { starts_workers: true, ..foreign() };
     expect(&workers, &[("fork", "ok"), ("kill-parent", EPERM), ("abort-parent", EPERM), ("survive", EPERM)]);
     expect(&workers, &[("no-forks", "ok"), ("fork", EPERM), ("thread", "ok")]);
-    // Threads are a permission too.
+    // Starting threads is a permission, too.
     expect(&Policy { threads_allowed: false, ..foreign() }, &[("thread", EPERM), ("fork", EPERM)]);
 }
 
@@ -295,7 +295,7 @@ fn the_network_and_programs_can_be_granted() {
     expect(&network, &sockets);
     expect(&network, &[("datagrams", "ok"), ("shmat", EPERM), ("fchmod", EPERM)]);
     expect(&network, &[("socket:38", EPERM), ("socket:40", EPERM), ("fork", EPERM)]);
-    // Where the server connects, sockets of TCP reach nothing by themselves.
+    // Where the server connects, TCP sockets reach nothing by themselves.
     let served = Policy { connects: true, ..foreign() };
     expect(&served, &[("socket:1", EPERM), ("socket:2", "ok"), ("socket:10", "ok"), ("socket:16", EPERM)]);
     expect(&served, &[("datagrams", EPERM), ("connect", EPERM), ("bind", EPERM)]);
@@ -338,7 +338,7 @@ fn root_becomes_nobody_for_good() {
     std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
     let read = format!("read:{}", dir.path().join("f").display());
     let policy = Policy { user: Some(user), read: vec!["/proc".into(), dir.path().into()], ..foreign() };
-    // Landlock would allow it, the directory's mode does not.
+    // Landlock would permit it, but the directory's mode does not.
     expect(&policy, &[("uid", "65534"), ("setuid", EPERM), ("capabilities", "0000000000000000"), (&read, EACCES)]);
     let root = Policy { read: vec!["/proc".into()], ..foreign() };
     expect(&root, &[("uid", "0"), ("capabilities", "0000000000000000")]);

@@ -1,26 +1,26 @@
-//! Who the process is.
+//! The user of a process.
 
 use super::{SandboxError, system};
 use serde::{Deserialize, Serialize};
 use std::io;
 
-/// User and group `nobody`, as every Linux system has it.
+/// The user and the group `nobody`, which every Linux system has.
 const NOBODY: User = User { uid: 65534, gid: 65534 };
 
 /// CAP_CHOWN, CAP_SETGID and CAP_SETUID (`linux/capability.h`).
 const NEEDED_CAPABILITIES: u64 = 1 << 0 | 1 << 6 | 1 << 7;
 
-/// A user and its group, by their numbers.
+/// A user id and its group id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct User {
-    /// User.
+    /// The user id.
     pub uid: u32,
-    /// Group, the only one.
+    /// The only group id.
     pub gid: u32,
 }
 
-/// Whom a child should become: `nobody` when this process is root and able to make it so (a container may lack the
-/// capabilities, or the user), else `None`.
+/// The user for children: `nobody` if this process is root and able to change users (a container may lack the capabilities,
+/// or the user), else `None`.
 #[must_use]
 pub fn unprivileged() -> Option<User> {
     // SAFETY: no memory is involved.
@@ -54,13 +54,13 @@ fn is_mapped(map: &str, uid: u32) -> bool {
     })
 }
 
-/// Becomes `user` and gives up every capability.
+/// Becomes `user` and gives up all capabilities.
 pub(super) fn drop_privileges(user: Option<User>) -> Result<(), SandboxError> {
     if let Some(User { uid, gid }) = user {
         let check = |result: libc::c_int, what| {
             if result < 0 { Err(system(what)(io::Error::last_os_error())) } else { Ok(()) }
         };
-        // Groups first: without root they can't be changed.
+        // The groups change first: without root they can't be changed.
         // SAFETY: zero groups, so the pointer is not read.
         check(unsafe { libc::setgroups(0, std::ptr::null()) }, "giving up groups")?;
         // SAFETY: no memory is involved.
@@ -71,7 +71,7 @@ pub(super) fn drop_privileges(user: Option<User>) -> Result<(), SandboxError> {
     drop_capabilities()
 }
 
-/// For a root that can't become another, and for a server that was given single capabilities.
+/// For a root that can't become another user, and for a server that was given single capabilities.
 fn drop_capabilities() -> Result<(), SandboxError> {
     #[repr(C)]
     struct Header {
@@ -81,8 +81,7 @@ fn drop_capabilities() -> Result<(), SandboxError> {
     // _LINUX_CAPABILITY_VERSION_3; pid 0 is the caller. Two triples of effective, permitted and inheritable.
     let header = Header { version: 0x2008_0522, pid: 0 };
     let none = [[0_u32; 3]; 2];
-    // SAFETY: header and data have the layout of capget(2), version 3, and are only read: the version is one that the
-    // kernel knows.
+    // SAFETY: header and data have the layout of capget(2), version 3, and are only read; the kernel knows this version.
     let set = unsafe { libc::syscall(libc::SYS_capset, &raw const header, &raw const none) };
     if set < 0 { Err(system("giving up capabilities")(io::Error::last_os_error())) } else { Ok(()) }
 }

@@ -1,4 +1,4 @@
-//! The shard's end of a streamed answer.
+//! The shard's side of a streamed answer.
 
 use super::pipe::{self, Corrupt, Peek, Pipe, Reader};
 use super::slots::CallSlot;
@@ -10,28 +10,28 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Pieces of at least this many bytes are sent from where they lie.
+/// Smaller pieces are copied; pieces of at least this many bytes are sent from their place in the pipe.
 const LENT_BYTES_MIN: usize = 16 * 1024;
 
-/// Where a slot for answers came from: is told what becomes of it.
+/// The owner of the slots for answers. It is notified about each slot.
 pub trait Home: Send + Sync {
-    /// All of the answer is sent, or its client is gone: the slot may be used again.
+    /// The whole answer is sent, or its client has gone: the slot may be reused.
     fn over(&self, slot: u32);
 
-    /// The writer, which does not sleep, has asked to be told of room.
+    /// A writer that does not sleep has asked to be notified of room.
     fn room(&self, slot: u32);
 }
 
-/// How an answer is delimited (RFC 9112 §6).
+/// The delimitation of an answer (RFC 9112 §6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Framing {
-    /// It has none: the answer to HEAD, or a status without a body.
+    /// The answer has no body: it answers HEAD, or its status has no body.
     None,
-    /// So many bytes are still to come.
+    /// This many bytes are still to come.
     Length(u64),
-    /// In chunks.
+    /// The body is chunked.
     Chunked,
-    /// By the end of the connection.
+    /// The body ends with the connection.
     Close,
 }
 
@@ -44,16 +44,16 @@ pub struct StreamBegin {
     pub seq: u64,
     /// The encoded head.
     pub head: Vec<u8>,
-    /// How its body is delimited.
+    /// The delimitation of the body.
     pub framing: Framing,
-    /// Whether the connection stays open after it.
+    /// Whether the connection stays open after the answer.
     pub keep_alive: bool,
-    /// Its body.
+    /// The body of the answer.
     pub answer: Answer,
 }
 
-/// The head of a streamed answer, and how its body is framed. Gives also how many header fields were dropped because they
-/// can't be sent.
+/// The head of a streamed answer, and the delimitation of its body. Also returns the number of header fields that can't be
+/// sent and were dropped.
 #[must_use]
 pub fn begin_answer<'h>(
     meta: &AnswerMeta,
@@ -64,7 +64,7 @@ pub fn begin_answer<'h>(
     let mut out = Vec::with_capacity(512);
     let length = length.and_then(|length| usize::try_from(length).ok());
     let mut head = meta.head(status, length.unwrap_or(0));
-    // RFC 9112 §9.6: the handler may end the connection with its answer.
+    // RFC 9112 §9.6: the handler may close the connection with its answer.
     head.keep_alive &= !headers.clone().any(|(name, value)| says_close(name, value));
     let framing = match length {
         _ if !head.has_body() => Framing::None,
@@ -91,18 +91,18 @@ fn says_close(name: &[u8], value: &[u8]) -> bool {
     name.eq_ignore_ascii_case(b"connection") && value.split(|&byte| byte == b',').any(is_close)
 }
 
-/// What is kept until the last piece is sent.
+/// The data that must exist until the last piece is sent.
 struct End {
     pipe: Pipe,
     slot: u32,
     home: Arc<dyn Home>,
-    /// A call's own slot stays while this lives.
+    /// Keeps a call's own slot taken.
     _call: Option<Arc<CallSlot>>,
     released: AtomicU64,
 }
 
 impl End {
-    /// The bytes before `position` are not needed any more.
+    /// Returns the bytes before `position` to the writer.
     fn release(&self, position: u64) {
         let before = self.released.fetch_max(position, Ordering::Relaxed);
         if position > before && pipe::give_back(&self.pipe, position) {
@@ -118,7 +118,7 @@ impl Drop for End {
     }
 }
 
-/// The body of a streamed answer. Dropping it, and the pieces taken from it, tells the writer that nobody reads.
+/// The body of a streamed answer. Dropping it, and all pieces taken from it, tells the writer that its reader has gone.
 pub struct Answer {
     reader: Reader,
     end: Arc<End>,
@@ -130,26 +130,26 @@ impl fmt::Debug for Answer {
     }
 }
 
-/// What comes next of an answer.
+/// The next part of an answer.
 #[derive(Debug)]
 pub enum Next {
-    /// A few bytes.
+    /// Copied bytes.
     Copied(Vec<u8>),
-    /// Many, where they lie.
+    /// Bytes in their place in the pipe.
     Lent(Box<dyn Lent>),
-    /// None yet: a notice comes when there are.
+    /// No bytes yet: a notice comes when there are some.
     Empty,
-    /// None any more: the handler has ended it.
+    /// The end: the handler has completed the answer.
     Ended {
-        /// Lines of trailer fields, as the module's process has written them: nothing of them is checked.
+        /// Lines of trailer fields as the module's process wrote them, unchecked.
         trailers: Vec<u8>,
     },
-    /// None any more, and the handler has not ended it, or breaks the rules.
+    /// A failure: the handler has not completed the answer, or its process has broken the protocol.
     Failed,
 }
 
 impl Answer {
-    /// The answer in `pipe`, which is that of `slot`.
+    /// The answer in `pipe`, which belongs to `slot`.
     pub(in crate::domain) fn new(pipe: Pipe, slot: u32, call: Option<Arc<CallSlot>>, home: Arc<dyn Home>) -> Self {
         let released = AtomicU64::new(0);
         Self { reader: Reader::new(pipe.clone()), end: Arc::new(End { pipe, slot, home, _call: call, released }) }
@@ -180,7 +180,7 @@ impl Answer {
     fn take(&mut self, count: usize) -> Next {
         let range = self.reader.take(count);
         let position = self.reader.at();
-        // Bytes behind a piece that is still to be sent can't be given back before it.
+        // Bytes after a lent piece can't be released before that piece is sent.
         if range.len() >= LENT_BYTES_MIN || Arc::strong_count(&self.end) > 1 {
             return Next::Lent(Box::new(Piece { range, position, end: Arc::clone(&self.end) }));
         }
@@ -190,10 +190,10 @@ impl Answer {
     }
 }
 
-/// A piece of an answer that is sent from where it lies.
+/// A piece of an answer that is sent from its place in the pipe.
 struct Piece {
     range: Range<usize>,
-    /// Behind its last byte.
+    /// The position after its last byte.
     position: u64,
     end: Arc<End>,
 }
@@ -210,7 +210,7 @@ impl Drop for Piece {
     }
 }
 
-// SAFETY: the range lies within a mapping that the pipe keeps.
+// SAFETY: the range lies within a mapping that the pipe keeps alive.
 unsafe impl Lent for Piece {
     fn pointer(&self) -> *const u8 {
         pipe::memory(&self.end.pipe).pointer(self.range.start)

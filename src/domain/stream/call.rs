@@ -1,6 +1,6 @@
-//! The module's end of a call: what `include/cweb_stream.h` does with a request and a response.
+//! The module's side of a call: the implementation of `include/cweb_stream.h` for requests and responses.
 //!
-//! Each executor thread has one [`CallState`], for one call after the other. A call without streams costs it a few stores.
+//! Each executor thread has one [`CallState`], which serves its calls in turn. A call without streams costs a few stores.
 
 use super::detached::{self, Detached};
 use super::down::{BorrowedThread, Down, SharedDown, TRAILER_BYTES_MAX, errno_of};
@@ -19,33 +19,33 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Waits end now and then, so that nothing is lost to a wake that did not come, and a deadline is noticed.
+/// Limit on one wait: a lost wake then does no harm, and a deadline is noticed.
 const WAIT_MAX: Duration = Duration::from_millis(500);
 
-/// Bytes that are compressed at a time.
+/// The number of bytes that are compressed at a time.
 const CODED_PIECE_BYTES: usize = 64 * 1024;
 
 fn unpoisoned<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What a call begins with.
+/// The facts about a call at its start.
 pub(in crate::domain) struct Facts<'a> {
     pub(in crate::domain) key: Key,
-    /// The name of its module.
+    /// The name of the call's module.
     pub(in crate::domain) module: &'a str,
     pub(in crate::domain) uplink: &'a dyn Uplink,
     pub(in crate::domain) view: &'a RequestView<'a>,
     pub(in crate::domain) start: Instant,
-    /// An answer in pieces may be compressed.
+    /// Whether a streamed answer may be compressed.
     pub(in crate::domain) compresses: bool,
-    /// The route's own limit of time.
+    /// The route's own time limit.
     pub(in crate::domain) limit_ms: Option<u64>,
-    /// Of a route of `CWEB_STREAM`.
+    /// The pipes of a call of a `CWEB_STREAM` route.
     pub(in crate::domain) stream: Option<Pipes>,
 }
 
-/// The pipes of a call that has a slot of its own.
+/// The pipes of a call with a slot of its own.
 pub(in crate::domain) struct Pipes {
     pub(in crate::domain) up: Pipe,
     pub(in crate::domain) down: Pipe,
@@ -56,63 +56,63 @@ pub(in crate::domain) struct Pipes {
 /// How a call has used its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::domain) enum Used {
-    /// As a whole, by its response.
+    /// The response is sent as a whole.
     Whole,
-    /// It has sent it itself.
+    /// The call has streamed the answer itself.
     Streamed,
-    /// It has handed it on.
+    /// The call has detached the answer.
     Detached,
 }
 
 /// The body of a request.
 struct Up {
     reader: Reader,
-    /// Position that was given back.
+    /// The position up to which bytes were returned to the writer.
     released: u64,
     length: Option<u64>,
     expects_continue: bool,
 }
 
-/// What is known of the call that runs.
+/// The facts about the running call.
 #[derive(Clone)]
 struct Running {
     uplink: Arc<dyn Uplink>,
 }
 
-/// What may be asked of a call by its module's threads.
+/// The state of a call that the module's threads may access.
 #[derive(Default)]
 struct Inner {
     running: Option<Running>,
-    /// Where the pipes of a call are that has some, until its answer begins.
+    /// The answer pipe of a call that has one, until the answer begins.
     down_pipe: Option<Pipe>,
     down: Option<SharedDown>,
     detached: bool,
 }
 
-/// See the module's documentation.
+/// The state of one executor thread's calls.
 pub(in crate::domain) struct CallState {
     entry: Arc<Entry>,
     epoch: Instant,
-    /// The facts of the call that runs, on the stack of its executor; only read during the call.
+    /// The facts of the running call, on the stack of its executor; read only during the call.
     facts: std::sync::atomic::AtomicPtr<Facts<'static>>,
     used: AtomicU8,
     /// In milliseconds since `epoch`; 0: not computed yet, [`NO_DEADLINE`]: none.
     deadline_ms: AtomicU64,
-    /// The same for the route's own limit and the client's: no read and no write succeeds behind it.
+    /// The deadline of the route's own limit and the client's, in the same form: after it every read and write fails.
     asked_deadline_ms: AtomicU64,
     has_inner: AtomicBool,
     up: Mutex<Option<Up>>,
     inner: Mutex<Inner>,
-    /// The form that the body is, once the handler has asked for a part.
+    /// The parser of the body as a form, created when the handler first asks for a part.
     form: Mutex<Option<Box<FormReader>>>,
-    /// An eventfd, made when a call is waited for that runs elsewhere.
+    /// An eventfd, created for the first wait for a call in another process.
     wake: OnceLock<OwnedFd>,
 }
 
 const NO_DEADLINE: u64 = u64::MAX;
 
 impl CallState {
-    /// The state of the calling thread's executor.
+    /// Creates the state of the calling thread's executor.
     pub(in crate::domain) fn new() -> Arc<Self> {
         Arc::new(Self {
             entry: Entry::register(),
@@ -129,12 +129,12 @@ impl CallState {
         })
     }
 
-    /// The thread ends.
+    /// Ends the use by this thread.
     pub(in crate::domain) fn retire(&self) {
         self.entry.unregister();
     }
 
-    /// Runs `call`, which is the call that `facts` are about.
+    /// Runs `call`, the call that `facts` describe.
     pub(in crate::domain) fn during<T>(&self, facts: &mut Facts<'_>, call: impl FnOnce() -> T) -> T {
         self.entry.begin(facts.key);
         self.used.store(Used::Whole as u8, Ordering::Relaxed);
@@ -153,11 +153,10 @@ impl CallState {
         value
     }
 
-    /// Within [`CallState::during`]: runs `wait`, which waits for a call that runs elsewhere, with what becomes readable when the
-    /// call is canceled.
+    /// Within [`CallState::during`]: runs `wait` with a descriptor that becomes readable when the call is canceled.
     ///
     /// # Errors
-    /// There is no descriptor left.
+    /// No descriptor is left.
     pub(in crate::domain) fn watched<T>(&self, wait: impl FnOnce(BorrowedFd<'_>) -> T) -> std::io::Result<T> {
         let event = match self.wake.get() {
             Some(event) => event,
@@ -166,7 +165,7 @@ impl CallState {
                 self.wake.get_or_init(|| made)
             }
         };
-        // What was written for an earlier call.
+        // Clears a notice for an earlier call.
         let _ = rustix::io::read(event, &mut [0; 8]);
         self.entry.wake_by(Some(event.as_fd()));
         let value = wait(event.as_fd());
@@ -174,13 +173,13 @@ impl CallState {
         Ok(value)
     }
 
-    /// Whether the client of the call that runs is gone.
+    /// Whether the client of the running call has gone.
     pub(in crate::domain) fn is_client_gone(&self) -> bool {
         self.entry.reason() == Reason::ClientGone as u8
     }
 
-    /// After [`CallState::during`]: how the answer was used. It is ended if the handler `returned`, as one that misses something if the
-    /// handler `gives_up`.
+    /// After [`CallState::during`]: returns how the answer was used. If the handler `returned`, the answer is ended; if the
+    /// handler `gives_up`, it is ended as incomplete.
     pub(in crate::domain) fn finish(&self, returned: bool, gives_up: bool) -> Used {
         if !self.has_inner.swap(false, Ordering::Relaxed) {
             return Used::Whole;
@@ -194,7 +193,8 @@ impl CallState {
         if detached {
             return Used::Detached;
         }
-        // Also waits for a thread that writes still, against the rules: its bytes must not meet the next user of the memory.
+        // This lock also waits for a thread that still writes, which the rules forbid: its bytes must not reach the next
+        // user of the memory.
         let mut down = unpoisoned(&down);
         match running {
             Some(Running { uplink }) if returned && gives_up => down.fail(libc::ECANCELED, &*uplink),
@@ -207,7 +207,7 @@ impl CallState {
         Used::Streamed
     }
 
-    /// Writes what follows the last bytes of the handler.
+    /// Writes the end of the answer after the handler's last bytes.
     fn complete(&self, down: &mut Down, uplink: &dyn Uplink) -> Result<(), i32> {
         if let Some(errno) = down.broken {
             return Err(errno);
@@ -224,7 +224,7 @@ impl CallState {
         Ok(())
     }
 
-    /// Writes bytes as they are sent, and waits while there is no room.
+    /// Writes bytes as they are, and waits while there is no room.
     fn write_raw(&self, down: &mut Down, uplink: &dyn Uplink, bytes: &[u8]) -> Result<(), i32> {
         let mut rest = bytes;
         loop {
@@ -245,17 +245,17 @@ impl CallState {
         }
     }
 
-    /// Whether the call that runs has begun its answer.
+    /// Whether the running call has begun its answer.
     pub(in crate::domain) fn is_streamed(&self) -> bool {
         self.used.load(Ordering::Relaxed) != Used::Whole as u8
     }
 
     fn facts(&self) -> Option<&Facts<'static>> {
-        // SAFETY: set by `during` for as long as the call runs, within which alone a module may ask for its call.
+        // SAFETY: `during` sets the pointer for the duration of the call, and a module asks for its call only then.
         unsafe { self.facts.load(Ordering::Acquire).as_ref() }
     }
 
-    /// Milliseconds since the epoch.
+    /// Milliseconds since `epoch`.
     fn now_ms(&self) -> u64 {
         u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX - 1)
     }
@@ -277,13 +277,13 @@ impl CallState {
         deadline
     }
 
-    /// The time `limit_ms` after the begin of the call.
+    /// The time `limit_ms` after the start of the call, in milliseconds since `epoch`.
     fn after_start(&self, facts: &Facts<'_>, limit_ms: u64) -> u64 {
         let start = u64::try_from(facts.start.saturating_duration_since(self.epoch).as_millis()).unwrap_or(0);
         start.saturating_add(limit_ms).max(1)
     }
 
-    /// `ETIMEDOUT` behind the limit of time of the route, or the client's. The server's own limit is for handlers in which nothing moves.
+    /// `ETIMEDOUT` after the time limit of the route or the client. The server's own limit concerns stuck handlers only.
     fn in_time(&self) -> Result<(), i32> {
         let mut deadline = self.asked_deadline_ms.load(Ordering::Relaxed);
         if deadline == 0 {
@@ -297,11 +297,11 @@ impl CallState {
     }
 
     fn has_body_stream(&self) -> bool {
-        // Not while another thread reads: then it has one.
+        // While another thread reads, there is a body.
         self.up.try_lock().map_or(true, |up| up.is_some())
     }
 
-    /// How long to wait at most; `None`: the deadline has passed.
+    /// The longest permitted wait; `None`: the deadline has passed.
     fn patience(&self) -> Option<Duration> {
         let deadline = self.deadline_ms();
         if deadline == NO_DEADLINE {
@@ -311,7 +311,7 @@ impl CallState {
         Some(Duration::from_millis(left).min(WAIT_MAX))
     }
 
-    /// Waits until the body has bytes: how many, 0 at its end.
+    /// Waits until the body has bytes, and returns their number; 0 at its end.
     fn await_body(&self, up: &mut Up) -> Result<usize, i32> {
         self.in_time()?;
         loop {
@@ -336,7 +336,7 @@ impl CallState {
         }
     }
 
-    /// Runs `what` with the form that the body is, and with what reads on in the body.
+    /// Runs `what` with the form parser of the body, and with a function that reads more of the body.
     fn with_form<T>(&self, what: impl FnOnce(&mut FormReader, form::Read<'_>) -> Result<T, i32>) -> Result<T, i32> {
         let mut form = unpoisoned(&self.form);
         if form.is_none() {
@@ -351,7 +351,7 @@ impl CallState {
         what(form, &mut |into| self.read(into))
     }
 
-    /// Gives what was taken of the body back.
+    /// Returns the used bytes of the body to the writer.
     fn release(&self, up: &mut Up) {
         let at = up.reader.at();
         if at != up.released {
@@ -364,7 +364,7 @@ impl CallState {
         }
     }
 
-    /// Begins the answer, which the thread `borrowed` is going to send.
+    /// Begins the answer; `borrowed` is the thread that will send it.
     fn begin_in(
         &self,
         inner: &mut Inner,
@@ -431,7 +431,7 @@ impl CallState {
     }
 }
 
-/// What the client asks for: milliseconds.
+/// The time limit that the client asks for, in milliseconds.
 fn asked_ms(view: &RequestView<'_>) -> Option<u64> {
     let number = |name| digits(view.header(name)?);
     let precise = number("x-request-timeout-ms");
@@ -469,7 +469,7 @@ impl StreamCall for CallState {
         while copied < count {
             let range = up.reader.take(count - copied);
             let Some(room) = into.get_mut(copied..copied + range.len()) else { break };
-            // SAFETY: `room` is writable memory of so many bytes.
+            // SAFETY: `room` is writable memory with this many bytes.
             unsafe { memory(up.reader.pipe()).copy_out(range.start, room.as_mut_ptr().cast(), range.len()) };
             copied += range.len();
         }
@@ -542,17 +542,17 @@ impl StreamCall for CallState {
         }
         self.in_time().inspect_err(|errno| down.broken = Some(*errno))?;
         if down.coder.is_none() {
-            // The client is to be able to tell that these bytes are missing.
+            // The client must be able to tell that these bytes are missing.
             let sent = self.write_raw(down, &*uplink, bytes);
             sent.inspect_err(|errno| down.broken = Some(*errno))?;
         }
-        // A piece at a time, so that what comes of it stays small.
+        // Piece by piece, so that the compressed output of a step stays small.
         let mut pieces = bytes.chunks(CODED_PIECE_BYTES).peekable();
         while let Some(coder) = &mut down.coder
             && let Some(piece) = pieces.next()
         {
             let coded = coder.encode(piece, pieces.peek().is_none());
-            // What was compressed and not sent is lost: nothing sound can follow it.
+            // Compressed bytes that can't be sent are lost, so no valid data can follow them.
             let sent = coded.and_then(|coded| self.write_raw(down, &*uplink, &coded));
             sent.inspect_err(|errno| down.broken = Some(*errno))?;
         }
@@ -580,13 +580,13 @@ impl StreamCall for CallState {
             return Err(libc::EALREADY);
         }
         let down = match inner.down.clone() {
-            // The call's own slot is another call's when this one has returned.
+            // The call's own slot belongs to another call after this one has returned.
             Some(down) if unpoisoned(&down).slot.is_none() => return Err(libc::EINVAL),
             Some(down) => down,
             None => {
-                // Not the call's own slot, of which there are few.
+                // A detached answer must not use the call's own slot, since there are few.
                 let own = inner.down_pipe.take();
-                // Nor a borrowed thread, however many are: the handler is about to give its own back.
+                // A detached answer uses no borrowed thread, since the handler is about to return its own.
                 let begun = self.begin_in(&mut inner, status, headers, None, false);
                 if begun.is_err() {
                     inner.down_pipe = own;

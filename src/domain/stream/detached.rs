@@ -1,6 +1,6 @@
-//! Answers that outlive their handlers: the streams of this process, by number.
+//! Answers that outlive their handlers: the detached streams of this process, by number.
 //!
-//! The number is what module code has for a name. A shard knows such a stream by its [`StreamAddress`].
+//! Module code knows a stream by this number; a shard knows it by its [`StreamAddress`].
 
 use super::Uplink;
 use super::down::Down;
@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
-/// Where a stream's answer lies: the number of its shard, and its slot there.
+/// The address of a stream's answer: the number of its shard, and its slot there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(in crate::domain) struct StreamAddress {
     pub(in crate::domain) shard: usize,
@@ -24,7 +24,7 @@ pub(super) struct Detached {
     down: Arc<Mutex<Down>>,
     uplink: Arc<dyn Uplink>,
     place: Option<StreamAddress>,
-    /// The name of the module that it is an answer of.
+    /// The name of the module that gives the answer.
     module: Option<Arc<str>>,
     gone: AtomicBool,
 }
@@ -32,7 +32,7 @@ pub(super) struct Detached {
 impl Detached {
     pub(super) fn new(down: Arc<Mutex<Down>>, uplink: Arc<dyn Uplink>, module: &str) -> Self {
         let slot = unpoisoned(&down).slot;
-        // One that uses its call's own slot is not heard of any more: it finds the pipe closed when it writes.
+        // No notices come for a stream that uses its call's own slot: the writer finds the pipe closed.
         let place = slot.map(|slot| uplink.place(slot));
         let module = unpoisoned(&LOADED)
             .as_ref()
@@ -50,10 +50,10 @@ struct Registry {
 static REGISTRY: RwLock<Option<Registry>> = RwLock::new(None);
 static NEXT: AtomicU64 = AtomicU64::new(1);
 
-/// How many versions of each module this process has loaded.
+/// The number of versions of each module that this process has loaded.
 static LOADED: Mutex<Option<HashMap<Arc<str>, usize>>> = Mutex::new(None);
 
-/// A version of a module is loaded, until this is dropped. With the last one the module's detached answers end.
+/// Counts a loaded version of a module until it is dropped. Dropping the last one ends the module's detached answers.
 #[derive(Debug)]
 pub(in crate::domain) struct Loaded(Arc<str>);
 
@@ -82,7 +82,7 @@ impl Drop for Loaded {
     }
 }
 
-/// The detached answers of a module that is removed end, so that their clients can tell that they are not complete.
+/// Ends the detached answers of a removed module, so that their clients can tell that they are incomplete.
 fn break_off(module: &str) {
     let is_its = |stream: &Detached| stream.module.as_deref() == Some(module);
     let ended: Vec<(u64, Arc<Detached>)> = change(|registry| {
@@ -100,10 +100,10 @@ fn break_off(module: &str) {
     }
 }
 
-/// The memory of a stream to which nothing was written for so long is given back.
+/// After this time without writes, a stream's memory is returned to the kernel.
 const REST_AFTER: Duration = Duration::from_secs(2);
 
-/// Whether a thread looks after streams that rest.
+/// Whether the thread for idle streams is running.
 static LOOKED_AFTER: AtomicBool = AtomicBool::new(false);
 
 fn is_empty() -> bool {
@@ -111,7 +111,7 @@ fn is_empty() -> bool {
     registry.as_ref().is_none_or(|registry| registry.streams.is_empty())
 }
 
-/// Starts the thread that gives back the memory of streams that rest, unless there is one. It ends with the last stream.
+/// Starts the thread that releases the memory of idle streams, unless it is running. The thread ends with the last stream.
 fn look_after() {
     if LOOKED_AFTER.swap(true, Ordering::SeqCst) {
         return;
@@ -125,7 +125,7 @@ fn look_after() {
             };
             if streams.is_empty() {
                 LOOKED_AFTER.store(false, Ordering::SeqCst);
-                // One that has come before this did not start another thread.
+                // A stream that was added just before this point did not start another thread.
                 if is_empty() || LOOKED_AFTER.swap(true, Ordering::SeqCst) {
                     return;
                 }
@@ -134,7 +134,7 @@ fn look_after() {
         }
     };
     if let Err(error) = module_thread("stream-rest").spawn(body) {
-        tracing::warn!("the memory of streams that rest is kept: {error}");
+        tracing::warn!("the memory of idle streams is not released, because no thread can be started: {error}");
         LOOKED_AFTER.store(false, Ordering::Release);
     }
 }
@@ -152,7 +152,7 @@ fn find(stream: u64) -> Result<Arc<Detached>, i32> {
     registry.as_ref().and_then(|registry| registry.streams.get(&stream).cloned()).ok_or(libc::EBADF)
 }
 
-/// Takes a stream in; gives its number.
+/// Registers a stream and returns its number.
 pub(super) fn add(stream: Detached) -> u64 {
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     change(|registry| {
@@ -169,7 +169,7 @@ fn at(place: StreamAddress) -> Option<u64> {
     REGISTRY.read().unwrap_or_else(PoisonError::into_inner).as_ref()?.places.get(&place).copied()
 }
 
-/// The answer at `place` is over: all of it is sent, or its client is gone.
+/// Handles the end of the answer at `place`: the whole answer is sent, or its client has gone.
 pub(in crate::domain) fn over(place: StreamAddress) {
     let Some(number) = at(place) else { return };
     change(|registry| registry.places.remove(&place));
@@ -179,7 +179,7 @@ pub(in crate::domain) fn over(place: StreamAddress) {
     }
 }
 
-/// There is room again for the answer at `place`.
+/// Handles new room for the answer at `place`.
 pub(in crate::domain) fn room(place: StreamAddress) {
     if let Some(number) = at(place) {
         stream::notify(number, Event::Room);

@@ -1,4 +1,4 @@
-//! An answer in pieces, on the side of who writes it: a handler, or the threads of a detached stream.
+//! A streamed answer on the writer's side: a handler, or the threads of a detached stream.
 
 use super::Uplink;
 use super::pipe::{Closed, Writer};
@@ -7,23 +7,23 @@ use crate::domain::compress::StreamCoder;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// Room that is left for the end of a compressed answer, and for what compressing may add to a piece.
+/// Room reserved for the end of a compressed answer, and for the growth of a piece by compression, in bytes.
 const CODED_RESERVE_BYTES: usize = 1024;
 
-/// Most bytes of trailer fields.
+/// Limit, in bytes, on trailer fields.
 pub(super) const TRAILER_BYTES_MAX: usize = 4096;
 
-/// Answers that are streamed now from threads which other handlers need too.
+/// The number of answers that are being streamed from threads that other handlers need, too.
 static BORROWED_THREADS: AtomicU64 = AtomicU64::new(0);
 
-/// One of them, until it is dropped.
+/// Counts such an answer until it is dropped.
 pub(super) struct BorrowedThread;
 
 impl BorrowedThread {
-    /// One more, or `EBUSY`.
+    /// Counts another answer, or returns `EBUSY` at the limit.
     pub(super) fn take() -> Result<Self, i32> {
         let borrowed = BORROWED_THREADS.fetch_add(1, Ordering::Relaxed);
-        let taken = Self; // Dropped on refusal, which takes it off the count.
+        let taken = Self; // A refusal drops this value, which decrements the count.
         if borrowed < super::borrowed_threads_max() { Ok(taken) } else { Err(libc::EBUSY) }
     }
 }
@@ -34,24 +34,24 @@ impl Drop for BorrowedThread {
     }
 }
 
-/// The answer, while a handler or a detached stream sends it.
+/// The answer while a handler or a detached stream sends it.
 pub(super) struct Down {
     pub(super) slot: Option<u32>,
     pub(super) writer: Writer,
-    /// Bytes that may still be written.
+    /// The number of bytes that may still be written; `None`: no announced length.
     pub(super) left: Option<u64>,
-    /// What compresses it.
+    /// The compressor.
     pub(super) coder: Option<Box<StreamCoder>>,
-    /// Why it can't go on soundly: an errno.
+    /// The errno for which the answer can't be continued.
     pub(super) broken: Option<i32>,
-    /// Lines of trailer fields.
+    /// The lines of trailer fields.
     pub(super) trailers: Vec<u8>,
-    /// The thread that sends it, if others need that too.
+    /// Set while the sending thread is one that others need, too.
     pub(super) borrowed: Option<BorrowedThread>,
     pub(super) uplink: Arc<dyn Uplink>,
 }
 
-/// The answer, for all threads that write to it.
+/// The answer, shared by all threads that write to it.
 pub(super) type SharedDown = Arc<Mutex<Down>>;
 
 impl Drop for Down {
@@ -63,9 +63,9 @@ impl Drop for Down {
 }
 
 impl Down {
-    /// Writes all of `bytes` or nothing. False: there is no room now; the shard says when there is.
+    /// Writes all of `bytes` or nothing. Returns false without room; the shard notifies the writer when there is room.
     pub(super) fn write_all(&mut self, bytes: &[u8], uplink: &dyn Uplink) -> Result<bool, i32> {
-        // Compressing can't be undone: there must be room for the worst that comes of it.
+        // Compression can't be undone, so there must be room for the largest possible output.
         let coded_max = bytes.len() + bytes.len() / 16 + 2 * CODED_RESERVE_BYTES;
         let needed = if self.coder.is_some() { coded_max } else { bytes.len() };
         if needed > ANSWER_BYTES_MAX {
@@ -87,7 +87,7 @@ impl Down {
         Ok(true)
     }
 
-    /// Tells the shard of what was written, if it waits for that.
+    /// Notifies the shard of written bytes, if it waits for them.
     pub(super) fn tell(&self, uplink: &dyn Uplink) {
         if self.writer.take_reader() {
             uplink.notice(false);
@@ -102,7 +102,7 @@ impl Down {
         self.left = self.left.map(|left| left.saturating_sub(bytes as u64));
     }
 
-    /// Ends a detached answer, for whose last bytes room was left.
+    /// Ends a detached answer; the room for its last bytes was reserved.
     pub(super) fn end(&mut self, uplink: &dyn Uplink) {
         let last = self.coder.take().map(|coder| coder.finish());
         let is_whole = match last {
@@ -118,13 +118,13 @@ impl Down {
         self.tell(uplink);
     }
 
-    /// Nothing more is written, although there should be: the client can tell.
+    /// Ends the answer as incomplete, so that the client can tell.
     pub(super) fn fail(&mut self, errno: i32, uplink: &dyn Uplink) {
         self.writer.end(Some(errno));
         self.tell(uplink);
     }
 
-    /// Its writer is nobody's thread that others wait for.
+    /// Stops counting the sending thread as borrowed.
     pub(super) fn give_thread_back(&mut self) {
         self.borrowed = None;
     }

@@ -1,4 +1,4 @@
-//! A form whose parts a handler reads while it comes (`cweb_next_part`, `cweb_part_read`).
+//! A form whose parts a handler reads while they arrive (`cweb_next_part`, `cweb_part_read`).
 
 use crate::abi::stream::PartText;
 use crate::proto::form::{Form, FormEvent, MultipartError, PartHead};
@@ -6,10 +6,10 @@ use std::ffi::CString;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-/// Gives the next bytes of the body: how many, 0 at its end.
+/// Reads the next bytes of the body and returns their number, 0 at the end.
 pub(super) type Read<'r> = &'r mut dyn FnMut(&mut [MaybeUninit<u8>]) -> Result<usize, i32>;
 
-/// What a part says of itself, as C strings.
+/// The header texts of a part, as C strings.
 #[derive(Debug, Default)]
 struct Texts {
     name: CString,
@@ -18,7 +18,7 @@ struct Texts {
 }
 
 impl Texts {
-    /// `EPROTO`: there is a NUL in one, behind which C would see nothing.
+    /// `EPROTO`: a text contains a NUL, which would end it in C.
     fn of(head: PartHead) -> Result<Self, i32> {
         let text = |bytes: Vec<u8>| CString::new(bytes).map_err(|_| libc::EPROTO);
         Ok(Self {
@@ -39,12 +39,12 @@ impl Texts {
 #[derive(Debug)]
 pub(super) struct FormReader {
     form: Form,
-    /// Of the part that is read.
+    /// The texts of the current part.
     texts: Texts,
-    /// Bytes of its content that are there and not taken.
+    /// The part's bytes that have arrived and are not taken yet.
     content: Range<usize>,
     in_part: bool,
-    /// It can't be read on.
+    /// The errno for which the form can't be read further.
     failed: Option<i32>,
 }
 
@@ -53,7 +53,7 @@ impl FormReader {
         Self { form: Form::new(boundary), texts: Texts::default(), content: 0..0, in_part: false, failed: None }
     }
 
-    /// The next event of the form, for which more of the body is read if need be.
+    /// The next event of the form; reads more of the body if necessary.
     fn event(&mut self, read: Read<'_>) -> Result<FormEvent, i32> {
         if let Some(errno) = self.failed {
             return Err(errno);
@@ -70,7 +70,7 @@ impl FormReader {
                 ) => break Err(libc::EPROTO),
             }
             let room = self.form.room();
-            // SAFETY: the same memory, of which only what is read is written.
+            // SAFETY: the slice covers the same memory; only bytes that were read are written.
             let room = unsafe { std::slice::from_raw_parts_mut(room.as_mut_ptr().cast(), room.len()) };
             match read(room) {
                 Ok(0) => self.form.finish(),
@@ -82,7 +82,7 @@ impl FormReader {
         event
     }
 
-    /// Goes to the next part, over what is left of this one. `None`: there is none.
+    /// Goes to the next part and skips the rest of this one. `None`: there is no further part.
     pub(super) fn next_part(&mut self, read: Read<'_>) -> Result<Option<PartText>, i32> {
         (self.content, self.in_part) = (0..0, false);
         loop {
@@ -98,7 +98,7 @@ impl FormReader {
         }
     }
 
-    /// Copies the next bytes of the part to `into`: how many, 0 at its end.
+    /// Copies the next bytes of the part to `into`, and returns their number, 0 at its end.
     pub(super) fn read(&mut self, into: &mut [MaybeUninit<u8>], read: Read<'_>) -> Result<usize, i32> {
         while self.content.is_empty() {
             if !self.in_part || into.is_empty() {

@@ -24,10 +24,10 @@ impl fmt::Debug for ShardStreams {
 }
 
 impl ShardStreams {
-    /// Those of shard number `shard`: none.
+    /// The empty streams of shard number `shard`.
     ///
     /// # Errors
-    /// There are no addresses for the memory.
+    /// The memory can't be reserved.
     pub fn new(shard: usize, sizes: StreamSizes) -> io::Result<Arc<Self>> {
         let region = Arc::new(Region::create(sizes.bytes().next_multiple_of(8))?);
         let part = Part::new(&region, 0, sizes);
@@ -35,7 +35,7 @@ impl ShardStreams {
         Ok(Arc::new(Self { shard, part, calls, answers }))
     }
 
-    /// A slot for a call. `None`: all are taken.
+    /// Takes a slot for a call. `None`: all are taken.
     #[must_use]
     pub fn take_call(&self) -> Option<Arc<CallSlot>> {
         CallSlot::take(&self.part, &self.calls)
@@ -45,7 +45,7 @@ impl ShardStreams {
         StreamAddress { shard: self.shard, slot }
     }
 
-    /// A slot for an answer, and its pipe. `None`: all are taken.
+    /// Takes a slot for an answer, and returns its number and pipe. `None`: all are taken.
     pub(super) fn take_answer(&self) -> Option<(u32, Pipe)> {
         let slot = self.answers.take()?;
         let pipe = self.part.down(slot)?;
@@ -53,7 +53,7 @@ impl ShardStreams {
         Some((slot, pipe))
     }
 
-    /// Nothing was written into a slot of [`ShardStreams::take_answer`].
+    /// Returns an unused slot of [`ShardStreams::take_answer`].
     pub(super) fn give_answer(&self, slot: u32) {
         self.answers.give(slot);
     }
@@ -63,7 +63,7 @@ impl ShardStreams {
         self.part.down(slot)
     }
 
-    /// One of the sides of a slot for answers has no more to do with it.
+    /// Ends the use of an answer slot by one of its two sides.
     pub(super) fn leave(&self, slot: u32) {
         if self.answers.give_half(slot) {
             if let Some(pipe) = self.part.down(slot) {
@@ -77,7 +77,7 @@ impl ShardStreams {
 impl Home for ShardStreams {
     fn over(&self, slot: u32) {
         if self.part.is_for_answers(slot) {
-            // Before the slot is another stream's.
+            // This must come before another stream can use the slot.
             detached::over(self.place(slot));
             self.leave(slot);
         }

@@ -1,4 +1,4 @@
-//! The way of calls to their shard where modules run in the server's own process: notices are messages to the shard.
+//! The connection of calls to their shard if modules run in the server's own process: notices are messages to the shard.
 
 use super::answer::{Answer, StreamBegin, begin_answer};
 use super::detached::StreamAddress;
@@ -10,13 +10,13 @@ use crate::domain::module_message::ModuleMessage;
 use crate::net::ConnId;
 use std::sync::Arc;
 
-/// How a call reaches the shard it came from, while it runs.
+/// The connection of a running call to its shard.
 pub(in crate::domain) struct InboxUplink<'a> {
     pub(in crate::domain) inbox: &'a Arc<Inbox>,
     pub(in crate::domain) conn: ConnId,
     pub(in crate::domain) seq: u64,
     pub(in crate::domain) meta: &'a AnswerMeta,
-    /// Of a route of `CWEB_STREAM`.
+    /// The slot of a call of a `CWEB_STREAM` route.
     pub(in crate::domain) call: Option<&'a Arc<CallSlot>>,
 }
 
@@ -79,7 +79,7 @@ fn place_of(inbox: &Inbox, slot: u32) -> StreamAddress {
     inbox.streams().map_or(StreamAddress { shard: 0, slot }, |streams| streams.place(slot))
 }
 
-/// The same for an answer that has begun.
+/// Like [`InboxUplink`], for an answer that has begun.
 struct Lasting {
     inbox: Arc<Inbox>,
     conn: ConnId,

@@ -1,8 +1,8 @@
-//! Every interleaving of the two ends of a pipe of a few bytes: what is written arrives, whoever sleeps is woken, and who
-//! leaves is noticed. How to run: `ring/alone/lib.rs`.
+//! Every interleaving of the two sides of a pipe of a few bytes: written bytes arrive, sleeping sides are woken, and the
+//! end of a side is noticed. How to run: `ring/alone/lib.rs`.
 //!
 //! The handler's side sleeps on a futex of the pipe. The shard never sleeps there: it raises its flag and goes on, and a
-//! notice, here a [`Notify`], tells it to look again. Waits have no time-out, so a wake that is lost is a deadlock.
+//! notice (here a [`Notify`]) tells it to look again. Waits have no time-out, so a lost wake is a deadlock.
 
 use super::pipe::{self, Closed, Copying, Peek, Pipe, Reader, Writer};
 use crate::domain::ring::Region;
@@ -11,10 +11,10 @@ use loom::thread;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Waits never end by time under loom.
+/// Under loom, waits never time out.
 const EVER: Duration = Duration::MAX;
 
-/// Bytes of the ring.
+/// The bytes of the ring.
 const CAPACITY: usize = 2;
 
 fn pipe() -> Pipe {
@@ -28,13 +28,13 @@ fn explore(preemptions: Option<usize>, test: impl Fn() + Send + Sync + 'static) 
     model.check(test);
 }
 
-/// Takes up to `count` bytes, which are there.
+/// Takes up to `count` bytes, which must be there.
 fn taken(reader: &mut Reader, count: usize) -> Vec<u8> {
     let range = reader.take(count);
     pipe::memory(reader.pipe()).load_any(range)
 }
 
-/// As a handler reads a body (`call::await_body`, `read`): `None` at its end.
+/// Like a handler that reads a body (`call::await_body`, `read`): `None` at its end.
 fn read(reader: &mut Reader, released: &mut u64, notice: &Notify) -> Result<Option<Vec<u8>>, i32> {
     loop {
         match reader.peek(*released).unwrap() {
@@ -58,7 +58,7 @@ fn read(reader: &mut Reader, released: &mut u64, notice: &Notify) -> Result<Opti
     }
 }
 
-/// As a shard hands a body over (`upload::Upload::room`, `put`): false if the handler takes no more.
+/// Like a shard that passes on a body (`upload::Upload::room`, `put`): false if the handler takes no more.
 fn upload(writer: &mut Writer, mut bytes: &[u8], notice: &Notify) -> bool {
     while !bytes.is_empty() {
         let room = match writer.room() {
@@ -90,7 +90,7 @@ fn upload(writer: &mut Writer, mut bytes: &[u8], notice: &Notify) -> bool {
     true
 }
 
-/// As a handler writes its answer (`call::write`).
+/// Like a handler that writes its answer (`call::write`).
 fn write(writer: &mut Writer, bytes: &[u8], notice: &Notify) -> Result<(), Closed> {
     let mut rest = bytes;
     loop {
@@ -110,8 +110,8 @@ fn write(writer: &mut Writer, bytes: &[u8], notice: &Notify) -> Result<(), Close
     }
 }
 
-/// As a shard takes an answer (`answer::Answer::next`): whatever is there, `None` at its end. True in `room`: the writer,
-/// which sleeps elsewhere, has to be told.
+/// Like a shard that takes an answer (`answer::Answer::next`): all available bytes, `None` at the end. Notifies `room` if
+/// the writer, which sleeps elsewhere, must be told.
 fn next(reader: &mut Reader, released: &mut u64, notice: &Notify, room: &Notify) -> Option<Vec<u8>> {
     loop {
         let mut found = reader.peek(*released).unwrap();
@@ -213,7 +213,7 @@ fn a_reader_that_leaves_wakes_the_writer_that_waits_for_room() {
     });
 }
 
-/// A detached answer: its writer never sleeps, and is called back when there is room (`Down::write_all`).
+/// A detached answer: its writer never sleeps; a callback tells it of room (`Down::write_all`).
 #[test]
 fn a_detached_writer_is_told_of_room() {
     explore(Some(3), || {

@@ -1,21 +1,21 @@
-//! Bodies in pieces, between a shard and a handler, wherever the handler runs.
+//! Streamed bodies between a shard and a handler, in any process.
 //!
 //! A stream has a slot of memory with a pipe for each direction; the room in a pipe is the writer's credit. The handler's
-//! side waits on a futex of the pipe. The shard never waits: it raises its flag in the pipe, and is told by a notice when
-//! there is something to do. Notices, and the beginning and end of an answer, go through an `Uplink`: records of the ring
-//! of the shard where the module has a process of its own, messages of the shard's inbox where it has not. That trait is
-//! all that differs between the two.
+//! side waits on a futex of the pipe. The shard never waits: it raises its flag in the pipe, and a notice tells it when it
+//! must act. Notices, and the beginning and the end of an answer, go through an `Uplink`. For isolated modules these are
+//! records of the shard's ring, in the server's process messages to the shard's inbox. Only this trait differs between the
+//! two.
 //!
-//! | file | what it knows |
+//! | file | content |
 //! | --- | --- |
 //! | `pipe` | one direction: a ring of bytes, positions, flags, checks |
-//! | `slots` | the memory: where each slot lies, which are free |
-//! | `upload`, `answer` | the shard's ends: the body of a request, and an answer |
-//! | `call`, `detached` | the module's ends: of a call, and of an answer that outlives its handler |
-//! | `down` | an answer, for both |
-//! | `form` | the parts of a form, read by a handler while they come |
-//! | `running` | which call each thread runs, and which are canceled |
-//! | `here`, `inbox_uplink` | all of it where modules run in the server's process |
+//! | `slots` | the memory: the position of each slot, the free slots |
+//! | `upload`, `answer` | the shard's sides: of a request body, and of an answer |
+//! | `call`, `detached` | the module's sides: of a call, and of an answer that outlives its handler |
+//! | `down` | an answer, for both of these |
+//! | `form` | the parts of a form, which a handler reads while they arrive |
+//! | `running` | the call of each thread, and canceled calls |
+//! | `here`, `inbox_uplink` | the streams of modules in the server's process |
 
 mod answer;
 pub(in crate::domain) mod call;
@@ -40,21 +40,21 @@ pub(in crate::domain) use pipe::Pipe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// What a call of a route of `CWEB_STREAM` begins with.
+/// The start of a call of a `CWEB_STREAM` route.
 #[derive(Debug, Clone)]
 pub struct StreamStart {
-    /// Its memory.
+    /// The call's memory.
     pub slot: Arc<CallSlot>,
-    /// Bytes of the whole body, if the client has said how many.
+    /// The size of the whole body, in bytes, if the client has announced it.
     pub length: Option<u64>,
-    /// The client waits for `100 Continue`.
+    /// Whether the client waits for `100 Continue`.
     pub expects_continue: bool,
 }
 
 /// A streamed answer as the handler begins it.
 #[derive(Debug)]
 pub(in crate::domain) struct Begun<'a> {
-    /// Its slot for answers; `None`: it uses the pipe of the call's own slot.
+    /// The answer's slot; `None`: it uses the pipe of the call's own slot.
     pub(in crate::domain) slot: Option<u32>,
     pub(in crate::domain) status: u16,
     pub(in crate::domain) headers: &'a [(&'a [u8], &'a [u8])],
@@ -62,9 +62,9 @@ pub(in crate::domain) struct Begun<'a> {
     pub(in crate::domain) length: Option<u64>,
 }
 
-/// How the module's side reaches the shard that a call came from.
+/// The connection of the module's side to the shard of a call.
 pub(in crate::domain) trait Uplink: Send + Sync {
-    /// A slot for an answer, with its pipe ready for use. `None`: all are taken.
+    /// Takes a slot for an answer, with its pipe ready for use. `None`: all are taken.
     fn take_slot(&self) -> Option<(u32, Pipe)>;
 
     /// The error of a call that gets no slot.
@@ -72,7 +72,7 @@ pub(in crate::domain) trait Uplink: Send + Sync {
         libc::EBUSY
     }
 
-    /// Gives a slot back that the shard has not heard of.
+    /// Returns a slot that the shard does not know about.
     fn give_slot(&self, slot: u32);
 
     /// Begins the answer.
@@ -81,27 +81,27 @@ pub(in crate::domain) trait Uplink: Send + Sync {
     /// `E2BIG`: the header fields are too large.
     fn begin(&self, begun: &Begun<'_>) -> Result<(), i32>;
 
-    /// Something has changed in the pipes of this call: there are bytes, or room; `wants_body`: its handler reads for the
+    /// Notifies the shard of bytes or room in the pipes of this call; `wants_body`: the handler reads the body for the
     /// first time.
     fn notice(&self, wants_body: bool);
 
-    /// Nothing more is written to a slot that the shard has heard of.
+    /// Ends the writing to a slot that the shard knows about.
     fn leave_slot(&self, slot: u32);
 
-    /// The name under which the shard speaks of this call's slot `slot` for answers.
+    /// The shard's address for slot `slot` of this call's answers.
     fn place(&self, slot: u32) -> detached::StreamAddress;
 
-    /// The same uplink, for longer than the call.
+    /// The same uplink with a lifetime beyond the call.
     fn share(&self) -> Arc<dyn Uplink>;
 }
 
-/// How long an ordinary handler may run, in milliseconds; 0: not known.
+/// Time limit of an ordinary handler, in milliseconds; 0: unknown.
 static HANDLER_TIMEOUT_MS: AtomicU64 = AtomicU64::new(0);
 
-/// Answers that a process streams at once from threads which other handlers need too.
+/// Limit on the answers that a process streams at once from threads that other handlers need, too.
 static BORROWED_THREADS_MAX: AtomicU64 = AtomicU64::new(1);
 
-/// Says how long handlers may run whose route says nothing, and how many threads there are for them.
+/// Sets the time limit of handlers whose route sets none, and the number of threads for handlers.
 pub fn configure(handler_timeout_ms: u64, executors_max: usize) {
     HANDLER_TIMEOUT_MS.store(handler_timeout_ms, Ordering::Relaxed);
     BORROWED_THREADS_MAX.store((executors_max as u64 / 2).max(1), Ordering::Relaxed);

@@ -1,14 +1,15 @@
 //! One direction of a stream: a ring of bytes in memory that two processes may share, with one writer and one reader.
 //!
 //! Positions count bytes from the pipe's start and never wrap. The room in the ring is the writer's credit: the reader
-//! gives bytes back by moving `HEAD`. Each side keeps its own positions in private memory and checks the other's: a
-//! hostile peer can spoil the bytes it sends, and nothing else.
+//! returns bytes by moving `HEAD`. Each side keeps its own positions in private memory and checks those of the other side:
+//! a hostile peer can corrupt only the bytes that it sends.
 //!
-//! Sleeping: a side raises its flag and then looks at the other's position once more; the other side stores its position
+//! To sleep, a side raises its flag and then looks at the other side's position again. The other side stores its position
 //! and then takes the flag (`ring::flag` explains the fences). So either the sleeper sees the change, or the other side
-//! sees the flag and has to wake it.
+//! sees the flag and must wake it.
 //!
-//! A writer that finds the ring empty begins at its first byte again: a stream whose reader keeps up touches few pages.
+//! When a writer finds the ring empty, it starts at the ring's first byte again: a stream with a fast reader touches few
+//! pages.
 
 use crate::domain::ring::atomic::{AtomicU64, Ordering};
 use crate::domain::ring::{Region, flag};
@@ -16,34 +17,35 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Words of shared memory that steer a pipe: one cache line.
+/// The control words of a pipe: one cache line.
 pub(in crate::domain) const WORDS: usize = 8;
 
 /// The writer's position.
 const TAIL: usize = 0;
-/// The position whose byte lies at the start of the ring. The writer changes it only while the ring is empty.
+/// The position of the byte at the start of the ring. The writer changes it only while the ring is empty.
 const BASE: usize = 1;
-/// The writer's last word: 0 while there may be more, [`END_CLEAN`], or [`END_FAILED`] and an errno.
+/// The writer's end mark: 0 while more may follow, [`END_CLEAN`], or [`END_FAILED`] plus an errno.
 const END: usize = 2;
 /// The reader's position: bytes before it may be overwritten.
 const HEAD: usize = 3;
-/// The errno that the writer is told because the reader is gone; 0 while it reads.
+/// The errno for the writer after the reader has gone; 0 while it reads.
 const GONE: usize = 4;
 /// Raised while the reader waits for bytes.
 const READER: usize = 5;
 /// Raised while the writer waits for room.
 const WRITER: usize = 6;
 
-/// Before the end of an answer with trailer fields: 1 more than the position where the body ends and they begin.
+/// Set before the end of an answer with trailer fields: 1 more than the position at which the body ends and the fields
+/// begin.
 const TRAILERS: usize = 7;
 
-/// Most bytes of trailer fields that are looked at.
+/// Limit, in bytes, on the trailer fields that are read.
 const TRAILER_BYTES_MAX: usize = 8 * 1024;
 
 const END_CLEAN: u64 = 1;
 const END_FAILED: u64 = 2;
 
-/// Where a pipe lies.
+/// The position of a pipe in a region.
 #[derive(Debug, Clone)]
 pub(in crate::domain) struct Pipe {
     region: Arc<Region>,
@@ -51,13 +53,13 @@ pub(in crate::domain) struct Pipe {
     data: Range<usize>,
 }
 
-/// The other side wrote a position that no honest one can have.
+/// The other side wrote a position that an honest peer can't have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Corrupt;
 
 impl Pipe {
-    /// The pipe whose words begin at word `first_word`, and whose ring is the bytes `data`. `None`: they do not lie in the
-    /// region, or the ring is empty or begins at no page.
+    /// The pipe with its words from word `first_word` on, and the bytes `data` as its ring. `None`: these do not lie in the
+    /// region, or the ring is empty or does not begin at a page.
     pub(in crate::domain) fn new(region: &Arc<Region>, first_word: usize, data: Range<usize>) -> Option<Self> {
         region.words_at(first_word, WORDS)?;
         region.words_at(data.start / 8, data.len().div_ceil(8))?;
@@ -66,22 +68,22 @@ impl Pipe {
     }
 
     fn word(&self, number: usize) -> &AtomicU64 {
-        // `new` has found the words in the region.
+        // `new` has checked that the words lie in the region.
         &self.region.words()[self.first_word + number]
     }
 
-    /// Writes a word as a peer that breaks the rules does.
+    /// Writes a word, like a peer that breaks the protocol.
     #[cfg(any(test, fuzzing))]
     pub(in crate::domain) fn spoil(&self, word: usize, value: u64) {
         self.word(word % WORDS).store(value, Ordering::Relaxed);
     }
 
-    /// Makes the pipe new: only while neither side uses it.
+    /// Resets the pipe; only valid while neither side uses it.
     pub(in crate::domain) fn reset(&self) {
         (0..WORDS).for_each(|number| self.word(number).store(0, Ordering::Release));
     }
 
-    /// Gives the memory of the ring back to the kernel.
+    /// Returns the memory of the ring to the kernel.
     pub(in crate::domain) fn discard(&self) {
         self.region.discard(self.data.clone());
     }
@@ -90,18 +92,18 @@ impl Pipe {
         self.data.len()
     }
 
-    /// The writer's and the reader's positions, to see whether they move; they may be lies.
+    /// The writer's and the reader's positions, to detect progress. They are untrusted.
     pub(in crate::domain) fn positions(&self) -> (u64, u64) {
         (self.word(TAIL).load(Ordering::Relaxed), self.word(HEAD).load(Ordering::Relaxed))
     }
 
-    /// Whether the reader (the writer) says that it waits.
+    /// Whether the reader, and the writer, have announced that they wait.
     pub(in crate::domain) fn waits(&self) -> (bool, bool) {
         let waits = |number| self.word(number).load(Ordering::Relaxed) != 0;
         (waits(READER), waits(WRITER))
     }
 
-    /// The reader wants no more: the writer is told `errno`.
+    /// Ends the reading: the writer gets `errno`.
     pub(in crate::domain) fn leave(&self, errno: i32) {
         let _ =
             self.word(GONE).compare_exchange(0, u64::from(errno.unsigned_abs()), Ordering::AcqRel, Ordering::Relaxed);
@@ -118,12 +120,12 @@ impl Pipe {
         self.region.wake(self.first_word + READER);
     }
 
-    /// Sleeps until the flag `number`, which is raised, is taken; at most for `limit`.
+    /// Sleeps until the raised flag `number` is taken, at most for `limit`.
     fn sleep(&self, number: usize, limit: Duration) {
         self.region.wait(self.first_word + number, flag::RAISED, limit);
     }
 
-    /// The places of `count` bytes from `position` on, in two runs.
+    /// The ranges of `count` bytes from `position` on, in two runs.
     fn runs(&self, position: u64, count: usize) -> [Range<usize>; 2] {
         let base = self.word(BASE).load(Ordering::Relaxed);
         self.runs_from(base, position, count)
@@ -139,21 +141,21 @@ impl Pipe {
     }
 }
 
-/// How a writer puts bytes into the ring.
+/// The way in which a writer copies bytes into the ring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::domain) enum Copying {
-    /// By the mapping: pages are there, or this process may end where there is no memory.
+    /// Through the mapping: the pages exist, or this process may end if there is no memory.
     Mapped,
-    /// By `pwrite(2)`, which says so where there is no memory.
+    /// By `pwrite(2)`, which reports a lack of memory.
     Written,
 }
 
-/// Why nothing can be written.
+/// The reason why writing is impossible.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::domain) enum Closed {
-    /// The reader is gone and says why, as an errno.
+    /// The reader has gone; the errno is its reason.
     Gone(i32),
-    /// The reader breaks the rules.
+    /// The reader breaks the protocol.
     Corrupt,
 }
 
@@ -166,7 +168,7 @@ pub(in crate::domain) struct Writer {
     head: u64,
     ended: bool,
     copying: Copying,
-    /// The position at the last look of [`Writer::rest`], and the one at which it gave the memory back last.
+    /// The position at the last call of [`Writer::rest`], and the position at which memory was last returned.
     looked_at: u64,
     rested_at: u64,
 }
@@ -176,7 +178,7 @@ impl Writer {
         Self { pipe, tail: 0, base: 0, head: 0, ended: false, copying, looked_at: 0, rested_at: 0 }
     }
 
-    /// Bytes that can be written now.
+    /// The number of bytes that can be written now.
     pub(in crate::domain) fn room(&mut self) -> Result<usize, Closed> {
         if self.ended {
             return Err(Closed::Gone(libc::EPIPE));
@@ -193,16 +195,16 @@ impl Writer {
         self.head = head;
         if head == self.tail && self.base != self.tail {
             self.base = self.tail;
-            // Seen by the reader with the next `TAIL`: until then it has nothing to look for.
+            // The reader sees this with the next `TAIL`; until then it has no bytes to look for.
             self.pipe.word(BASE).store(self.base, Ordering::Relaxed);
         }
         Ok(self.pipe.capacity() - usize::try_from(self.tail - head).unwrap_or(self.pipe.capacity()))
     }
 
-    /// Writes as many of `bytes` as there is room for. Returns how many.
+    /// Writes as many of `bytes` as fit, and returns their number.
     ///
     /// # Errors
-    /// [`Closed`], or there is no memory: that is [`Closed::Gone`] with `ENOMEM`.
+    /// [`Closed`]; a lack of memory is [`Closed::Gone`] with `ENOMEM`.
     pub(in crate::domain) fn put(&mut self, bytes: &[u8]) -> Result<usize, Closed> {
         let count = bytes.len().min(self.room()?);
         let mut rest = bytes.get(..count).unwrap_or_default();
@@ -218,14 +220,14 @@ impl Writer {
         }
         self.tail += count as u64;
         if count > 0 {
-            // Release: the bytes, and `BASE`, come before it.
+            // Release: the stores of the bytes, and of `BASE`, come before this one.
             self.pipe.word(TAIL).store(self.tail, Ordering::Release);
         }
         Ok(count)
     }
 
-    /// Gives the memory of the ring back if nothing was written since the last call and the reader has taken all: what is
-    /// written next needs a page again.
+    /// Returns the memory of the ring to the kernel if nothing was written since the last call and the reader has taken
+    /// everything. The next write needs a new page.
     pub(in crate::domain) fn rest(&mut self) {
         let before = std::mem::replace(&mut self.looked_at, self.tail);
         let is_at_rest = self.tail == before && self.tail != self.rested_at;
@@ -235,13 +237,13 @@ impl Writer {
         }
     }
 
-    /// What is written from here on are trailer fields.
+    /// Marks all further bytes as trailer fields.
     pub(in crate::domain) fn trailers_follow(&self) {
-        // Seen by the reader with the `TAIL` that has the first of their bytes.
+        // The reader sees this with the `TAIL` that covers the first of these bytes.
         self.pipe.word(TRAILERS).store(self.tail + 1, Ordering::Relaxed);
     }
 
-    /// Nothing more is written; `errno`: because something failed. Only the first call counts.
+    /// Ends the writing; with `errno` as a failure. Calls after the first have no effect.
     pub(in crate::domain) fn end(&mut self, errno: Option<i32>) {
         if !std::mem::replace(&mut self.ended, true) {
             let code = errno.map_or(END_CLEAN, |errno| END_FAILED + u64::from(errno.unsigned_abs()));
@@ -249,50 +251,50 @@ impl Writer {
         }
     }
 
-    /// Nothing more is written, and the reader learns elsewhere that this is not the end.
+    /// Ends the writing without an end mark; the reader learns in another way that the stream is incomplete.
     pub(in crate::domain) fn abandon(&mut self) {
         self.ended = true;
     }
 
-    /// After [`Writer::put`] or [`Writer::end`]: whether the reader sleeps, which the caller must wake now.
+    /// After [`Writer::put`] or [`Writer::end`]: whether the reader sleeps; the caller must then wake it.
     #[must_use]
     pub(in crate::domain) fn take_reader(&self) -> bool {
         flag::take(self.pipe.word(READER))
     }
 
-    /// Wakes a reader that sleeps in [`Reader::sleep`], if it does.
+    /// Wakes a reader that sleeps in [`Reader::sleep`].
     pub(in crate::domain) fn wake_reader(&self) {
         if self.take_reader() {
             self.pipe.wake_reader();
         }
     }
 
-    /// Says that this side waits for room: look once more after it.
+    /// Announces that this side waits for room; the caller must look once more afterwards.
     pub(in crate::domain) fn await_room(&self) {
         flag::raise(self.pipe.word(WRITER));
     }
 
-    /// This side does not wait any more.
+    /// Reverts [`Writer::await_room`].
     pub(in crate::domain) fn awake(&self) {
         flag::lower(self.pipe.word(WRITER));
     }
 
-    /// Sleeps after [`Writer::await_room`] until the reader has made room, or for `limit`.
+    /// After [`Writer::await_room`]: sleeps until the reader has made room, or for `limit`.
     pub(in crate::domain) fn sleep(&self, limit: Duration) {
         self.pipe.sleep(WRITER, limit);
     }
 }
 
-/// What a reader finds.
+/// The state of a pipe for its reader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::domain) enum Peek {
-    /// So many bytes.
+    /// This many bytes are available.
     Bytes(usize),
-    /// None yet.
+    /// No bytes yet.
     Empty,
-    /// None any more.
+    /// The end of the stream.
     Ended,
-    /// None any more, because something failed: an errno.
+    /// The end because of a failure, with its errno.
     Failed(i32),
 }
 
@@ -300,10 +302,10 @@ pub(in crate::domain) enum Peek {
 #[derive(Debug)]
 pub(in crate::domain) struct Reader {
     pipe: Pipe,
-    /// Position of the next byte to be taken.
+    /// The position of the next byte.
     at: u64,
     tail: u64,
-    /// Where the body ends and trailer fields begin, once that is known.
+    /// The position at which the body ends and trailer fields begin, once it is known.
     body_end: Option<u64>,
 }
 
@@ -321,9 +323,9 @@ impl Reader {
         self.at
     }
 
-    /// What there is; `released` is the position that was given back last.
+    /// The available bytes; `released` is the position that was returned last.
     pub(super) fn peek(&mut self, released: u64) -> Result<Peek, Corrupt> {
-        // Before the position: bytes that came before the end are not lost.
+        // The end mark is read before the position, so that bytes before the end are not lost.
         let end = self.pipe.word(END).load(Ordering::Acquire);
         let tail = self.pipe.word(TAIL).load(Ordering::Acquire);
         if tail < self.tail || tail.wrapping_sub(released) > self.pipe.capacity() as u64 {
@@ -331,8 +333,8 @@ impl Reader {
         }
         self.tail = tail;
         let trailers = self.pipe.word(TRAILERS).load(Ordering::Relaxed);
-        // A position behind `tail` was stored after that was loaded: bytes before it are still to come. Once bytes behind it
-        // are seen, so is the position, which the writer stores first.
+        // A trailer position beyond `tail` was stored after `tail` was loaded, so body bytes before it are still to come.
+        // The writer stores the trailer position first, so a reader that sees bytes after it also sees the position.
         if let Some(body_end) = trailers.checked_sub(1).filter(|end| *end <= tail && self.body_end.is_none()) {
             if body_end < self.at {
                 return Err(Corrupt);
@@ -347,7 +349,7 @@ impl Reader {
         })
     }
 
-    /// The end of the bytes of the body that are there.
+    /// The end of the available body bytes.
     fn stop(&self) -> u64 {
         self.body_end.unwrap_or(self.tail)
     }
@@ -360,7 +362,7 @@ impl Reader {
         runs.into_iter().flat_map(|run| self.pipe.region.load_any(run)).collect()
     }
 
-    /// The place of the next bytes, of at most `count`, in one piece; they are taken.
+    /// Takes the next bytes, at most `count` and contiguous, and returns their range.
     pub(in crate::domain) fn take(&mut self, count: usize) -> Range<usize> {
         let count = count.min(usize::try_from(self.stop().saturating_sub(self.at)).unwrap_or_default());
         let [first, _] = self.pipe.runs(self.at, count);
@@ -368,23 +370,24 @@ impl Reader {
         first
     }
 
-    /// Says that this side waits for bytes: look once more after it.
+    /// Announces that this side waits for bytes; the caller must look once more afterwards.
     pub(in crate::domain) fn await_bytes(&self) {
         flag::raise(self.pipe.word(READER));
     }
 
-    /// This side does not wait any more.
+    /// Reverts [`Reader::await_bytes`].
     pub(in crate::domain) fn awake(&self) {
         flag::lower(self.pipe.word(READER));
     }
 
-    /// Sleeps after [`Reader::await_bytes`] until something has been written, or for `limit`.
+    /// After [`Reader::await_bytes`]: sleeps until bytes were written, or for `limit`.
     pub(in crate::domain) fn sleep(&self, limit: Duration) {
         self.pipe.sleep(READER, limit);
     }
 
-    /// Gives the bytes before `position` back. True: the writer sleeps elsewhere, and the caller must wake it now; a writer
-    /// that sleeps in [`Writer::sleep`] is woken with `wake`. It is told once much of the ring is free, not for each byte.
+    /// Returns the bytes before `position` to the writer. Returns true if the writer sleeps elsewhere and the caller must
+    /// wake it; with `wake`, this function wakes a writer that sleeps in [`Writer::sleep`]. The writer is notified once
+    /// half of the ring is free, not for each byte.
     #[must_use]
     pub(in crate::domain) fn release(&self, position: u64, wake: bool) -> bool {
         // Release: our loads of the bytes come before the writer's stores over them.
@@ -393,7 +396,7 @@ impl Reader {
     }
 }
 
-/// Whether the writer has to be woken, now that the bytes before `head` are given back.
+/// Whether the writer must be woken after the bytes before `head` were returned.
 pub(super) fn release_told(pipe: &Pipe, tail: u64, head: u64, wake: bool) -> bool {
     let much = tail.saturating_sub(head) <= pipe.capacity() as u64 / 2;
     if !much || !flag::take(pipe.word(WRITER)) {
@@ -405,14 +408,14 @@ pub(super) fn release_told(pipe: &Pipe, tail: u64, head: u64, wake: bool) -> boo
     true
 }
 
-/// Gives the bytes before `position` back, for a piece that outlives the reader's call. As [`Reader::release`].
+/// Like [`Reader::release`], for a piece that outlives the reader's call.
 pub(super) fn give_back(pipe: &Pipe, position: u64) -> bool {
     pipe.word(HEAD).store(position, Ordering::Release);
     let tail = pipe.word(TAIL).load(Ordering::Relaxed);
     release_told(pipe, tail, position, true)
 }
 
-/// The memory behind a place that [`Reader::take`] gave.
+/// The memory of a range that [`Reader::take`] returned.
 pub(in crate::domain) fn memory(pipe: &Pipe) -> &Region {
     &pipe.region
 }

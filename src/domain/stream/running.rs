@@ -1,16 +1,16 @@
-//! Which call each executor thread of this process runs, so that a call can be told that it is canceled.
+//! Records which call each executor thread of this process runs, so that a call can be canceled.
 //!
-//! A thread has an [`Entry`] of its own. To begin a call it stores the call's key there, and looks whether the call has
-//! been canceled before it began; to cancel a call, another thread notes the key and then looks through the entries. A
-//! fence stands between the two on both sides, so one of them sees the other. Nothing here allocates or locks for a call
-//! that nobody cancels.
+//! A thread has an [`Entry`] of its own. To begin a call, it stores the call's key there and checks whether the call was
+//! canceled before. To cancel a call, another thread notes the key and then searches the entries. Fences between the two
+//! accesses on both sides ensure that one side sees the other. A call without a cancellation causes neither an allocation
+//! nor a lock.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Why a call is canceled, as `cweb_canceled` says it.
+/// The reason of a cancellation, as `cweb_canceled` returns it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
     /// `CWEB_CLIENT_GONE`
@@ -29,23 +29,23 @@ impl Reason {
     }
 }
 
-/// Names a call in this process: who it is answered to, and a number there.
+/// The key of a call in this process: the connection that gets the answer, and a number there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Key(pub u64, pub u64);
 
-/// Cancellations kept for calls that have not begun. Keys are never used again, so that those which are over do no harm.
+/// Limit on the cancellations kept for calls that have not begun. Keys are never reused, so leftovers do no harm.
 const EARLY_MAX: usize = 512;
 
-/// Bits of the filter that tells most calls without a lock that they have not been canceled.
+/// The bits of the filter that shows most calls without a lock that they are not canceled.
 const FILTER_BITS: u64 = 16 * 1024;
 
-/// What one thread runs. A call's number stands in the upper bits of `state`, the reason in the lowest eight: a reason is
-/// set only if the call is still the one that was found.
+/// The state of one thread. The upper bits of `state` hold the call's number, the lowest eight the reason: a reason is set
+/// only if the thread still runs the call that was found.
 #[derive(Debug, Default)]
 pub struct Entry {
     key: [AtomicU64; 2],
     state: AtomicU64,
-    /// The eventfd by which the thread learns at once that its call is canceled, and 1; 0: it does not wait for that.
+    /// The eventfd that wakes the thread when its call is canceled, plus 1; 0: the thread needs none.
     wake: AtomicI32,
 }
 
@@ -59,7 +59,7 @@ static FILTER: [AtomicU64; (FILTER_BITS / 64) as usize] = [const { AtomicU64::ne
 
 /// The word and the bit of a key in the filter.
 fn filter_bit(key: Key) -> (&'static AtomicU64, u64) {
-    // Fibonacci hashing: the keys of one shard follow each other.
+    // Fibonacci hashing, since the keys of one shard are consecutive.
     let bit = (key.0 ^ key.1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 50;
     let word = usize::try_from(bit / 64).unwrap_or_default() % FILTER.len();
     (&FILTER[word], 1 << (bit % 64))
@@ -70,7 +70,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Entry {
-    /// The entry of a new thread.
+    /// Registers an entry for the calling thread.
     #[must_use]
     pub fn register() -> Arc<Self> {
         let entry = Arc::<Self>::default();
@@ -78,15 +78,16 @@ impl Entry {
         entry
     }
 
-    /// The thread ends.
+    /// Removes the entry at the end of its thread.
     pub fn unregister(self: &Arc<Self>) {
         lock(&ENTRIES).retain(|other| !Arc::ptr_eq(other, self));
     }
 
-    /// A call begins on this thread.
+    /// Records the begin of a call on this thread.
     pub fn begin(&self, key: Key) {
         let state = (self.state.load(Ordering::Relaxed) & !REASON_BITS).wrapping_add(CALL_STEP);
-        // No key stands here while the number changes: a key that is found belongs to the number read before it.
+        // No key is stored while the number changes, so that a key that another thread finds belongs to the number that it
+        // has read before.
         self.key[0].store(0, Ordering::Release);
         self.state.store(state, Ordering::Release);
         self.key[1].store(key.1, Ordering::Release);
@@ -100,22 +101,22 @@ impl Entry {
         }
     }
 
-    /// The call is over.
+    /// Records the end of the call.
     pub fn end(&self) {
         self.key[0].store(0, Ordering::Release);
     }
 
-    /// Why the call is canceled; 0: it is not.
+    /// The reason of the call's cancellation; 0: the call is not canceled.
     #[must_use]
     pub fn reason(&self) -> u8 {
         (self.state.load(Ordering::Relaxed) & REASON_BITS) as u8
     }
 
-    /// Has a cancellation written to the eventfd `event` too, until `None` follows. The descriptor stays open until
-    /// [`Entry::unregister`]. The reason must be read after this: one that came before is not written.
+    /// Makes cancellations write to the eventfd `event`, too, until a call with `None`. The descriptor must stay open until
+    /// [`Entry::unregister`]. The caller must read the reason afterwards, because an earlier cancellation is not written.
     pub fn wake_by(&self, event: Option<BorrowedFd<'_>>) {
         self.wake.store(event.map_or(0, |event| event.as_raw_fd() + 1), Ordering::Release);
-        // With the fence of `cancel`: either that finds the descriptor, or the caller finds the reason.
+        // Pairs with the fence of `cancel`: either `cancel` finds the descriptor, or the caller finds the reason.
         fence(Ordering::SeqCst);
     }
 
@@ -126,15 +127,16 @@ impl Entry {
         if found != key {
             return false;
         }
-        // One that has a reason keeps it.
+        // A call keeps its first reason.
         let open = state & !REASON_BITS;
         let _ = self.state.compare_exchange(open, open | reason as u64, Ordering::AcqRel, Ordering::Relaxed);
         fence(Ordering::SeqCst);
         let wake = self.wake.load(Ordering::Acquire);
         if wake > 0 {
-            // SAFETY: the caller holds the list of entries, so the thread has not unregistered and keeps it open.
+            // SAFETY: the caller holds the list of entries, so the thread has not unregistered and keeps the descriptor
+            // open.
             let event = unsafe { BorrowedFd::borrow_raw(wake - 1) };
-            // Full is as good as written.
+            // A full counter is already readable.
             let _ = rustix::io::write(event, &1_u64.to_ne_bytes());
         }
         true
@@ -147,12 +149,12 @@ fn take_early(key: Key) -> Option<Reason> {
     Some(early.remove(at)?.1)
 }
 
-/// Tells the call with this key that it is canceled: now if it runs, else when it begins.
+/// Cancels the call with this key: now if it runs, else when it begins.
 pub fn cancel(key: Key, reason: Reason) {
     {
         let mut early = lock(&EARLY);
         if early.len() >= EARLY_MAX {
-            // The oldest half is over, and so are bits that nobody needs.
+            // The calls of the oldest half have ended, and so their bits can go.
             early.truncate(EARLY_MAX / 2);
             FILTER.iter().for_each(|word| word.store(0, Ordering::Relaxed));
             for (key, _) in early.iter() {

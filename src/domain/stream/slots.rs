@@ -1,9 +1,9 @@
-//! The memory of streams: which slot of it a stream has.
+//! The memory of streams, and its slots.
 //!
-//! Each shard has its part with each life of a domain, and one in the server's own process. A part has slots of two kinds:
-//! those for calls, given out by the server with a request to a route of `CWEB_STREAM`, have a pipe for the body of the
-//! request and one for the answer; those for answers, given out by the side of the module, have the second only. The
-//! memory is sparse: a slot without a stream takes up none.
+//! Each shard has a part of the memory of each process instance, and one in the server's own process. A part has slots of
+//! two kinds. The server assigns a slot for calls to a request for a `CWEB_STREAM` route; it has a pipe for the request's
+//! body and one for the answer. The module's side assigns slots for answers, which have only the second pipe. The memory is
+//! sparse: an unused slot occupies none.
 
 use super::pipe::{Pipe, WORDS};
 use crate::domain::ring::Region;
@@ -14,17 +14,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 const PAGE: usize = 4096;
 
-/// Bytes of an answer that wait in a slot for answers: what a detached stream may owe its client.
+/// The size of a slot for answers, in bytes: the limit on the unsent bytes of a detached stream.
 pub(super) const ANSWER_BYTES_MAX: usize = 64 * 1024;
 
-/// How many streams a shard may have with a domain, and how large their buffers are.
+/// The number of streams of a shard in a domain, and the size of their buffers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StreamSizes {
-    /// Calls of routes of `CWEB_STREAM`, each of which has a thread.
+    /// Limit on calls of `CWEB_STREAM` routes; each has a thread.
     pub calls_max: usize,
-    /// Bytes of the body of such a request, and of its answer, that wait for the other side; each.
+    /// Bytes of such a request's body, and separately of its answer, that wait for the other side.
     pub buffer_bytes: usize,
-    /// Streamed answers of other handlers, detached ones among them.
+    /// Limit on streamed answers of other handlers, including detached ones.
     pub answers_max: usize,
 }
 
@@ -48,7 +48,7 @@ impl StreamSizes {
         self.calls_max.saturating_add(self.answers_max)
     }
 
-    /// Bytes of one shard's part: addresses, not pages.
+    /// The bytes of one shard's part, as address space and not as used memory.
     #[must_use]
     pub fn bytes(&self) -> usize {
         let calls = self.calls_max.saturating_mul(2).saturating_mul(self.buffer());
@@ -65,7 +65,7 @@ pub(in crate::domain) struct Part {
 }
 
 impl Part {
-    /// The part that begins at byte `start` of `region`, a whole page.
+    /// The part that begins at byte `start` of `region`, which must be a page boundary.
     pub(in crate::domain) fn new(region: &Arc<Region>, start: usize, sizes: StreamSizes) -> Self {
         Self { region: Arc::clone(region), start, sizes }
     }
@@ -79,7 +79,7 @@ impl Part {
         start..start + self.sizes.buffer()
     }
 
-    /// The pipe for the body of a request, of a slot for calls.
+    /// The pipe for the request's body, in a slot for calls.
     pub(in crate::domain) fn up(&self, slot: u32) -> Option<Pipe> {
         let slot = usize::try_from(slot).ok().filter(|slot| *slot < self.sizes.calls_max)?;
         self.pipe(2 * slot, self.ring(2 * slot))
@@ -95,23 +95,23 @@ impl Part {
         self.pipe(2 * self.sizes.calls_max + answer, start..start + ANSWER_BYTES_MAX)
     }
 
-    /// Whether this is the number of a slot for answers.
+    /// Whether `slot` is a slot for answers.
     pub(in crate::domain) fn is_for_answers(&self, slot: u32) -> bool {
         (self.sizes.calls_max..self.sizes.slots()).contains(&(slot as usize))
     }
 
-    /// The slots for calls, none of them taken.
+    /// The slots for calls, all free.
     pub(in crate::domain) fn calls(&self) -> Slots {
         Slots::new(0..self.sizes.calls_max)
     }
 
-    /// The slots for answers, none of them taken.
+    /// The slots for answers, all free.
     pub(in crate::domain) fn answers(&self) -> Slots {
         Slots::new(self.sizes.calls_max..self.sizes.slots())
     }
 }
 
-/// Slots of one kind, given out again in the order in which they came back last: their pages may still be there.
+/// The slots of one kind. The slot that was returned last is assigned next, since its pages may still exist.
 #[derive(Debug)]
 pub(in crate::domain) struct Slots {
     state: Mutex<Free>,
@@ -120,9 +120,9 @@ pub(in crate::domain) struct Slots {
 #[derive(Debug)]
 struct Free {
     back: Vec<u32>,
-    /// Those that one of two sides has given back.
+    /// Slots that one of two sides has returned.
     half: HashSet<u32>,
-    /// Those that were never taken.
+    /// Slots that were never taken.
     fresh: Range<usize>,
 }
 
@@ -131,19 +131,19 @@ impl Slots {
         Self { state: Mutex::new(Free { back: Vec::new(), half: HashSet::new(), fresh: range }) }
     }
 
-    /// A slot that nobody has.
+    /// Takes a free slot.
     pub(in crate::domain) fn take(&self) -> Option<u32> {
         let mut free = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         free.back.pop().or_else(|| u32::try_from(free.fresh.next()?).ok())
     }
 
-    /// Nobody has it any more.
+    /// Returns a slot.
     pub(in crate::domain) fn give(&self, slot: u32) {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).back.push(slot);
     }
 
-    /// One of the two sides that use the slot has no more to do with it. True: it was the second one; [`Slots::give`] must
-    /// follow. A writer that has seen that its reader is there may still be writing when the reader leaves.
+    /// Returns a slot for one of its two sides. Returns true for the second side; the caller must then call
+    /// [`Slots::give`]. A writer that has seen its reader may still be writing when the reader leaves.
     #[must_use]
     pub(in crate::domain) fn give_half(&self, slot: u32) -> bool {
         let mut free = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -155,18 +155,18 @@ impl Slots {
     }
 }
 
-/// Why there is no slot for a call.
+/// The reason why there is no slot for a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NoSlot {
     /// All are taken.
     Taken,
-    /// The module's process is being started: there will be one soon.
+    /// The module's process is starting: there will be slots soon.
     NotYet,
     /// The module has no process, and has had none for too long.
     NoProcess,
 }
 
-/// A slot for calls, as the server has it until the handler has returned and all of its answer is sent.
+/// A slot for calls. The server holds it until the handler has returned and the whole answer is sent.
 #[derive(Debug)]
 pub struct CallSlot {
     number: u32,
@@ -176,7 +176,7 @@ pub struct CallSlot {
 }
 
 impl CallSlot {
-    /// A slot of `part` from `slots`, ready for use. `None`: all are taken.
+    /// Takes a slot of `part` from `slots`, ready for use. `None`: all are taken.
     pub(in crate::domain) fn take(part: &Part, slots: &Arc<Slots>) -> Option<Arc<Self>> {
         let number = slots.take()?;
         let (up, down) = (part.up(number)?, part.down(number)?);
@@ -197,7 +197,7 @@ impl CallSlot {
         &self.down
     }
 
-    /// What changes while the handler gets on, and whether it waits for its client instead.
+    /// A value that changes with the handler's progress, and whether the handler waits for its client.
     pub(in crate::domain) fn progress(&self) -> (u64, bool) {
         let ((up_tail, up_head), (down_tail, down_head)) = (self.up.positions(), self.down.positions());
         let (reads, _) = self.up.waits();
@@ -210,7 +210,7 @@ impl CallSlot {
 impl Drop for CallSlot {
     fn drop(&mut self) {
         for pipe in [&self.up, &self.down] {
-            // A stream that kept up has used the first pages only.
+            // A stream with a fast reader has used only the first pages.
             if pipe.positions().0 > KEPT_BYTES_MAX {
                 pipe.discard();
             }
@@ -219,5 +219,5 @@ impl Drop for CallSlot {
     }
 }
 
-/// A pipe through which no more went keeps its pages.
+/// A pipe that transported at most this many bytes keeps its pages.
 const KEPT_BYTES_MAX: u64 = 64 * 1024;

@@ -1,4 +1,4 @@
-//! Pipes as an honest and as a hostile peer uses them.
+//! Pipes with an honest and with a hostile peer.
 
 use super::pipe::{Closed, Copying, Peek, Pipe, Reader, WORDS, Writer, memory};
 use super::slots::{CallSlot, Part, StreamSizes};
@@ -65,7 +65,7 @@ proptest! {
             let word = if small { word % 3 * CAPACITY as u64 / 2 } else { *word };
             region.words_at(0, WORDS).unwrap()[at].store(word, Ordering::Relaxed);
         }
-        // Neither panics nor leaves the ring.
+        // The reader must neither panic nor leave the ring.
         if let Ok(Peek::Bytes(count)) = reader.peek(0) {
             prop_assert!(count <= CAPACITY);
             let range = reader.take(count);
@@ -91,7 +91,7 @@ fn a_stream_that_keeps_up_uses_the_first_bytes_of_its_memory_only() {
     assert!(region.load_any(CAPACITY + 100..2 * CAPACITY).iter().all(|byte| *byte == 0));
 }
 
-/// What was told of slots.
+/// The notices about slots.
 #[derive(Default)]
 struct Ears(Mutex<Vec<(u32, bool)>>);
 
@@ -120,7 +120,7 @@ fn room_comes_back_in_order_and_the_slot_when_the_last_piece_is_sent() {
     writer.put(&vec![1; 60_000]).unwrap();
     assert!(writer.take_reader(), "it was said that the reader waits");
     let Next::Lent(large) = answer.next(40_000) else { panic!() };
-    // Small, but behind one that is still to be sent.
+    // A small piece after a piece that is still to be sent.
     let Next::Lent(small) = answer.next(10) else { panic!() };
     writer.await_room();
     assert_eq!(large.len() + small.len(), 40_010);
@@ -166,7 +166,7 @@ fn what_a_waiting_side_is_told_is_never_lost() {
     const BYTES: usize = 3_000_000;
     let (_region, pipe) = pipe();
     let (mut writer, mut reader) = (Writer::new(pipe.clone(), Copying::Mapped), Reader::new(pipe));
-    // Longer than any test runs: a wake that is lost fails it.
+    // Longer than any test runs, so that a lost wake fails the test.
     let limit = std::time::Duration::from_secs(600);
     let sender = std::thread::spawn(move || {
         let bytes: Vec<u8> = (0..BYTES).map(|at| (at % 251) as u8).collect();
@@ -216,7 +216,7 @@ fn trailer_fields_follow_the_body_and_a_position_that_came_early_is_no_lie() {
     let (_region, pipe) = pipe();
     let (mut writer, mut reader) = (Writer::new(pipe.clone(), Copying::Mapped), Reader::new(pipe.clone()));
     writer.put(b"body").unwrap();
-    // As if the writer had gone on after the reader has looked at its position.
+    // As if the writer had continued after the reader looked at its position.
     pipe.spoil(7, 10);
     assert_eq!(reader.peek(0), Ok(Peek::Bytes(4)));
     assert_eq!(drain(&mut reader, 4), b"body");

@@ -1,23 +1,23 @@
-//! The shard's end of the body of a request.
+//! The shard's side of a request body.
 
 use super::pipe::{Closed, Copying, Writer};
 use super::slots::CallSlot;
 use std::sync::Arc;
 
-/// A body on its way to its handler. Dropping it before its end tells the handler that the client is gone.
+/// A body on its way to its handler. Dropping it before its end tells the handler that the client has gone.
 #[derive(Debug)]
 pub struct Upload {
     writer: Writer,
-    /// The memory stays while this lives.
+    /// Keeps the memory.
     _slot: Arc<CallSlot>,
 }
 
-/// Why the handler takes nothing.
+/// The reason why the handler takes nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Full {
-    /// There is no room now: a notice comes when there is.
+    /// There is no room now; a notice comes when there is.
     Now,
-    /// It takes none any more.
+    /// The handler takes no more.
     Ever,
 }
 
@@ -28,7 +28,7 @@ impl Upload {
         Self { writer: Writer::new(slot.up().clone(), Copying::Written), _slot: Arc::clone(slot) }
     }
 
-    /// Bytes that the handler's side has room for: at least one.
+    /// The room of the handler's side, in bytes: at least one.
     ///
     /// # Errors
     /// [`Full`].
@@ -49,10 +49,10 @@ impl Upload {
         }
     }
 
-    /// Hands over a piece, for which there is room, and wakes the handler if it waits for one.
+    /// Passes on a piece, for which there must be room, and wakes the handler if it waits for one.
     ///
     /// # Errors
-    /// The handler takes none any more, or there is no memory.
+    /// The handler takes no more, or there is no memory.
     pub fn put(&mut self, bytes: &[u8]) -> Result<(), Full> {
         let put = self.writer.put(bytes);
         self.writer.wake_reader();
@@ -62,7 +62,7 @@ impl Upload {
         }
     }
 
-    /// The body is complete; `errno`: it never will be, for this reason.
+    /// Ends the body; with `errno` as incomplete, for this reason.
     pub fn end(&mut self, errno: Option<i32>) {
         self.writer.end(errno);
         self.writer.wake_reader();

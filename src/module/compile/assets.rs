@@ -1,4 +1,4 @@
-//! Assets of a project: files that become read-only data of the shared object, and `cweb_asset` finds.
+//! Assets of a project: files that become read-only data of the shared object; `cweb_asset` finds them.
 
 use super::super::project::Project;
 use std::fmt::Write as _;
@@ -6,14 +6,14 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-/// Where they lie in the scratch directory.
+/// The directory of the assets in the scratch directory.
 const DIR: &str = ".cweb/assets";
-/// The source that carries them.
+/// The generated source that includes the assets.
 pub(super) const SOURCE: &str = ".cweb/assets.c";
-/// What it becomes.
+/// The object file of [`SOURCE`].
 pub(super) const OBJECT: &str = ".cweb/assets.o";
 
-/// Writes the assets and the source that carries them below `dir`.
+/// Writes the assets and the generated source below `dir`.
 pub(super) fn write(project: &Project, dir: &Path) -> io::Result<()> {
     let paths = project.assets();
     fs::create_dir_all(dir.join(DIR))?;
@@ -22,14 +22,14 @@ pub(super) fn write(project: &Project, dir: &Path) -> io::Result<()> {
     for (number, path) in paths.iter().enumerate() {
         let bytes = project.files.get(*path).map(Vec::as_slice).unwrap_or_default();
         fs::write(dir.join(DIR).join(number.to_string()), bytes)?;
-        // Writing to a String can't fail. A NUL follows each, so that a text is a string of C.
+        // Writing to a String can't fail. A NUL follows each asset, so that a text is a C string.
         let _ = write!(
             text,
             "extern const unsigned char cweb_a{number}[] __attribute__((visibility(\"hidden\")));\n\
              __asm__(\".pushsection .rodata\\n.balign 16\\n.hidden cweb_a{number}\\n.globl cweb_a{number}\\ncweb_a{number}:\\n\
              .incbin \\\"{DIR}/{number}\\\"\\n.byte 0\\n.popsection\\n\");\n"
         );
-        // The path was checked: neither quotes nor backslashes.
+        // The path was checked: it has neither quotes nor backslashes.
         let name = path.strip_prefix("assets/").unwrap_or(path);
         let _ = writeln!(table, "    {{\"{name}\", cweb_a{number}, {}}},", bytes.len());
     }

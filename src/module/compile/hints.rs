@@ -1,8 +1,8 @@
-//! Hints below the messages of the compiler and the linker: how a message relates to the server.
+//! Hints after the messages of the compiler and the linker: which limit or rule of the server caused a message.
 
 use super::super::sdk;
 
-/// Messages of the compiler, the assembler or the linker, and the hint that we add to each, once.
+/// Texts in messages of the compiler, the assembler or the linker, and the hint for each. A hint is added once.
 const REFUSALS: [(&[&str], &str); 2] = [
     (&["Permission denied", "file not found:", "incbin file"], "the compiler may only read /usr, /lib and the SDK"),
     (
@@ -28,7 +28,7 @@ const PACKAGES: [(&str, &str); 4] = [
     ("stdio.h", "libc6-dev"),
 ];
 
-/// Says which package holds a header that is missing on the server, and how the sandbox affects it.
+/// Adds which package holds a header that the server lacks, and how the sandbox affects the compiler.
 pub(super) fn with_hints(mut text: String) -> String {
     for (header, package) in PACKAGES {
         if text.contains(&format!("fatal error: {header}")) || text.contains(&format!("fatal error: '{header}")) {
@@ -50,7 +50,7 @@ pub(super) fn with_hints(mut text: String) -> String {
     text + &undeclared
 }
 
-/// Words of gcc and clang, for C and C++, before a name that they don't know; whether the name is one of a function for certain.
+/// The words of gcc and clang, for C and C++, before an unknown name, and whether the name is certainly a function's.
 const BEFORE: [(&str, bool); 6] = [
     ("implicit declaration of function ", true),
     ("call to undeclared function ", true),
@@ -60,16 +60,16 @@ const BEFORE: [(&str, bool); 6] = [
     ("incomplete type ", false),
 ];
 
-/// Words behind such a name.
+/// The words after an unknown name.
 const BEHIND: [&str; 4] =
     [" undeclared", " was not declared in this scope", " does not name a type", " has not been declared"];
 
 /// A name in a message.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Name<'a> {
-    /// Of a function, a macro, a type or a constant.
+    /// A function, a macro, a type or a constant.
     Plain(&'a str),
-    /// Of a structure, behind `struct`.
+    /// A structure: the word after `struct`.
     Structure(&'a str),
 }
 
@@ -94,7 +94,7 @@ fn is_of_name(c: char) -> bool {
     c.is_ascii_alphanumeric() || c == '_'
 }
 
-/// Says which header declares each name that the compiler has found undeclared.
+/// Adds which header declares each name that the compiler reported as undeclared.
 fn undeclared(text: &str) -> String {
     let mut names: Vec<(Name<'_>, bool)> = Vec::new();
     for line in text.lines() {
@@ -120,7 +120,7 @@ fn undeclared(text: &str) -> String {
             continue;
         };
         let (Name::Plain(name) | Name::Structure(name)) = name;
-        // <cweb.h> brings these headers, unless the source was read in an older dialect; another message has said so.
+        // <cweb.h> includes these headers, unless the source was read in an older dialect; another message has said so.
         if BY_CWEB_H.contains(&header) {
             continue;
         }
@@ -159,7 +159,7 @@ const BY_CWEB_H: [&str; 12] = [
     "scheduler.h",
 ];
 
-/// Most names that hints are given for.
+/// Limit on the names for which hints are given.
 const NAMES_MAX: usize = 16;
 
 /// The header of the SDK that declares or defines `name`.
@@ -179,7 +179,7 @@ fn declares(line: &str, name: &str) -> bool {
     if let Some(macro_name) = line.strip_prefix("#define ") {
         return macro_name.strip_prefix(name).is_some_and(ends);
     }
-    // Indented, and in capitals: a constant of an enumeration.
+    // An indented name in capitals is a constant of an enumeration.
     if let Some(constant) = line.strip_prefix("    ") {
         let is_constant = name.bytes().all(|byte| matches!(byte, b'A'..=b'Z' | b'0'..=b'9' | b'_'));
         let value = constant.strip_prefix(name).filter(|_| is_constant);
@@ -190,7 +190,8 @@ fn declares(line: &str, name: &str) -> bool {
             line.strip_suffix(';').and_then(|line| line.strip_suffix(name)).is_some_and(|rest| rest.ends_with(' '));
         return is_named || line.contains(&format!("(*{name})("));
     }
-    // At the beginning of a line there is a type or an attribute; an indented name is in a comment or a call.
+    // A declaration begins at the start of the line, with a type or an attribute; an indented name is in a comment or a
+    // call.
     let call = format!("{name}(");
     line.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
         && line.find(&call).is_some_and(|at| line.get(..at).is_some_and(|before| before.ends_with([' ', '*'])))
@@ -243,7 +244,7 @@ mod tests {
         assert!(said.ends_with("\ncweb_read is declared in <cweb_stream.h>: add #include <cweb_stream.h>\n"), "{said}");
         let said = with_hints("implicit declaration of function 'memfd_create'".into());
         assert!(said.contains("_GNU_SOURCE") && !said.contains("is declared in"), "{said}");
-        // In the words of gcc, clang and both of C++.
+        // The messages of gcc and clang, each for C and C++.
         for (line, name, header) in [
             ("error: ‘CWEB_AGAIN’ undeclared (first use in this function)", "CWEB_AGAIN", "cweb_stream.h"),
             ("error: unknown type name ‘cweb_stream_t’; did you mean", "cweb_stream_t", "cweb_stream.h"),

@@ -1,4 +1,4 @@
-//! What is to be compiled, before anything runs: the reading of each source, libraries, flags.
+//! The plan of a compilation, made before any program runs: the reading of each source, libraries, flags.
 
 use super::super::deploy::{DeployError, SourceFields};
 use super::super::dialect::{Language, Reading, Wants, Words, without_doubles};
@@ -11,10 +11,10 @@ use crate::abi::manifest::Limits;
 use crate::abi::module::limits_source;
 use std::path::Path;
 
-/// Flags that keep the compiler silent about what is meant for us.
+/// Silences the compiler's warnings about `#pragma cweb`.
 const PRAGMA_FLAG: &str = "-Wno-unknown-pragmas";
 
-/// Has the library of OpenMP stay in the process: its threads outlive the module that started them.
+/// Keeps the OpenMP library in the process: its threads outlive the module that started them.
 const OPENMP_EPILOGUE: &str = "\n\n#include <dlfcn.h>\n__attribute__((constructor)) static void cweb_keep_openmp(void) { \
      (void)dlopen(\"libgomp.so.1\", RTLD_LAZY | RTLD_NOLOAD | 0x1000 /* RTLD_NODELETE */); }\n";
 
@@ -23,22 +23,22 @@ const OPENMP_EPILOGUE: &str = "\n\n#include <dlfcn.h>\n__attribute__((constructo
 pub(super) struct Unit {
     pub(super) path: String,
     pub(super) reading: Reading,
-    /// The module's flags and its own.
+    /// The flags of the module and of this unit.
     pub(super) cflags: Vec<String>,
 }
 
-/// See the module's documentation.
+/// The plan of a compilation.
 #[derive(Debug)]
 pub(in crate::module) struct Plan {
-    /// Of the file, or of the first unit.
+    /// The reading of the file, or of the project's first unit.
     reading: Reading,
-    /// Of a project.
+    /// The units of a project.
     units: Vec<Unit>,
     libs: Vec<Resolved>,
     cflags: Vec<String>,
     openmp: bool,
     instruments: Instruments,
-    /// What came with the source and makes a difference.
+    /// The fields that came with the source and make a difference.
     fields: SourceFields,
     object: Option<Object>,
     limits: Limits,
@@ -86,7 +86,7 @@ impl Plan {
         Ok(plan.0)
     }
 
-    /// The plan, and the names of its libraries.
+    /// The plan, and the names of the libraries that the source asks for.
     fn of_file(source: &[u8], fields: &SourceFields) -> Result<(Self, Vec<String>), DeployError> {
         let reading = Reading::new(source, fields);
         let Wants { libs, mut cflags } = reading.wants(reading.file()).map_err(DeployError::Compile)?;
@@ -129,7 +129,7 @@ impl Plan {
             units.push(Unit { path: path.to_owned(), reading, cflags });
         }
         for (path, text) in &project.files {
-            // A header may name the library that it is about.
+            // A header may name the library that it wraps.
             if [".h", ".hpp", ".hh", ".inc"].iter().any(|suffix| path.ends_with(suffix)) {
                 let wants = Reading::new(text, &SourceFields::default()).wants(path).map_err(compile_error)?;
                 libs.extend(wants.libs);
@@ -171,7 +171,7 @@ impl Plan {
         }
     }
 
-    /// Whether it is a ready shared object, which is not compiled.
+    /// Whether the plan is for a ready shared object, which is not compiled.
     pub(in crate::module) fn is_object(&self) -> bool {
         self.object.is_some()
     }
@@ -181,12 +181,12 @@ impl Plan {
         self.object.as_ref().map_or("", |object| &object.said)
     }
 
-    /// Warnings, in the words of a compiler, of fields that make no difference.
+    /// Warnings, in a compiler's format, about fields that make no difference.
     pub(in crate::module) fn remarks(&self) -> String {
         self.object.as_ref().map_or_else(|| self.reading.remarks(), |object| object.remarks.clone())
     }
 
-    /// What came with the source and makes a difference.
+    /// The fields that came with the source and make a difference.
     pub(in crate::module) fn fields(&self) -> &SourceFields {
         &self.fields
     }
@@ -210,36 +210,36 @@ impl Plan {
             || self.units.iter().any(|unit| unit.reading.language() == Language::Cpp)
     }
 
-    /// Flags of the compiler for the whole module, those of the libraries too.
+    /// Compiler flags for the whole module, including those of the libraries.
     pub(super) fn cflags(&self) -> Vec<String> {
         let libraries = self.libs.iter().flat_map(|found| found.cflags.iter().cloned());
         libraries.chain(self.cflags.iter().cloned()).chain(self.instruments.cflags()).collect()
     }
 
-    /// Flags of the compiler for one unit.
+    /// Compiler flags for one unit.
     pub(super) fn unit_cflags(&self, unit: &Unit, include: &[String]) -> Vec<String> {
         let libraries = self.libs.iter().flat_map(|found| found.cflags.iter().cloned());
         let own = libraries.chain(unit.cflags.iter().cloned()).chain(self.instruments.cflags());
         own.chain(include.iter().cloned()).collect()
     }
 
-    /// Flags of the linker, before the libraries of every module.
+    /// Linker flags before the libraries of every module.
     pub(super) fn link_flags(&self, is_clang: bool) -> Vec<String> {
         let libraries = self.libs.iter().flat_map(|found| found.libs.iter().cloned());
-        // Before the author's, so that one which is not used is not mapped.
+        // `--as-needed` precedes the author's libraries, so that an unused library is not mapped.
         let as_needed = (!self.libs.is_empty()).then(|| "-Wl,--as-needed".to_owned());
         let openmp = self.openmp.then(|| OPENMP.to_owned());
         let instruments = self.instruments.link_flags(is_clang).into_iter();
         instruments.chain(openmp).chain(as_needed).chain(libraries).collect()
     }
 
-    /// Text behind one source of the module.
+    /// Text appended to one source of the module.
     pub(super) fn epilogue(&self) -> String {
         let openmp = if self.openmp { OPENMP_EPILOGUE } else { "" };
         openmp.to_owned() + &limits_source(&self.limits)
     }
 
-    /// What the result depends on beside the sources.
+    /// The inputs of the result, beside the sources.
     pub(super) fn identity(&self) -> String {
         if let Some(object) = &self.object {
             return format!("object {:?}", object.libraries);
@@ -254,7 +254,7 @@ impl Plan {
         format!("{libraries}{:?}{machine}{}", self.cflags, instruments.join(" "))
     }
 
-    /// The words of all sources.
+    /// The words of all sources together.
     pub(super) fn words(&self) -> Words {
         let mut words = Words::default();
         for unit in &self.units {

@@ -1,4 +1,4 @@
-//! Compiling a project: its units side by side, those that have not changed from the cache, then the link.
+//! Compiling a project: units in parallel, unchanged units from the cache, then the link.
 
 use super::super::deploy::{DeployError, cut};
 use super::super::dialect::{Language, messages};
@@ -21,16 +21,16 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Instant, SystemTime};
 
-/// Most compilers that work on one project at once.
+/// Limit on the compilers that work on one project at once.
 const PARALLEL_MAX: usize = 8;
-/// Objects of units that are kept.
+/// Limit on the unit objects in the cache.
 const OBJECTS_MAX: usize = 1024;
-/// Where objects lie in the scratch directory; no file of a project can lie there, since it is hidden.
+/// The directory of the objects in the scratch directory. It is hidden, so no file of a project can lie in it.
 const DIR: &str = ".cweb";
-/// Diagnostics of all units beyond this are cut.
+/// Limit, in bytes, on the diagnostics of all units; the rest is cut.
 const OUTPUT_BYTES_MAX: usize = 256 * 1024;
 
-/// Objects of units that were compiled before.
+/// The cache of unit objects.
 #[derive(Debug)]
 pub(in crate::module) struct UnitCache {
     dir: Option<PathBuf>,
@@ -41,7 +41,7 @@ impl UnitCache {
         Self { dir: Some(dir) }
     }
 
-    /// One that keeps nothing.
+    /// A cache that keeps nothing.
     pub(in crate::module) fn none() -> Self {
         Self { dir: None }
     }
@@ -50,22 +50,22 @@ impl UnitCache {
         self.dir.as_ref().map(|dir| dir.join(key))
     }
 
-    /// Whether the object `key` is there.
+    /// Whether the cache holds the object `key`.
     fn has(&self, key: &str) -> bool {
         self.path(key).is_some_and(|path| path.with_extension("o").exists())
     }
 
-    /// Copies the object `key` to `target`, and returns the warnings that it was made with.
+    /// Copies the object `key` to `target` and returns the warnings of its compilation.
     fn take(&self, key: &str, target: &Path) -> Option<String> {
         let path = self.path(key)?;
         let warnings = fs::read_to_string(path.with_extension("txt")).ok()?;
         fs::copy(path.with_extension("o"), target).ok()?;
-        // The oldest goes first: this one is young again.
+        // `tidy` removes the oldest objects first; the new time marks this object as recently used.
         let _ = fs::File::open(path.with_extension("o")).and_then(|file| file.set_modified(SystemTime::now()));
         Some(warnings)
     }
 
-    /// Keeps the object in the file `object`; the cache is no promise, so what fails is left out.
+    /// Stores the object in the file `object`. The cache is an optimisation, so errors are ignored.
     fn keep(&self, key: &str, object: &Path, warnings: &str) {
         let Some(path) = self.path(key) else { return };
         let aside = path.with_extension(format!("{:?}.new", thread::current().id()));
@@ -78,7 +78,7 @@ impl UnitCache {
         }
     }
 
-    /// Removes the oldest objects beyond those that are kept.
+    /// Removes the oldest objects beyond [`OBJECTS_MAX`].
     pub(in crate::module) fn tidy(&self) {
         let Some(entries) = self.dir.as_ref().and_then(|dir| fs::read_dir(dir).ok()) else { return };
         let aged = entries.flatten().filter_map(|entry| {
@@ -95,7 +95,7 @@ impl UnitCache {
     }
 }
 
-/// What all units of one project share.
+/// State that all units of one project share.
 struct UnitBuild<'a> {
     project: &'a Project,
     plan: &'a Plan,
@@ -103,15 +103,15 @@ struct UnitBuild<'a> {
     sdk: &'a Path,
     cache: &'a UnitCache,
     deadline: Instant,
-    /// Flags that name the project's directories with headers.
+    /// Flags for the project's header directories.
     include: Vec<String>,
     /// A hash of all files that units may include.
     headers: String,
-    /// Compilers that work already, by the numbers of their units.
+    /// Compilers that are already running, by the number of their unit.
     started: Mutex<BTreeMap<usize, Started>>,
 }
 
-/// A compiler that works. Dropping it ends it.
+/// A running compiler. Dropping this value kills its process group and reaps it.
 struct Started(Option<Child>);
 
 impl Started {
@@ -123,7 +123,7 @@ impl Started {
 impl Drop for Started {
     fn drop(&mut self) {
         let Some(mut child) = self.0.take() else { return };
-        // It is not reaped yet, so its number, which is its group's, can't name another.
+        // The process is not reaped yet, so its id, which is also its group's, can't belong to another process.
         if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
             let _ = kill_process_group(group, Signal::KILL);
         }
@@ -154,8 +154,8 @@ impl Compiler {
         let started = Mutex::default();
         let work = UnitBuild { project, plan, dir, sdk: &sdk, cache, deadline, include, headers, started };
         let order = self.order(&work);
-        // The compilers get their sandboxes while the files are written, and work from then on: on a machine with few cores
-        // everything else that starts now would hold them up.
+        // The compilers set up their sandboxes while the files are written, and start working right after that. On a
+        // machine with few cores, every process started in between would delay them.
         let held = self.first_compilers(&work, &order, workdir)?;
         let linker = if held.is_empty() { Some(self.linker(&work, target, workdir)?) } else { None };
         write_files(project, plan, dir)?;
@@ -173,10 +173,10 @@ impl Compiler {
         Ok(warnings)
     }
 
-    /// Compiles the units side by side.
+    /// Compiles the units in parallel.
     ///
     /// # Errors
-    /// The messages of all units together, if one is refused.
+    /// The messages of all units together, if the compiler refuses a unit.
     fn all_units(&self, work: &UnitBuild<'_>, units: &[usize]) -> Result<String, DeployError> {
         let next = AtomicUsize::new(0);
         let results = Mutex::new(Vec::new());
@@ -190,7 +190,7 @@ impl Compiler {
         let workers = workers().min(units.len());
         thread::scope(|scope| {
             for _ in 1..workers {
-                // Without another thread this one does all.
+                // If no other thread can be started, this one does all the work.
                 let _ = thread::Builder::new().name("compile".to_owned()).spawn_scoped(scope, run);
             }
             run();
@@ -229,13 +229,13 @@ impl Compiler {
             }
         };
         let warnings = self.outcome(child, language, work.deadline)?;
-        // Before anything of ours reads it: the compiler may have made a link there.
+        // The compiler may have made a link there, so the object becomes the server's own before any of our code reads it.
         self.take_back(&object)?;
         work.cache.keep(&key, &object, &warnings);
         Ok(warnings)
     }
 
-    /// The compiler of unit `number`; `begin` as for [`Compiler::command`].
+    /// The compiler command of unit `number`; `begin` as for [`Compiler::command`].
     fn unit_command(
         &self,
         work: &UnitBuild<'_>,
@@ -261,7 +261,8 @@ impl Compiler {
         Order { units: [missing, cached].concat(), missing: missing_units }
     }
 
-    /// Compilers for the first units that must be compiled, as many as work at once. The files need not be there yet.
+    /// Starts compilers, waiting in their sandboxes, for the first units that must be compiled, as many as run at once. The
+    /// files may still be missing.
     fn first_compilers(
         &self,
         work: &UnitBuild<'_>,
@@ -282,7 +283,7 @@ impl Compiler {
             .collect()
     }
 
-    /// Names the object of `unit`: everything that it may be made of is part of the name.
+    /// Names the object of `unit`: the key covers all inputs of the object.
     fn unit_key(&self, work: &UnitBuild<'_>, unit: &Unit) -> String {
         let mut hasher = self.hasher(work.plan);
         let flags = work.plan.unit_cflags(unit, &work.include);
@@ -299,7 +300,8 @@ impl Compiler {
 
     /// Compiles the assets, if there are any.
     fn assets(&self, work: &UnitBuild<'_>) -> Result<(), DeployError> {
-        // After the units, so that none can read an asset while it is compiled: their keys know nothing of assets.
+        // Assets are written after the units are compiled, so that no unit can include an asset: the units' keys do not
+        // cover assets.
         if work.project.assets().is_empty() {
             return Ok(());
         }
@@ -330,7 +332,7 @@ impl Compiler {
         sdk::hex(&hasher.finalize())
     }
 
-    /// The linker, which gets its sandbox while the units are compiled.
+    /// The linker, which sets up its sandbox while the units are compiled.
     fn linker(&self, work: &UnitBuild<'_>, target: &str, workdir: &mut Workdir) -> Result<Held, DeployError> {
         let language = work.language();
         let units = work.plan.units();
@@ -359,20 +361,20 @@ impl Compiler {
     }
 }
 
-/// Units by their numbers in the plan.
+/// The order of the units, by their numbers in the plan.
 struct Order {
     units: Vec<usize>,
-    /// How many of the first ones must be compiled.
+    /// The number of units, at the front, that must be compiled.
     missing: usize,
 }
 
-/// Compilers that work on one project at once.
+/// How many compilers work on one project at once.
 fn workers() -> usize {
     thread::available_parallelism().map_or(2, usize::from).min(PARALLEL_MAX)
 }
 
 fn take_next(next: &AtomicUsize, units: &[usize]) -> Option<usize> {
-    // Relaxed: the number alone is shared, and each is given out once.
+    // Relaxed: the counter guards no other data, and `fetch_add` gives each number to one thread.
     units.get(next.fetch_add(1, Ordering::Relaxed)).copied()
 }
 
@@ -380,7 +382,7 @@ fn object(number: usize) -> String {
     format!("{DIR}/{number}.o")
 }
 
-/// Writes all files but the assets, which the compiler sees later.
+/// Writes all files but the assets, which are written later.
 fn write_files(project: &Project, plan: &Plan, dir: &Path) -> io::Result<()> {
     let assets = project.assets();
     let units: Vec<&str> = plan.units().iter().map(|unit| unit.path.as_str()).collect();
@@ -397,13 +399,14 @@ fn write_files(project: &Project, plan: &Plan, dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Text behind a unit, in the same file.
+/// Text appended to a unit.
 fn epilogue(plan: &Plan, number: usize) -> String {
     let own = plan.units().get(number).map(|unit| unit.reading.unit_recipe().epilogue).unwrap_or_default();
     if number == 0 { own + &plan.epilogue() } else { own }
 }
 
-/// A hash of all that a unit may include: every file that is neither a unit nor an asset, and units that are included.
+/// A hash of all files that a unit may include: every file that is neither a unit nor an asset, and units that are
+/// included.
 fn headers_of(project: &Project, plan: &Plan) -> String {
     let assets = project.assets();
     let is_unit = |path: &str| plan.units().iter().any(|unit| unit.path == path);

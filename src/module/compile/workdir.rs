@@ -1,4 +1,4 @@
-//! The directory that a compilation happens in, and what is started for it beforehand.
+//! The directory of one compilation, and the processes that are started in it beforehand.
 
 use super::super::deploy::DeployError;
 use super::super::dialect::Language;
@@ -10,10 +10,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Processes that are started beforehand: one compiles, one links.
+/// The number of processes that are started beforehand: a compiler and a linker.
 const LAUNCHERS: usize = 2;
 
-/// See the module's documentation.
+/// The directory of one compilation.
 #[derive(Debug)]
 pub(in crate::module) struct Workdir {
     path: PathBuf,
@@ -22,7 +22,7 @@ pub(in crate::module) struct Workdir {
 }
 
 impl Workdir {
-    /// The directory `path`, which is empty and the caller's.
+    /// Wraps the directory `path`, which must be empty and belong to the caller alone.
     pub(in crate::module) fn new(path: PathBuf) -> Self {
         Self { path, launchers: Vec::new(), has_sdk: false }
     }
@@ -31,7 +31,7 @@ impl Workdir {
         &self.path
     }
 
-    /// Writes the SDK, if it is not there yet, and returns its directory.
+    /// Writes the SDK unless it is already there, and returns its directory.
     pub(super) fn sdk(&mut self) -> io::Result<PathBuf> {
         if self.has_sdk {
             return Ok(sdk::dir_in(&self.path));
@@ -41,26 +41,26 @@ impl Workdir {
         Ok(sdk)
     }
 
-    /// Has the SDK be looked at again before the next use: a compiler that has run might have changed it.
+    /// Makes the next use check the SDK again, because a compiler that has run might have changed it.
     pub(super) fn distrust_sdk(&mut self) {
         self.has_sdk = false;
     }
 
-    /// The program of `command`, which is to start in this directory and waits in its sandbox.
+    /// The program of `command`, waiting in its sandbox; `command` must start in this directory.
     pub(super) fn held(&mut self, command: &mut Command) -> io::Result<Held> {
         if let Some(mut launcher) = self.launchers.pop()
             && launcher.fits(command)
         {
             return Ok(launcher.held(command));
         }
-        // Another sandbox is wanted, or none waits.
+        // The command needs another sandbox, or no prepared process is left.
         Held::start(net::keep_descriptors_from(command))
     }
 }
 
 impl Compiler {
-    /// Gets `path`, an empty directory of the caller's, ready for a compilation that comes later: with the SDK in it, and with
-    /// processes in their sandboxes that become the compiler and the linker.
+    /// Prepares `path`, an empty directory of the caller's, for a later compilation: writes the SDK and starts processes,
+    /// waiting in their sandboxes, that become the compiler and the linker.
     ///
     /// # Errors
     /// A file can't be written, or a process can't be started.

@@ -1,12 +1,12 @@
-//! The words of a C source and the files it includes: comments, literals and spliced lines are told apart as a compiler
-//! does it, nothing is preprocessed.
+//! The words of a C source and the files it includes. Comments, literals and spliced lines are recognised as a compiler
+//! does it; nothing is preprocessed.
 
 use std::collections::HashSet;
 
-/// What a source is made of, as far as the choice of a dialect needs it.
+/// The content of a source, as far as the choice of a dialect needs it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Words {
-    /// Identifiers, keywords and macro names among them.
+    /// Identifiers, including keywords and macro names.
     identifiers: HashSet<String>,
     /// Names between `<…>` or `"…"` of `#include` lines, in their order.
     includes: Vec<String>,
@@ -17,19 +17,19 @@ pub(crate) struct Words {
 /// A line `#pragma cweb …`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Pragma {
-    /// Number of its line, from 1.
+    /// The number of the line, from 1.
     pub(crate) line: usize,
-    /// What stands behind `cweb`, without comments and without blanks at its ends.
+    /// The text after `cweb`, without comments and without blanks at its ends.
     pub(crate) text: String,
 }
 
 impl Words {
-    /// Whether the source has this identifier outside of comments and literals.
+    /// Whether the source has this identifier outside comments and literals.
     pub(crate) fn has(&self, identifier: &str) -> bool {
         self.identifiers.contains(identifier)
     }
 
-    /// Whether one of the identifiers is `right`.
+    /// Whether `right` holds for one of the identifiers.
     pub(crate) fn any(&self, right: impl Fn(&str) -> bool) -> bool {
         self.identifiers.iter().any(|identifier| right(identifier))
     }
@@ -39,7 +39,7 @@ impl Words {
         self.identifiers.extend(other.identifiers.iter().cloned());
     }
 
-    /// The identifiers, in no order.
+    /// The identifiers, in no particular order.
     pub(crate) fn identifiers(&self) -> impl Iterator<Item = &str> {
         self.identifiers.iter().map(String::as_str)
     }
@@ -49,13 +49,13 @@ impl Words {
         &self.pragmas
     }
 
-    /// Whether the source includes a header of this name, in whatever directory.
+    /// Whether the source includes a header of this name, in any directory.
     pub(crate) fn includes(&self, header: &str) -> bool {
         self.includes.iter().any(|name| name.rsplit('/').next() == Some(header))
     }
 }
 
-/// Reads a source. Any bytes are a source: what is no C has fewer words.
+/// Reads a source. Any bytes are accepted; bytes that are not C only give fewer words.
 pub(crate) fn words(source: &[u8]) -> Words {
     let (text, splices) = spliced(source);
     let mut cursor = Cursor { text: &text, at: 0 };
@@ -104,14 +104,14 @@ pub(crate) fn words(source: &[u8]) -> Words {
     words
 }
 
-/// The source with each backslash at the end of a line taken out, and the line break with it (C11 §5.1.1.2, phase 2); and
-/// where in it that was done.
+/// The source without backslashes at line ends and the line breaks after them (C11 §5.1.1.2, phase 2), and the offsets of
+/// the removed ones.
 fn spliced(source: &[u8]) -> (Vec<u8>, Vec<usize>) {
     let mut text = Vec::with_capacity(source.len());
     let mut splices = Vec::new();
     let mut rest = source;
     while let Some((&byte, behind)) = rest.split_first() {
-        // GCC takes blanks between the backslash and the line break for none.
+        // GCC ignores blanks between the backslash and the line break.
         let blanks = behind.iter().take_while(|byte| matches!(byte, b' ' | b'\t' | b'\r')).count();
         match behind.get(blanks) {
             Some(b'\n') if byte == b'\\' => {
@@ -127,7 +127,7 @@ fn spliced(source: &[u8]) -> (Vec<u8>, Vec<usize>) {
     (text, splices)
 }
 
-/// Bytes of identifiers and numbers. Bytes beyond ASCII are of a name in UTF-8.
+/// Whether a byte belongs to an identifier or a number. Bytes beyond ASCII belong to a name in UTF-8.
 fn is_word(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'$') || byte >= 0x80
 }
@@ -160,14 +160,14 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// Up to the line break, which stays.
+    /// Skips to the line break, and leaves it.
     fn skip_line(&mut self) {
         while self.peek(0).is_some_and(|byte| byte != b'\n') {
             self.at += 1;
         }
     }
 
-    /// A string or a character. One that is not closed ends with its line, as compilers take it.
+    /// Skips a string or a character. A literal that is not closed ends with its line, as in compilers.
     fn skip_literal(&mut self, quote: u8) {
         self.at += 1;
         while let Some(byte) = self.peek(0) {
@@ -184,7 +184,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// Blanks and comments within a line.
+    /// Skips blanks and comments within a line.
     fn skip_blanks(&mut self) {
         while let Some(byte) = self.peek(0) {
             match byte {
@@ -195,14 +195,14 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// Behind the `#` of a directive: the rest of the line, if it is `pragma cweb`.
+    /// After the `#` of a directive: the rest of the line, if the directive is `pragma cweb`.
     fn pragma(&mut self) -> Option<String> {
         let start = self.at;
         self.skip_blanks();
         let is_pragma = self.word() == b"pragma";
         self.skip_blanks();
         if !is_pragma || self.word() != b"cweb" {
-            // Its words are ordinary ones.
+            // The words of another directive are read as ordinary words.
             self.at = start;
             return None;
         }
@@ -226,13 +226,13 @@ impl<'a> Cursor<'a> {
         Some(String::from_utf8_lossy(&text).trim().to_owned())
     }
 
-    /// Behind the `#` of a directive: the file's name, if it is an `#include` of one.
+    /// After the `#` of a directive: the file's name, if the directive is an `#include` of a file.
     fn include(&mut self) -> Option<String> {
         self.skip_blanks();
         let start = self.at;
         let directive = self.word();
         if !matches!(directive, b"include" | b"include_next" | b"import") {
-            // Its words are ordinary ones.
+            // The words of another directive are read as ordinary words.
             self.at = start;
             return None;
         }

@@ -1,10 +1,9 @@
-//! What is added to the messages of the compiler and the linker, and how they are put right.
+//! Texts added to the messages of the compiler and the linker, and corrections of those messages.
 
 use super::lexer::Words;
 use super::{Dialect, Reading};
 
-/// What is said of a source that is refused in every dialect: the messages of the likely one, and what it takes to
-/// understand them.
+/// The text for a source that every dialect refuses: the messages of the likely dialect, and hints that explain them.
 pub(crate) fn refusal(reading: &Reading, source: &[u8], refusals: &[(Dialect, String)]) -> String {
     let Some((_, likely)) = refusals.first() else { return String::new() };
     let mut text = linker(likely, &[reading.file()], reading.words());
@@ -32,12 +31,12 @@ pub(crate) fn refusal(reading: &Reading, source: &[u8], refusals: &[(Dialect, St
     text
 }
 
-/// Whether the compiler does not know the type `name`. Compilers differ in their quotes only.
+/// Whether the compiler does not know the type `name`. Compilers differ only in their quotes.
 fn unknown_type(text: &str, name: &str) -> bool {
     text.contains(&format!("unknown type name '{name}'")) || text.contains(&format!("unknown type name \u{2018}{name}"))
 }
 
-/// Why a source is none, if it came by `curl -d @file`, which takes the line breaks out.
+/// The error for a source that came by `curl -d @file`, which removes the line breaks.
 pub(crate) fn without_lines(source: &[u8], file: &str) -> Option<String> {
     let include = memchr::memmem::find(source, b"#include")?;
     let rest = source.get(include + b"#include".len()..).unwrap_or_default();
@@ -50,20 +49,20 @@ pub(crate) fn without_lines(source: &[u8], file: &str) -> Option<String> {
     })
 }
 
-/// Lines of the tables with a function that the dialect does not take, by the compiler's messages.
+/// The lines of the tables with a function that the dialect refuses, according to the compiler's messages.
 fn wrong_functions(text: &str, file: &str) -> Vec<usize> {
     let about =
         |line: &&str| line.contains("error: ") && line.contains("incompatible") && line.contains("pointer type");
     text.lines().filter(about).filter_map(|line| place(line, file)).collect()
 }
 
-/// The line in `FILE:LINE:…`.
+/// The line number in `FILE:LINE:…`.
 fn place(message: &str, file: &str) -> Option<usize> {
     let (_, rest) = message.split_once(&format!("{file}:"))?;
     rest.split(':').next()?.parse().ok()
 }
 
-/// A module is of one kind: when each dialect refuses other lines of its tables, both kinds are there.
+/// A module has one dialect. When each dialect refuses other lines of its tables, the source mixes both kinds of handlers.
 fn mixed(source: &[u8], refusals: &[(Dialect, String)], file: &str) -> Option<String> {
     let by = |dialect| {
         let found = refusals.iter().find(|(other, _)| *other == dialect);
@@ -93,7 +92,7 @@ fn mixed(source: &[u8], refusals: &[(Dialect, String)], file: &str) -> Option<St
     ))
 }
 
-/// The linker's messages about the sources `files` in the words of the compiler: place, `error:`, and the nearest name.
+/// Rewrites the linker's messages about the sources `files` in a compiler's format: place, `error:`, and the nearest name.
 pub(crate) fn linker(text: &str, files: &[&str], words: &Words) -> String {
     let mut said = String::new();
     for line in text.lines() {
@@ -122,7 +121,7 @@ pub(crate) fn linker(text: &str, files: &[&str], words: &Words) -> String {
     said
 }
 
-/// The file and the line in a message of the linker, which may have the file's whole path.
+/// The file and the line in a linker message, which may contain the file's full path.
 fn linked_from(head: &str, files: &[&str]) -> String {
     let line_of = |file: &&str| {
         let (_, rest) = head.split_once(&format!("{file}:"))?;
@@ -133,7 +132,7 @@ fn linked_from(head: &str, files: &[&str]) -> String {
     found.map_or_else(|| first.to_owned(), |(_, file, line)| format!("{file}:{line}"))
 }
 
-/// The word of the source that is most like `name`, if one is.
+/// The word of the source that is most similar to `name`, if one is similar enough.
 fn nearest<'a>(name: &str, words: &'a Words) -> Option<&'a str> {
     let limit = (name.len() / 3).clamp(1, 3);
     let close = words.identifiers().filter(|word| *word != name && word.len().abs_diff(name.len()) <= limit);
@@ -141,7 +140,7 @@ fn nearest<'a>(name: &str, words: &'a Words) -> Option<&'a str> {
     close.filter(|(distance, _)| *distance <= limit).min().map(|(_, word)| word)
 }
 
-/// Letters to insert, take out, replace, or exchange with their neighbours.
+/// The edit distance: letters to insert, remove, replace, or exchange with a neighbour (Damerau-Levenshtein).
 pub(in crate::module) fn distance(from: &[u8], to: &[u8]) -> usize {
     let mut before: Vec<usize> = Vec::new();
     let mut last: Vec<usize> = (0..=to.len()).collect();

@@ -1,8 +1,9 @@
-//! The kinds of sources that the server compiles: modules of today, of the generations before, and single-file apps.
+//! The dialects that the server compiles: present modules, modules of earlier generations of the interface, and single-file
+//! apps.
 //!
-//! A source does not say what it was written for. `candidates` reads its words and gives the dialects to try, the likely
-//! one first; the compiler proves the guess, because the headers of each dialect take no handlers of another. Everything
-//! that a dialect brings is data in a [`Recipe`]. Nothing here runs anything.
+//! A source does not name its dialect. [`Reading::recipes`] reads its words and returns the dialects to try, the likely one
+//! first. The compiler confirms the guess, because the headers of each dialect refuse handlers of another. All data of a
+//! dialect is in a [`Recipe`]. No code here runs a program.
 
 mod lexer;
 pub(super) mod messages;
@@ -27,7 +28,7 @@ pub(super) enum Language {
 }
 
 impl Language {
-    /// By the name of a file, as the compilers take it: they tell `.c` and `.C` apart. `None` if it is no source.
+    /// The language by a file's name, in the compilers' sense: `.c` and `.C` differ. `None` if the file is not a source.
     pub(super) fn of(file_name: &str) -> Option<Self> {
         match file_name.rsplit_once('.')?.1 {
             "c" => Some(Self::C),
@@ -36,7 +37,7 @@ impl Language {
         }
     }
 
-    /// What the compiler takes if the author names no other standard.
+    /// The standard that applies if the author names none.
     pub(super) fn standard(self) -> &'static str {
         match self {
             Self::C => "-std=gnu11",
@@ -45,18 +46,18 @@ impl Language {
     }
 }
 
-/// What a source was written for.
+/// The generation of the interface that a source is written for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Dialect {
-    /// Handlers take the context, the request and the response: `<cweb.h>` of today.
+    /// Handlers take the context, the request and the response: the present `<cweb.h>`.
     ThreeArguments,
-    /// Handlers take the request and the response; the services are global variables.
+    /// Handlers take the request and the response; services are global variables.
     TwoArguments,
-    /// An app for nope.c or WAFer, whose `server` answers everything.
+    /// An app for nope.c or WAFer, whose function `server` answers everything.
     Wafer,
 }
 
-/// How a source is compiled as one dialect.
+/// How to compile a source as one dialect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Recipe {
     pub(super) dialect: Dialect,
@@ -64,24 +65,24 @@ pub(super) struct Recipe {
     pub(super) include: &'static [&'static str],
     /// Flags before the source.
     pub(super) flags: Vec<String>,
-    /// Text behind the source, in the same file, so that the compiler's messages keep the source's lines.
+    /// Text appended to the source in the same file, so that the compiler's messages keep the source's line numbers.
     pub(super) epilogue: String,
-    /// Files of the SDK that are compiled with the source, relative to it.
+    /// Files of the SDK that are compiled with the source, relative to the SDK.
     pub(super) sources: &'static [&'static str],
-    /// Flags behind the source, before the libraries of every module.
+    /// Flags after the source, before the libraries of every module.
     pub(super) libraries: Vec<String>,
 }
 
-/// What the words of a source say about it.
+/// The result of reading a source.
 #[derive(Debug)]
 pub(super) struct Reading {
     words: Words,
     fields: SourceFields,
-    /// Names of the fields that came with the source and make no difference to it.
+    /// The names of the fields that came with the source and have no effect.
     ignored: Vec<&'static str>,
     likely: Dialect,
     language: Language,
-    /// Why the source can't be compiled, whatever it was written for.
+    /// The reason why no dialect can compile the source.
     refusal: Option<String>,
 }
 
@@ -98,7 +99,7 @@ impl Reading {
         };
         let likely = likely(&words);
         let relevant = match likely {
-            // The generations before, and the apps for nope.c and WAFer, were C.
+            // Sources of earlier generations and apps for nope.c and WAFer are always C.
             _ if language == Language::Cpp && likely != Dialect::Wafer => {
                 SourceFields { language: Some("c++".to_owned()), ..SourceFields::default() }
             }
@@ -120,7 +121,7 @@ impl Reading {
         self.language
     }
 
-    /// The name under which the source is compiled: the author's, if the source came with one that can be used.
+    /// The name under which the source is compiled: the author's file name, if it is usable.
     pub(super) fn file(&self) -> &str {
         self.fields.source_name.as_deref().unwrap_or(match self.language {
             Language::C => "module.c",
@@ -131,17 +132,17 @@ impl Reading {
     /// The libraries and flags that the source names.
     ///
     /// # Errors
-    /// The first that is wrong, in the words of a compiler.
+    /// The first invalid pragma, as a compiler's message.
     pub(super) fn wants(&self, file: &str) -> Result<Wants, String> {
         pragma::wants(&self.words, file)
     }
 
-    /// A warning, in the words of a compiler, for each field that makes no difference to the source; empty without one.
+    /// A warning, in a compiler's format, for each field that has no effect; empty without any.
     pub(super) fn remarks(&self) -> String {
         self.ignored.iter().map(|name| format!("form: warning: {}\n", ignored(name))).collect()
     }
 
-    /// The fields that make a difference to the result.
+    /// The fields that affect the result.
     pub(super) fn fields(&self) -> &SourceFields {
         &self.fields
     }
@@ -150,7 +151,7 @@ impl Reading {
         &self.words
     }
 
-    /// How one of several sources of a module is compiled.
+    /// The recipe of one of several sources of a module.
     pub(super) fn unit_recipe(&self) -> Recipe {
         match self.language {
             Language::C => three::recipe(&self.words),
@@ -161,7 +162,7 @@ impl Reading {
     /// The recipes to try, the likely one first.
     ///
     /// # Errors
-    /// What is wrong with the source as a whole or with a field of the form, for people.
+    /// A text for the author: the source as a whole or a field of the form is wrong.
     pub(super) fn recipes(&self) -> Result<Vec<Recipe>, String> {
         if let Some(refusal) = &self.refusal {
             return Err(refusal.clone());
@@ -172,7 +173,7 @@ impl Reading {
         let two = two::recipe(&self.words, &self.fields);
         match self.likely {
             Dialect::ThreeArguments => Ok(vec![three::recipe(&self.words), doubted(two?)]),
-            // Only the first generation registers a function by a form.
+            // Only the first generation registers a function through a form.
             Dialect::TwoArguments if self.fields.function_name.is_some() => Ok(vec![two?]),
             Dialect::TwoArguments => Ok(vec![two?, doubted(three::recipe(&self.words))]),
             Dialect::Wafer => Ok(vec![wafer::recipe(&self.words, &self.fields)?]),
@@ -180,11 +181,11 @@ impl Reading {
     }
 }
 
-/// Longest name, in bytes, under which a source is compiled.
+/// Limit, in bytes, on the name under which a source is compiled.
 const SOURCE_NAME_BYTES_MAX: usize = 100;
 
-/// The name under which a source is compiled that came as `given`, which may be a path of the client's. `None`: the name has
-/// characters that can't be in a path of a project, is too long, or is one of another language.
+/// The name under which a source that came as `given` is compiled; `given` may be a path on the client's machine. `None`:
+/// the name contains characters that a project's path must not have, is too long, or belongs to another language.
 fn compiled_name(given: &str, language: Language) -> Option<String> {
     let name = given.rsplit(['/', '\\']).next()?;
     let is_kept = checked_path(name).is_ok_and(|kept| kept.as_deref() == Some(name));
@@ -192,7 +193,7 @@ fn compiled_name(given: &str, language: Language) -> Option<String> {
     fits.then(|| name.to_owned())
 }
 
-/// Why the field `name` makes no difference.
+/// The reason why the field `name` has no effect.
 fn ignored(name: &str) -> String {
     let (whose, instead) = match name {
         "name" | "mount" => ("apps for nope.c and WAFer", "a module's config has its name and its paths"),
@@ -205,15 +206,15 @@ fn ignored(name: &str) -> String {
 /// Headers that only apps for nope.c and WAFer include.
 const WAFER_HEADERS: [&str; 6] = ["server.h", "nope.h", "nopeutils.h", "nopeapi.h", "wafer.h", "waferapi.h"];
 
-/// The recipe of what is not likely: the compiler takes a function without a prototype for any handler, so there must be
-/// none that the words may have been right about.
+/// Marks a recipe of the less likely dialect. The compiler accepts a function without a prototype as any handler, so such
+/// functions become errors.
 fn doubted(mut recipe: Recipe) -> Recipe {
     recipe.flags.extend(["-Werror=strict-prototypes", "-Werror=old-style-definition"].map(str::to_owned));
     recipe
 }
 
-/// A handler of today spells the type of the context, which no source of an older generation can know. Nor can such a source
-/// know the helpers of today: they tell where there are no handlers.
+/// Chooses the likely dialect. A present handler spells the type of the context, which no source of an older generation can
+/// know. Where there are no handlers, the present helpers decide in the same way.
 fn likely(words: &Words) -> Dialect {
     if WAFER_HEADERS.iter().any(|header| words.includes(header)) {
         Dialect::Wafer
@@ -231,21 +232,22 @@ fn has_helpers_only(words: &Words) -> bool {
         && !of_handlers.iter().any(|word| words.has(word))
 }
 
-/// Whether the source includes a header of the SDK, of whatever generation.
+/// Whether the source includes a header of any generation of the SDK.
 fn includes_sdk(words: &Words) -> bool {
     sdk::FILES.iter().any(|(name, _)| words.includes(name.strip_prefix("legacy/").unwrap_or(name)))
 }
 
-/// What a module must not do in silence, in both kinds of modules: call a function that nobody has declared, leave out a
-/// type, or put a function of another type into a table. Compilers differ in what they know of the last.
+/// Errors in both kinds of modules: calling an undeclared function, leaving out a type, and putting a function of another
+/// type into a table. Compilers differ in how they detect the last.
 fn strict() -> Vec<String> {
     ["implicit-function-declaration", "implicit-int", "incompatible-pointer-types"]
         .map(|warning| format!("-Werror={warning}"))
         .to_vec()
 }
 
-/// Has the C library check the sizes of what is copied and printed into. Not where there are jumps: it takes one to another
-/// stack, as coroutines have it, for a fault. It also warns of results that nobody looks at, which sources were never asked for.
+/// Makes the C library check the sizes of copies and prints (`_FORTIFY_SOURCE`). Sources that use longjmp are excepted: the
+/// library takes a jump to another stack, as coroutines do it, for an error. `-Wno-unused-result` keeps older sources free
+/// of new warnings.
 fn checked_copies(words: &Words) -> Vec<String> {
     if ["longjmp", "_longjmp", "siglongjmp"].iter().any(|jump| words.has(jump)) {
         return Vec::new();
@@ -266,7 +268,7 @@ fn literal(text: &str) -> String {
     quoted
 }
 
-/// Whether `text` can name a function in C.
+/// Whether `text` can name a C function.
 fn is_identifier(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
         && !text.is_empty()
@@ -350,7 +352,7 @@ mod tests {
                 SourceFields { file_name: given, language: Some(language.to_owned()), ..SourceFields::default() };
             let reading = Reading::new(b"#include <cweb.h>\nint f(struct cweb_context *c);", &fields);
             assert_eq!(reading.file(), kept, "{fields:?}");
-            // What is kept of it has the same name when the source is compiled again.
+            // The kept fields give the same name when the source is compiled again.
             assert_eq!(Reading::new(b"struct cweb_context *c;", reading.fields()).file(), kept);
             assert!(!reading.fields().text().contains("thumb"), "the hash is that of the source");
         }

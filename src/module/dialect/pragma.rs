@@ -1,21 +1,21 @@
-//! What a source asks for in its lines `#pragma cweb …`.
+//! The requests in a source's lines `#pragma cweb …`.
 
 use super::lexer::Words;
 use crate::module::{flags, libraries};
 
-/// Libraries and flags that a source names.
+/// The libraries and flags that a source names.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Wants {
-    /// Libraries to link with, by `link("NAME", …)`.
+    /// Libraries to link, from `link("NAME", …)`.
     pub(crate) libs: Vec<String>,
-    /// Flags of the compiler, by `cflags("-FLAG", …)`.
+    /// Compiler flags, from `cflags("-FLAG", …)`.
     pub(crate) cflags: Vec<String>,
 }
 
-/// Reads the pragmas of a source that the compiler's messages call `file`.
+/// Reads the pragmas of a source whose name in the compiler's messages is `file`.
 ///
 /// # Errors
-/// The first that is wrong, in the words of a compiler.
+/// The first invalid pragma, as a compiler's message.
 pub(super) fn wants(words: &Words, file: &str) -> Result<Wants, String> {
     let mut wants = Wants::default();
     for pragma in words.pragmas() {
@@ -39,7 +39,7 @@ pub(super) fn wants(words: &Words, file: &str) -> Result<Wants, String> {
     Ok(wants)
 }
 
-/// The names in their order, each once.
+/// The names in their order, each only once.
 pub(crate) fn without_doubles(names: Vec<String>) -> Vec<String> {
     let mut kept: Vec<String> = Vec::new();
     for name in names {
@@ -50,7 +50,7 @@ pub(crate) fn without_doubles(names: Vec<String>) -> Vec<String> {
     kept
 }
 
-/// The name and the arguments of `NAME("…", "…")`; `None` if it is something else.
+/// The name and the arguments of `NAME("…", "…")`; `None` if `text` has another form.
 fn call(text: &str) -> Option<(&str, Vec<String>)> {
     let (name, rest) = text.split_once('(')?;
     let mut rest = rest.trim_end().strip_suffix(')')?.trim();
@@ -109,9 +109,9 @@ mod tests {
     #[test]
     fn what_is_wrong_has_its_line() {
         for (source, place, words) in [
-            ("\n#pragma cweb link(\"../z\")", "module.c:2: error:", "no name of a library"),
-            ("#pragma cweb link(\"-lz\")", "module.c:1: error:", "no name of a library"),
-            ("#pragma cweb link(\"@z\")", "module.c:1: error:", "no name of a library"),
+            ("\n#pragma cweb link(\"../z\")", "module.c:2: error:", "t name a library"),
+            ("#pragma cweb link(\"-lz\")", "module.c:1: error:", "t name a library"),
+            ("#pragma cweb link(\"@z\")", "module.c:1: error:", "t name a library"),
             ("int x; \\\n\n#pragma cweb cflags(\"-fplugin=x\")", "module.c:3: error:", "not allowed"),
             ("#pragma cweb link(zstd)", "module.c:1: error:", "is written like"),
             ("#pragma cweb link(\"z\" \"y\")", "module.c:1: error:", "is written like"),

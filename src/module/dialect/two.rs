@@ -1,11 +1,11 @@
-//! Modules of the generations before there was a context: handlers take two arguments, and the services are global
-//! variables. The oldest of them export no `config`: fields of the form register one function.
+//! Modules of the generations before the context existed: handlers take two arguments, and services are global variables.
+//! The oldest modules export no `config`: fields of the form register one function.
 
 use super::lexer::Words;
 use super::{Dialect, Recipe, is_identifier, literal};
 use crate::module::deploy::SourceFields;
 
-/// The fields that register a function, unless the source does it itself.
+/// The fields that register a function, unless the source registers it itself.
 pub(super) fn relevant(words: &Words, fields: &SourceFields) -> SourceFields {
     let registers = fields.function_name.is_some() && !words.has("module_t");
     SourceFields {
@@ -18,18 +18,18 @@ pub(super) fn relevant(words: &Words, fields: &SourceFields) -> SourceFields {
 }
 
 /// # Errors
-/// A field can't be used, for people.
+/// A text for the author: a field has an invalid value.
 pub(super) fn recipe(words: &Words, fields: &SourceFields) -> Result<Recipe, String> {
     let mut flags = super::strict();
     flags.extend(super::checked_copies(words));
     flags.push("-DCWEB_MODULE_API=2".to_owned());
     if words.any(|word| word.starts_with("http_kv_")) && !words.any(|word| word == "map" || word.starts_with("map_")) {
-        // The last of these generations: its stores hold strings, which `printf` is given as they are.
+        // The last of these generations: its stores hold strings, which modules pass to `printf` directly.
         flags.push("-DCWEB_MAP_VALUE=char".to_owned());
     }
     let mut epilogue = String::new();
     if !words.includes("cweb.h") && super::includes_sdk(words) {
-        // Such a source has no global variables for services, and may have others of these names.
+        // Such a source has no global variables for services, and may define others with these names.
         epilogue.push_str("\n\n#ifndef CWEB_H\n#define CWEB_WITHOUT_SERVICES\n#endif\n#include <cweb.h>");
     }
     if let Some(function) = &fields.function_name {
@@ -40,10 +40,10 @@ pub(super) fn recipe(words: &Words, fields: &SourceFields) -> Result<Recipe, Str
     Ok(Recipe { dialect: Dialect::TwoArguments, include: &["legacy"], flags, epilogue, sources: &[], libraries })
 }
 
-/// A `config` of one route, as the form describes it.
+/// A `config` with one route, built from the form.
 fn config(function: &str, fields: &SourceFields) -> Result<String, String> {
     if !is_identifier(function) {
-        return Err(format!("the form's function_name \"{function}\" is no name of a C function"));
+        return Err(format!("the form's function_name \"{function}\" can't name a C function"));
     }
     let route = fields.route.as_deref().ok_or("the form has a function_name, but no route: add -F route=/path")?;
     let is_no_path = |byte: u8| byte <= b' ' || matches!(byte, b'?' | b'#' | 0x7f);
@@ -54,9 +54,9 @@ fn config(function: &str, fields: &SourceFields) -> Result<String, String> {
     }
     let method = fields.method.as_deref().unwrap_or("GET");
     if !method.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(format!("the form's method {method:?} is none; write for example: method=POST"));
+        return Err(format!("the form's method {method:?} is not an HTTP method; write for example: method=POST"));
     }
-    // The oldest handlers return nothing, which makes no difference to a call that ignores what is returned.
+    // The oldest handlers return nothing, which is harmless for a caller that ignores the result.
     let handler = format!(
         "_Generic(&{function}, int (*)(struct http_request *, struct http_response *): 1, \
          void (*)(struct http_request *, struct http_response *): 1) ? (entry_t)(void (*)(void)){function} : 0"
@@ -69,7 +69,7 @@ fn config(function: &str, fields: &SourceFields) -> Result<String, String> {
     ))
 }
 
-/// A pattern that matches `path` and nothing else.
+/// A pattern that matches exactly `path`.
 fn exact(path: &str) -> String {
     let mut pattern = String::new();
     for c in path.chars() {
@@ -91,9 +91,7 @@ fn libraries(text: &str) -> Result<Vec<String>, String> {
             if name.bytes().all(is_name) && name.starts_with(|first: char| first.is_ascii_alphanumeric()) {
                 Ok(format!("-l{name}"))
             } else {
-                Err(format!(
-                    "the form's libs has \"{word}\", which is no name of a library; write for example: libs=-lz"
-                ))
+                Err(format!("the form's libs has \"{word}\", which can't name a library; write for example: libs=-lz"))
             }
         })
         .collect()

@@ -5,21 +5,21 @@ use super::{Dialect, Recipe, literal};
 use crate::module::deploy::SourceFields;
 use crate::module::verify::RESERVED;
 
-/// The name of an app whose file and form give none: a new post of it takes the place of the one before.
+/// The name of an app whose file and form give none. A new post of such an app replaces the one before.
 const NAME_DEFAULT: &str = "server";
-/// Longest name: `CWEB_NAME_SIZE` without its NUL.
+/// Limit, in bytes, on a name: `CWEB_NAME_SIZE` without its NUL.
 const NAME_BYTES_MAX: usize = 127;
-/// Longest prefix: its pattern and the name of a module have the same room.
+/// Limit, in bytes, on a prefix: the prefix's pattern must fit into a buffer of the size of a module name.
 const MOUNT_BYTES_MAX: usize = 100;
 
-/// The fields of the form that an app's name and place come from.
+/// The fields of the form that determine an app's name and prefix.
 pub(super) fn relevant(fields: &SourceFields) -> SourceFields {
     let SourceFields { file_name, name, mount, .. } = fields.clone();
     SourceFields { file_name, name, mount, ..SourceFields::default() }
 }
 
-/// The app is compiled with the headers of all its versions, and beside `wafer_glue.c`, which makes a module of it.
-/// What its compiler only warned of stays a warning.
+/// Compiles the app with the headers of all versions, together with `wafer_glue.c`, which makes it a module. Warnings of
+/// the app's former compiler stay warnings.
 pub(super) fn recipe(words: &Words, fields: &SourceFields) -> Result<Recipe, String> {
     one_file_of_c(words, fields)?;
     let (name, mount) = (literal(&name(fields)?), literal(&mount(fields)?));
@@ -40,7 +40,7 @@ pub(super) fn recipe(words: &Words, fields: &SourceFields) -> Result<Recipe, Str
     })
 }
 
-/// What is added to the compiler's messages about an app.
+/// The hint that is added to the compiler's messages about an app.
 pub(super) fn hint(text: &str) -> &'static str {
     if text.contains("'server' undeclared") || text.contains("undeclared identifier 'server'") {
         "\nan app for nope.c or WAFer defines void server(Request *, Response *), or in older versions \
@@ -65,10 +65,10 @@ fn one_file_of_c(words: &Words, fields: &SourceFields) -> Result<(), String> {
     Ok(())
 }
 
-/// The field `name`, else the name of the file without its suffix.
+/// The field `name`, or else the name of the file without its suffix.
 ///
 /// # Errors
-/// No module can have that name.
+/// The name is not valid for a module.
 fn name(fields: &SourceFields) -> Result<String, String> {
     let file = fields.file_name.as_deref().unwrap_or_default();
     let file = file.rsplit(['/', '\\']).next().unwrap_or_default();
@@ -82,7 +82,7 @@ fn name(fields: &SourceFields) -> Result<String, String> {
     Ok(if name.is_empty() { NAME_DEFAULT.to_owned() } else { name.to_owned() })
 }
 
-/// The prefix of the app's paths, without a slash at its end; empty: it answers all.
+/// The prefix of the app's paths, without a trailing slash; empty: the app answers all paths.
 fn mount(fields: &SourceFields) -> Result<String, String> {
     let given = fields.mount.as_deref().unwrap_or_default().trim();
     let mount = given.trim_end_matches('/');

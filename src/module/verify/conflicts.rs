@@ -1,4 +1,4 @@
-//! Conflicts between the routes of modules: of two modules that match a path, the one that was deployed first answers.
+//! Conflicts between the routes of modules: of two modules that match a path, the module that was deployed first answers.
 
 use super::{Refusal, refuse};
 use crate::abi::manifest::{Manifest, RouteDecl};
@@ -6,7 +6,7 @@ use crate::module::pattern;
 use regex::bytes::Regex;
 use std::collections::HashSet;
 
-/// A route, ready to be compared with many others.
+/// A route, prepared for comparison with many others.
 pub(super) struct Matcher<'a> {
     pub(super) route: &'a RouteDecl,
     /// `None` for a literal path.
@@ -19,17 +19,17 @@ impl<'a> Matcher<'a> {
         Self { route, regex: pattern.and_then(|pattern| Regex::new(&pattern).ok()) }
     }
 
-    /// The one path that it matches, if it is one and not many.
+    /// The only path that the route matches; `None` for a pattern.
     pub(super) fn hidden_path(&self) -> Option<&[u8]> {
         self.regex.is_none().then_some(self.route.path.as_bytes())
     }
 
-    /// Whether it matches the path `path`.
+    /// Whether the route's pattern matches the path `path`.
     pub(super) fn hides(&self, path: &[u8]) -> bool {
         self.regex.as_ref().is_some_and(|regex| regex.is_match(path))
     }
 
-    /// Whether it matches the path of `other`, read as the path of a request, or has the same one.
+    /// Whether the route matches the path of `other`, read as the path of a request, or has the same path.
     fn matches(&self, other: &RouteDecl) -> bool {
         let path = other.path.as_bytes();
         self.route.path == other.path || self.regex.as_ref().is_some_and(|regex| regex.is_match(path))
@@ -37,12 +37,12 @@ impl<'a> Matcher<'a> {
 }
 
 /// Refuses routes and WebSocket paths of `new` that another module matches already. `served` are the modules in the order
-/// of their deployment, `coming` those that are about to be.
+/// of their deployment, `coming` those with a reservation.
 ///
-/// A pattern that covers what others serve among other paths is fine: it gets what they leave, because the module that
-/// was deployed first is asked first. So the new version of a module must not cover what those behind it serve; what its
-/// old version had is not looked at again. Routes that are asked last take nothing from others, in whatever order; of two
-/// mounts on `/` the second would never be asked.
+/// A pattern that covers paths of other modules among others is accepted. The module that was deployed first is asked
+/// first, so the pattern gets the remaining requests. The new version of a module must therefore not cover paths of modules
+/// that were deployed after it; paths that its old version covered are not checked again. Routes that are asked last take
+/// no requests from others, in any order. Of two mounts on `/`, the second would never be asked.
 pub(in crate::module) fn conflict<'a>(
     new: &Manifest,
     served: impl Iterator<Item = &'a Manifest>,
@@ -64,7 +64,7 @@ pub(in crate::module) fn conflict<'a>(
         if mounts_root && other.routes.iter().any(RouteDecl::is_root_mount) {
             let (name, other) = (&new.name, &other.name);
             return refuse(format!(
-                "conflict: module {other} has a mount on / already, and that of module {name} would never be asked; mount a prefix, say \
+                "conflict: module {other} has a mount on / already, and the mount of module {name} would never be asked; mount a prefix, such as \
                  \"/{name}\", or remove module {other}"
             ));
         }
@@ -73,8 +73,8 @@ pub(in crate::module) fn conflict<'a>(
     Ok(())
 }
 
-/// The conflict of the route `rival` of `new` with the route `theirs` of `other`, which matches its path: whose the path is, and what
-/// helps.
+/// The conflict of the route `rival` of `new` with the route `theirs` of `other`, which matches its path: names the module
+/// that serves the path, and the remedies.
 fn taken(new: &Manifest, rival: &Matcher<'_>, other: &Manifest, theirs: &RouteDecl) -> Refusal {
     let (name, method, path, other) = (&new.name, &rival.route.method, &rival.route.path, &other.name);
     let begin = format!("conflict: {method} {path} of module {name} is already served by module {other}");
@@ -83,7 +83,7 @@ fn taken(new: &Manifest, rival: &Matcher<'_>, other: &Manifest, theirs: &RouteDe
         None if pattern::is_literal(&theirs.path) => (theirs.path.clone(), ""),
         None => (theirs.path.clone(), ", narrow that pattern"),
     };
-    // Deployed in the other order they would do, unless this one covers the other one then.
+    // In the other order of deployment there is no conflict, unless this route covers the other one.
     let order = if narrow.is_empty() || rival.matches(theirs) {
         format!(", or remove module {other}")
     } else {
@@ -126,7 +126,7 @@ fn compare(new: &Manifest, fresh: &[Matcher<'_>], other: &Manifest, is_behind: b
     Ok(())
 }
 
-/// Whether the WebSocket path `path` is the same as `other`, or one that its pattern matches.
+/// Whether the WebSocket path `path` equals `other`, or matches its pattern.
 pub(super) fn covers(other: &str, path: &str) -> bool {
     let matches = |regex: String| Regex::new(&regex).is_ok_and(|regex| regex.is_match(path.as_bytes()));
     other == path || pattern::is_pattern(other) && pattern::translate(other).is_ok_and(matches)
@@ -199,7 +199,7 @@ mod tests {
                 .ends_with("choose another path, or remove module b")
         );
         assert!(!refused(&all, &[&site]), "a handler for all paths comes before files");
-        // A handler in the place of its own mount takes paths of modules behind it.
+        // A handler in place of the module's own mount takes paths of modules that were deployed later.
         let handler = module("site", &[("GET", "/.*")], &[]);
         assert!(refused(&handler, &[&site, &later]) && !refused(&handler, &[&site]));
         let routes = [site.routes, module("a", &[("GET", "/a")], &[]).routes].concat();
@@ -217,7 +217,7 @@ mod tests {
         assert!(refused(&grown("GET", "/z/[0-9]"), &[&first, &later]), "it would be asked first");
         assert!(refused(&grown("POST", "/z/.*"), &[&first, &later]));
         assert!(!refused(&grown("PUT", "/z/.*"), &[&first, &later]));
-        // Which of two that come at once will be first is not known.
+        // The order of two concurrent deployments is not known.
         let coming = |new: &Manifest, other: &Manifest| conflict(new, iter::empty(), iter::once(other)).is_err();
         assert!(coming(&all, &first) && coming(&first, &all));
     }

@@ -1,9 +1,9 @@
-//! Flags of routes that exclude each other, or need something beside the route.
+//! Flags of routes that exclude each other, or that need a further declaration.
 
 use super::{Refusal, refuse};
 use crate::abi::manifest::{FLAG_INLINE, Manifest, RouteDecl};
 
-/// What is wrong with a route that is asked before a WebSocket is opened.
+/// Checks a route that is asked before a WebSocket is opened.
 pub(super) fn check_handshake(at: usize, route: &RouteDecl, manifest: &Manifest) -> Result<(), Refusal> {
     if route.is_handshake() && route.method != "GET" {
         return refuse(format!(
@@ -17,7 +17,7 @@ pub(super) fn check_handshake(at: usize, route: &RouteDecl, manifest: &Manifest)
     Ok(())
 }
 
-/// What a route whose calls have a process each can't be besides.
+/// Checks a route with a process for each call (`CWEB_KILLABLE`) for flags that it can't have.
 pub(super) fn check_killable(at: usize, route: &RouteDecl) -> Result<(), Refusal> {
     let others = [
         ("CWEB_INLINE", route.flags & FLAG_INLINE != 0, "whose handler runs on the thread that serves the connection"),

@@ -1,4 +1,4 @@
-//! The cgroup of one process: made, limited, asked what happened, removed.
+//! The cgroup of one process: its creation, limits, state after the process's end, and removal.
 
 use crate::machine::Version;
 use std::fs;
@@ -7,27 +7,27 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long a cgroup whose process has been waited for may be busy: the kernel is not always done by then.
+/// How long a cgroup may be busy after wait(2) has returned its process, since the kernel may finish later.
 pub(super) const REMOVE_WAIT: Duration = Duration::from_secs(2);
-/// The longest pause between two tries.
+/// Limit on the pause between two attempts.
 const REMOVE_PAUSE_MAX: Duration = Duration::from_millis(50);
 
-/// The kernel takes memory in pieces of some pages, so the largest use lies a little below the limit that was reached.
+/// The kernel counts memory in units of some pages, so the largest use lies a little below a limit that was reached.
 const SLACK_BYTES: u64 = 1024 * 1024;
 
-/// Why the kernel has killed a process.
+/// Whose memory limit caused the kernel to kill a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::domain::process) enum OutOfMemory {
-    /// It needed more than its limit.
+    /// The process exceeded its own limit.
     Limit {
-        /// The limit.
+        /// The limit in bytes.
         bytes: u64,
     },
-    /// Memory ran out further up: a container's, a service's, the machine's.
+    /// Memory ran out in a container, in a service or on the whole machine.
     Elsewhere,
 }
 
-/// A cgroup that exists.
+/// An existing cgroup.
 #[derive(Debug)]
 pub(super) struct Group {
     version: Version,
@@ -36,7 +36,7 @@ pub(super) struct Group {
 }
 
 impl Group {
-    /// Makes the cgroup `dir`, in which no more than `limit_bytes` of memory can be used.
+    /// Creates the cgroup `dir` with a limit of `limit_bytes` bytes of memory.
     pub(super) fn create(version: Version, dir: PathBuf, limit_bytes: u64) -> io::Result<Self> {
         make(&dir)?;
         let group = Self { version, dir, limit_bytes };
@@ -54,13 +54,14 @@ impl Group {
         match self.version {
             Version::Two => {
                 self.write("memory.max", &bytes)?;
-                // Without these two there is still the limit: kernels without swap, and older ones, don't have them.
+                // Kernels without swap and older kernels lack these two files; the limit above holds there too.
                 self.write_if_there("memory.swap.max", "0");
                 self.write_if_there("memory.oom.group", "1");
             }
             Version::One => {
                 self.write("memory.limit_in_bytes", &bytes)?;
-                // Memory and swap together. In this order: the kernel refuses one below the other.
+                // This limit concerns memory and swap together. The kernel requires it to be at least the limit on memory,
+                // so it comes second.
                 self.write_if_there("memory.memsw.limit_in_bytes", &bytes);
             }
         }
@@ -77,12 +78,12 @@ impl Group {
         }
     }
 
-    /// Puts a process with all its threads into it.
+    /// Moves a process with all its threads into the cgroup.
     pub(super) fn add(&self, pid: u32) -> io::Result<()> {
         self.write("cgroup.procs", &pid.to_string())
     }
 
-    /// Whether its process was killed for memory, and for whose. To be asked before it is removed.
+    /// Whether the kernel killed the process for lack of memory, and under which limit. The call must precede the removal.
     pub(super) fn out_of_memory(&self) -> Option<OutOfMemory> {
         let read = |file: &str| fs::read_to_string(self.dir.join(file)).unwrap_or_default();
         let number = |file: &str| read(file).trim().parse::<u64>().unwrap_or(0);
@@ -92,7 +93,8 @@ impl Group {
                 (count(&events, "oom_kill").unwrap_or(0), count(&events, "oom").is_some_and(|count| count > 0))
             }
             Version::One => {
-                // Not by memory.failcnt, which stays 0 on newer kernels. Linux before 4.13 has nothing better.
+                // `memory.failcnt` stays 0 on newer kernels; Linux before 4.13 has no count of kills, so the counter serves
+                // there.
                 let kills = count(&read("memory.oom_control"), "oom_kill");
                 let largest = number("memory.max_usage_in_bytes");
                 (
@@ -105,7 +107,7 @@ impl Group {
         (killed > 0).then_some(why)
     }
 
-    /// Removes it, within [`REMOVE_WAIT`]. Its process must be over.
+    /// Removes the cgroup, within [`REMOVE_WAIT`]. Its process must have ended.
     pub(super) fn remove(&self) {
         if let Err(error) = remove(&self.dir, Instant::now() + REMOVE_WAIT) {
             tracing::warn!("the cgroup {} could not be removed: {error}", self.dir.display());
@@ -113,18 +115,18 @@ impl Group {
     }
 }
 
-/// The number behind `key` in a file of lines `key number`.
+/// The number after `key` in a file of lines `key number`.
 fn count(text: &str, key: &str) -> Option<u64> {
     let mut pairs = text.lines().filter_map(|line| line.split_once(' '));
     pairs.find(|(name, _)| *name == key)?.1.trim().parse().ok()
 }
 
-/// Writes into a file of a cgroup; the error names it.
+/// Writes to a file of a cgroup; the error contains the path.
 pub(super) fn write(path: &Path, text: &str) -> io::Result<()> {
     fs::write(path, text).map_err(|error| naming(path, &error))
 }
 
-/// mkdir(2); the error names the directory.
+/// mkdir(2); the error contains the path.
 pub(super) fn make(dir: &Path) -> io::Result<()> {
     fs::create_dir(dir).map_err(|error| naming(dir, &error))
 }
@@ -133,7 +135,7 @@ fn naming(path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
-/// Removes a cgroup; tried again until `deadline` while it is busy. One that is not there is removed.
+/// Removes a cgroup, and tries again until `deadline` while it is busy. A missing cgroup counts as removed.
 pub(super) fn remove(dir: &Path, deadline: Instant) -> io::Result<()> {
     let mut pause = Duration::from_millis(1);
     loop {
@@ -148,7 +150,7 @@ pub(super) fn remove(dir: &Path, deadline: Instant) -> io::Result<()> {
     }
 }
 
-/// rmdir(2). The files of a cgroup go with it; those of the directories that stand for one in tests don't.
+/// rmdir(2). The kernel removes the files of a cgroup itself; in the tests, plain directories stand for cgroups.
 pub(super) fn rmdir(dir: &Path) -> io::Result<()> {
     #[cfg(test)]
     for file in fs::read_dir(dir).into_iter().flatten().flatten().filter(|entry| entry.path().is_file()) {
@@ -228,7 +230,7 @@ mod tests {
         fs::remove_dir(&dir).unwrap();
         assert!(Group::create(Version::Two, dir.join("deeper"), MIB).is_err());
         assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 0);
-        // What can't be removed is given up, with an error that is not a wait.
+        // A removal that fails permanently returns the error without a wait.
         let busy = Group::create(Version::Two, dir.clone(), MIB).unwrap();
         fs::create_dir(dir.join("child")).unwrap();
         assert!(remove(&busy.dir, Instant::now() + REMOVE_WAIT).is_err());

@@ -1,12 +1,14 @@
-//! A memory cgroup for each process of a domain: what it uses is limited, and only it dies of it.
+//! A memory cgroup for each process of a domain: it limits the used memory, and only that process dies when the memory runs
+//! out.
 //!
-//! `RLIMIT_AS` bounds what a process maps. A cgroup bounds what it uses: resident memory, shared memory and files of a
-//! tmpfs that it filled, tables of the kernel. The server makes the cgroups below its own, where that is given to it
-//! (cgroups(7); `Delegate=` in systemd.resource-control(5)); where it is not, nothing else changes. Whether it is, is
-//! found out once, by doing it.
+//! `RLIMIT_AS` limits the mapped memory. A cgroup limits the used memory: resident memory, shared memory and files in a
+//! tmpfs that the process filled, and tables of the kernel. The server creates the cgroups below its own, if it has the
+//! right to do so (cgroups(7); `Delegate=` in systemd.resource-control(5)); otherwise nothing else changes. The server
+//! finds out by trying once.
 //!
-//! The names tell whose they are: `cweb-DATADIR-PID-NUMBER`, the data directory as a hash, the server's pid, the number
-//! of the process. So servers don't meet, and one finds what an earlier one with its data directory has left.
+//! The names show the owner: `cweb-DATADIR-PID-NUMBER`, with a hash of the data directory, the server's process id, and the
+//! number of the domain's process. Therefore servers don't collide, and a server finds the cgroups that an earlier server
+//! with its data directory has left.
 
 mod group;
 
@@ -24,30 +26,30 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How long what an earlier server left may be busy. Its processes were killed with it.
+/// How long cgroups of an earlier server may be busy. Its processes were killed with it.
 const LEFTOVERS_WAIT: Duration = Duration::from_secs(1);
-/// Bytes of the hash in a name.
+/// The bytes of the hash in a name.
 const HASH_BYTES: usize = 6;
 
-/// Makes the cgroups of a server's domains.
+/// Creates the cgroups of a server's domains.
 #[derive(Debug)]
 pub struct Cgroups {
     version: Version,
-    /// The server's own, as it was at the start.
+    /// The server's own cgroup at its start.
     base: PathBuf,
-    /// Where the server has moved to, if it had to.
+    /// The cgroup that the server has moved to, if it had to.
     leaf: Option<PathBuf>,
     names: Names,
     limit_bytes: u64,
-    /// Cgroups that there are.
+    /// The number of existing cgroups.
     count: Mutex<usize>,
     fewer: Condvar,
 }
 
-/// What the cgroups of a server are called.
+/// The names of a server's cgroups.
 #[derive(Debug)]
 struct Names {
-    /// Common to all servers with the same data directory.
+    /// The common part for all servers with the same data directory.
     prefix: String,
     pid: u32,
 }
@@ -63,30 +65,31 @@ impl Names {
         format!("{}{}-{what}", self.prefix, self.pid)
     }
 
-    /// Whether `name` is of an earlier server with this data directory. `is_alive` is asked for a pid: it may be another's
-    /// by now, then its cgroup is for a later start to remove.
+    /// Whether `name` belongs to an earlier server with this data directory. `is_alive` checks a process id: it may belong
+    /// to another process by now; then a later start removes the cgroup.
     fn is_left(&self, name: &str, is_alive: impl Fn(u32) -> bool) -> bool {
         let pid = name.strip_prefix(&self.prefix).and_then(|rest| rest.split_once('-')?.0.parse().ok());
         pid.is_some_and(|pid: u32| pid == self.pid || !is_alive(pid))
     }
 }
 
-/// Whether there is such a process, whoever's, that is not just waiting to be waited for.
+/// Whether a process with this id exists, of any user, and is not a zombie.
 fn is_alive(pid: u32) -> bool {
     let number = i32::try_from(pid).ok().and_then(Pid::from_raw);
     number.is_some_and(|number| test_kill_process(number) != Err(rustix::io::Errno::SRCH)) && !is_zombie(pid)
 }
 
 fn is_zombie(pid: u32) -> bool {
-    // proc_pid_stat(5): the state comes behind the program's name, which may have parentheses itself.
+    // proc_pid_stat(5): the state follows the program's name, which may contain parentheses itself.
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with(['Z', 'X']))
 }
 
 impl Cgroups {
-    /// Finds out whether each process of modules can have a cgroup that limits it to `limit_bytes`, and removes those
-    /// that an earlier server with the same `data_dir` has left. To be called before processes are started: the server
-    /// may have to move into a cgroup below its own, which they inherit. `None`: it can't be; the log says why.
+    /// Finds out whether each process of modules can have a cgroup that limits it to `limit_bytes`, and removes cgroups
+    /// that an earlier server with the same `data_dir` has left. Must be called before processes are started: the server
+    /// may have to move into a cgroup below its own, which the processes inherit. `None`: it is not possible; the log has
+    /// the reason.
     #[must_use]
     pub fn find(data_dir: &Path, limit_bytes: u64) -> Option<Arc<Self>> {
         let mut reasons = Vec::new();
@@ -118,7 +121,7 @@ impl Cgroups {
         if version == Version::Two {
             found.enable()?;
         }
-        // Tried out now: afterwards a domain would have to do without.
+        // Tried now, since a failure later would leave a domain without a limit.
         match found.create("0") {
             Ok(group) => group.remove(),
             Err(error) => {
@@ -133,14 +136,14 @@ impl Cgroups {
         Group::create(self.version, self.base.join(self.names.of(what)), self.limit_bytes)
     }
 
-    /// Gives the cgroups below the own one the memory controller (version 2). A cgroup that does has no processes of its
-    /// own, but for the root: then the server moves first.
+    /// Enables the memory controller for the cgroups below the own one (version 2). A cgroup that enables controllers must
+    /// not contain processes, apart from the root: so the server moves first.
     fn enable(&mut self) -> io::Result<()> {
         let control = self.base.join("cgroup.subtree_control");
         if has_memory(&control) {
             return Ok(());
         }
-        // The root alone has no such file.
+        // Only the root has no such file.
         if self.base.join("cgroup.type").exists() {
             let leaf = self.base.join(self.names.of("server"));
             make(&leaf)?;
@@ -157,19 +160,19 @@ impl Cgroups {
         })
     }
 
-    /// Moves the server.
+    /// Moves the server into `dir`.
     fn enter(&self, dir: &Path) -> io::Result<()> {
         write(&dir.join("cgroup.procs"), &self.names.pid.to_string())
     }
 
-    /// Moves the server back to where it was, and leaves nothing of its own there.
+    /// Moves the server back to its first cgroup, and removes its own.
     fn leave(&mut self) {
         let Some(leaf) = self.leaf.take() else { return };
         self.restore(&leaf);
     }
 
     fn restore(&self, leaf: &Path) {
-        // In this order: a cgroup that gives controllers on takes no process.
+        // In this order: a cgroup that enables controllers accepts no process.
         let given = write(&self.base.join("cgroup.subtree_control"), "-memory");
         let moved = self.enter(&self.base).and_then(|()| remove(leaf, Instant::now() + LEFTOVERS_WAIT));
         if let Err(error) = given.and(moved) {
@@ -177,10 +180,10 @@ impl Cgroups {
         }
     }
 
-    /// Makes a cgroup for the process `pid` and puts it there. `number` is the process's.
+    /// Creates a cgroup for the process `pid` and moves the process into it. `number` is the process's number.
     ///
     /// # Errors
-    /// A system call failed; the process is where it was.
+    /// A system call failed; the process has not moved.
     pub(super) fn confine(self: &Arc<Self>, number: u64, pid: u32) -> io::Result<Confined> {
         let group = self.create(&number.to_string())?;
         *lock(&self.count) += 1;
@@ -188,8 +191,8 @@ impl Cgroups {
         confined.add(pid).map(|()| confined)
     }
 
-    /// Waits until all cgroups are removed, as they are when their processes are over, but not longer than `limit`. The
-    /// server moves back to its own. To be called last.
+    /// Waits until all cgroups are removed, which happens after their processes have ended, but at most for `limit`. The
+    /// server moves back to its own cgroup. Must be the last call.
     pub fn close(&self, limit: Duration) {
         let deadline = Instant::now() + limit;
         let mut count = lock(&self.count);
@@ -208,7 +211,7 @@ impl Cgroups {
     }
 }
 
-/// A process in its cgroup, which is removed with this at the latest.
+/// A process in its cgroup. The cgroup is removed when this value is dropped, at the latest.
 #[derive(Debug)]
 pub(super) struct Confined {
     /// `None` once it is removed.
@@ -221,12 +224,12 @@ impl Confined {
         lock(&self.group).as_ref().map_or(Ok(()), |group| group.add(pid))
     }
 
-    /// Whether its process was killed for memory, and for whose.
+    /// The reason if the kernel killed the process for lack of memory.
     pub(super) fn out_of_memory(&self) -> Option<OutOfMemory> {
         lock(&self.group).as_ref()?.out_of_memory()
     }
 
-    /// The process has been waited for.
+    /// Removes the cgroup after the process was reaped.
     pub(super) fn remove(&self) {
         let Some(group) = lock(&self.group).take() else { return };
         group.remove();
@@ -241,12 +244,12 @@ impl Drop for Confined {
     }
 }
 
-/// Whether a file that lists controllers has memory.
+/// Whether a file that lists controllers contains memory.
 fn has_memory(file: &Path) -> bool {
     fs::read_to_string(file).is_ok_and(|text| text.split_whitespace().any(|name| name == "memory"))
 }
 
-/// Removes what earlier servers with this data directory have left.
+/// Removes the cgroups that earlier servers with this data directory have left.
 fn remove_left(base: &Path, names: &Names) {
     let deadline = Instant::now() + LEFTOVERS_WAIT;
     for entry in fs::read_dir(base).into_iter().flatten().flatten() {

@@ -1,12 +1,13 @@
-//! With a plain directory for a cgroup of version 2. Unlike the kernel it makes no files in new ones and refuses nothing.
+//! Uses a plain directory instead of a cgroup of version 2. Unlike the kernel, it creates no files in new ones and refuses
+//! nothing.
 
 use super::*;
 
 const LIMIT: u64 = 128 * 1024 * 1024;
-/// No pid is larger (`/proc/sys/kernel/pid_max` in proc(5)).
+/// No process id is larger (`/proc/sys/kernel/pid_max` in proc(5)).
 const NOBODYS_PID: u32 = 1 << 23;
 
-/// A cgroup that is given memory, and is not the root.
+/// A cgroup with the memory controller that is not the root.
 fn delegated() -> tempfile::TempDir {
     let base = tempfile::tempdir().unwrap();
     for (file, text) in
@@ -61,7 +62,7 @@ fn the_server_moves_before_it_gives_memory_on() {
     let pid = std::process::id().to_string();
     assert_eq!(text(&base, &format!("{leaf}/cgroup.procs")), pid);
     assert_eq!(text(&base, "cgroup.subtree_control"), "+memory");
-    // And goes back.
+    // It also moves back.
     found.close(Duration::ZERO);
     assert_eq!((text(&base, "cgroup.subtree_control"), text(&base, "cgroup.procs")), ("-memory".to_owned(), pid));
     assert!(dirs(&base).is_empty());
@@ -85,7 +86,7 @@ fn where_it_can_not_be_nothing_is_left() {
     fs::write(base.path().join("cgroup.controllers"), "cpu memory_pressure pids\n").unwrap();
     let why = below(&base).unwrap_err().to_string();
     assert!(why.contains("memory controller") && dirs(&base).is_empty(), "{why}");
-    // Memory can't be given on: the server has moved by then and goes back.
+    // The memory controller can't be enabled: the server has moved by then and moves back.
     let base = delegated();
     fs::remove_file(base.path().join("cgroup.subtree_control")).unwrap();
     fs::create_dir(base.path().join("cgroup.subtree_control")).unwrap();

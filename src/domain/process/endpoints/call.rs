@@ -1,4 +1,4 @@
-//! One call, from its place in the queue to what it is answered to.
+//! One call, from its place in the queue to its caller.
 
 use super::super::arena::ExtentRange;
 use crate::abi::manifest::RouteDecl;
@@ -8,18 +8,18 @@ use crate::domain::stream::{CallSlot, Pipe, StreamStart};
 use crate::net::ConnId;
 use std::sync::Arc;
 
-/// What a call is answered to.
+/// The receiver of a call's outcome.
 pub(super) enum Caller {
     Request {
         conn: ConnId,
         seq: u64,
         meta: AnswerMeta,
     },
-    /// `ends`: its last event is the socket's last.
+    /// `ends`: the last event of the batch is the socket's last.
     Socket {
         key: u64,
         ends: bool,
-        /// Events, each of which a callback is called for.
+        /// The number of events, each of which leads to a callback.
         callbacks: u64,
     },
 }
@@ -30,33 +30,33 @@ impl Caller {
     }
 }
 
-/// A call that has no outcome yet.
+/// A call without an outcome.
 pub(super) struct Pending {
     pub(super) hold: Arc<dyn GenerationRef>,
     pub(super) unit: usize,
     pub(super) caller: Caller,
-    /// Since when it waits; from the moment on that the domain has all of it, since then.
+    /// When the wait began; once the domain has the whole call, when that happened.
     pub(super) since_ms: u64,
-    /// The route's own limit of time.
+    /// The route's own time limit.
     pub(super) limit_ms: Option<u64>,
-    /// How much longer it may take: it ends its handler itself.
+    /// The additional time in which the domain ends the handler itself.
     pub(super) grace_ms: u64,
-    /// Where it is.
+    /// The stage of the call.
     pub(super) stage: Stage,
-    /// A call of a route of `CWEB_STREAM`, or one that sends its answer itself.
+    /// Set for a call of a `CWEB_STREAM` route, and for one that sends its answer itself.
     pub(super) watched: Option<Box<Watched>>,
-    /// What was seen of it last.
+    /// The last value of the call's progress.
     pub(super) progress: u64,
-    /// The handler has begun to send its answer.
+    /// Whether the handler has begun its answer.
     pub(super) begun: bool,
-    /// The domain has said that it waits for a thread. It may say so once.
+    /// Whether the domain has said that the call waits for a thread. It may say so once.
     pub(super) has_waited: bool,
-    /// Once it was sent: the request of a handler that may leave it to others.
+    /// After the sending: the request of a handler that may decline.
     pub(super) kept: Option<Box<OwnedRequest>>,
 }
 
 impl Pending {
-    /// Of a call that nothing is known of yet but that it waits since `since_ms`.
+    /// A call that has waited since `since_ms`.
     pub(super) fn new(hold: Arc<dyn GenerationRef>, unit: usize, caller: Caller, since_ms: u64) -> Self {
         let (limit_ms, grace_ms, stage, watched, progress) = (None, 0, Stage::Waiting, None, 0);
         Self {
@@ -76,24 +76,24 @@ impl Pending {
     }
 }
 
-/// How long after its time is over a call of `CWEB_KILLABLE` may be answered, whose domain kills its process then.
+/// The additional time for the answer to a `CWEB_KILLABLE` call, after its time limit, when the domain kills its process.
 const KILL_GRACE_MS: u64 = 5_000;
 
-/// How long the domain has to end the handler of a call of `route` itself, after its time.
+/// The additional time in which the domain ends the handler of a call of `route` itself.
 pub(super) fn grace_ms(route: Option<&RouteDecl>) -> u64 {
     if route.is_some_and(RouteDecl::is_killable) { KILL_GRACE_MS } else { 0 }
 }
 
-/// Where it is seen whether a stream gets on.
+/// The source of a stream's progress.
 pub(super) enum Watched {
-    /// It has a slot of its own.
+    /// The call's own slot.
     Call(Arc<CallSlot>),
-    /// It sends its answer through this.
+    /// The pipe through which the call sends its answer.
     Answer(Pipe),
 }
 
 impl Watched {
-    /// What changes while the handler gets on, and whether it waits for its client instead.
+    /// A value that changes with the handler's progress, and whether the handler waits for its client.
     pub(super) fn progress(&self) -> (u64, bool) {
         match self {
             Self::Call(slot) => slot.progress(),
@@ -105,27 +105,28 @@ impl Watched {
     }
 }
 
-/// How far a call has come.
+/// The stages of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// With the server.
+    /// The server has the call.
     Waiting,
-    /// With the domain, where it waits for the calls before it: those of its module run one at a time, or all threads are busy.
+    /// The domain has the call, which waits for earlier ones: its module's calls run one at a time, or all threads are
+    /// busy.
     Turn,
-    /// With the domain, which has all of it.
+    /// The domain has the whole call.
     Running,
-    /// Its handler has returned, and the answer waits for memory.
+    /// The handler has returned, and the answer waits for memory.
     Returned,
 }
 
-/// What is to be sent.
+/// The content of a call.
 pub(super) enum Payload {
     Request { route: usize, request: OwnedRequest, stream: Option<Box<StreamStart>> },
     Socket { index: usize, socket: Arc<Socket>, events: Vec<SocketEvent> },
 }
 
 impl Payload {
-    /// Bytes of what the handler or the callbacks are given: a body, or messages.
+    /// The bytes that the handler or the callbacks get: a body, or messages.
     pub(super) fn bytes(&self) -> usize {
         match self {
             Self::Request { request, .. } => request.body_bytes(),
@@ -145,41 +146,41 @@ pub(super) struct Queued {
     pub(super) instance: u64,
     pub(super) short: bool,
     pub(super) payload: Payload,
-    /// What messages count with while they wait; the body of a request counts with the request.
+    /// The ledger entry of messages while they wait; the body of a request has one in the request.
     pub(super) _charge: Option<Charge>,
 }
 
-/// A call that crosses by a place beside the rings, while it waits for one. It has no ticket.
+/// A call whose body goes beside the rings, while it waits for a place. It has no ticket yet.
 pub(super) struct Large {
     pub(super) queued: Queued,
     pub(super) pending: Pending,
 }
 
-/// A call whose body is being written to its place, some of it in each batch.
+/// A call whose body is being written to its place, a part in each batch.
 pub(super) struct Copying {
     pub(super) queued: Queued,
-    /// `None`: it kept its ticket, and this is with the others.
+    /// `None`: the call kept its ticket, and this is in the table.
     pub(super) pending: Option<Pending>,
-    /// The record, but for the place.
+    /// The record without the place.
     pub(super) fixed: Vec<u8>,
-    /// What is written, in order: the request's body, or events.
+    /// The pieces to write, in order: the request's body, or events.
     pub(super) pieces: Vec<Piece>,
     pub(super) place: ExtentRange,
-    /// Pieces that are written.
+    /// The number of written pieces.
     pub(super) done: usize,
-    /// Bytes of the next one that are written.
+    /// The number of written bytes of the next piece.
     pub(super) within: usize,
-    /// Bytes that are written.
+    /// The number of written bytes.
     pub(super) written: usize,
 }
 
-/// Bytes to be written.
+/// A piece to write.
 pub(super) enum Piece {
     /// The body of the request.
     Body,
-    /// The message that is this event of the batch.
+    /// The message of the event with this index in the batch.
     Message(usize),
-    /// What stands between messages.
+    /// The bytes between messages.
     Own(Vec<u8>),
 }
 
@@ -200,11 +201,11 @@ impl Piece {
 /// A record on its way into a ring that was full.
 pub(super) struct Sending {
     pub(super) ticket: u64,
-    /// The call it was made of, if it is one: a process that dies before it has the record has not begun it, and another
-    /// gets it.
+    /// The call of the record, if it has one. A process that dies before it has the record has not begun the call, so
+    /// another process gets it.
     pub(super) queued: Option<Queued>,
     pub(super) fixed: Vec<u8>,
     pub(super) body: Vec<u8>,
-    /// Where its body is, if that is not in the record.
+    /// The place of the body, if it is not in the record.
     pub(super) place: Option<ExtentRange>,
 }

@@ -1,4 +1,4 @@
-//! The calls a shard has in one domain, while its processes come and go.
+//! The calls of a shard in one domain, across the domain's processes.
 
 use super::super::call_target::CallTarget;
 use super::super::identity::Identity;
@@ -16,112 +16,112 @@ use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// Tickets have this bit, the keys of sockets don't.
+/// Tickets have this bit; keys of sockets don't.
 pub(super) const TICKET_BIT: u64 = 1 << 63;
 
-/// Longest wait of an answer for memory. The domain gives up sooner.
+/// Limit on an answer's wait for memory. The domain gives up earlier.
 const RETURNED_MS_MAX: u64 = 60_000;
 
-/// A call that waits for a thread has so many times the time of a handler: a domain that says so of all its calls must not keep what they
-/// hold.
+/// How many times a handler's time limit a call may wait for a thread: a domain must not keep the memory of all its calls
+/// by claiming that they wait.
 const WAITS_LIMITS: u64 = 4;
 
-/// How long the callbacks of a socket may take.
+/// Time limit of the callbacks of a socket, in milliseconds.
 fn socket_limit_ms(stage: Stage, limit_ms: u64, callbacks: u64) -> u64 {
     let of_all = limit_ms.saturating_mul(callbacks);
     if stage == Stage::Turn { of_all.saturating_mul(WAITS_LIMITS) } else { of_all }
 }
 
-/// The calls a shard has in a domain. Those that have not been sent wait here, also while the domain is started again.
+/// The calls of a shard in a domain. Calls that are not sent wait here, also while the domain's process is started again.
 #[derive(Default)]
 pub struct CallTable {
     pub(super) shard: usize,
-    /// The process that calls are sent to.
+    /// The process that gets the calls.
     pub(super) current: Option<ProcessSession>,
-    /// Lives before it that have still to answer some.
+    /// Earlier processes that must still answer some calls.
     pub(super) former: Vec<ProcessSession>,
     pub(super) pending: IdMap<Pending>,
     pub(super) queue: VecDeque<Queued>,
     pub(super) sending: Option<Sending>,
-    /// Calls with large bodies, which wait for a place; and the one that is being written to its own.
+    /// Calls with large bodies, which wait for a place; and the call whose body is being written.
     pub(super) large: VecDeque<Large>,
     pub(super) copying: Option<Copying>,
-    /// Bytes that may still be written in this batch.
+    /// The number of bytes that may still be written in this batch.
     pub(super) left: usize,
-    /// There is more to do at once.
+    /// Whether there is more to do at once.
     pub(super) more: bool,
-    /// Sockets that have ended in another domain, which this one has yet to hear.
+    /// Sockets that have ended in another domain, which this domain must still learn.
     pub(super) forgotten: Vec<u64>,
-    /// Sockets whose connection is gone, of which the current process is to hear.
+    /// Sockets with a closed connection, which the current process must still learn.
     pub(super) gone: Vec<u64>,
-    /// By socket, for the current process: bytes that the shard took since the last record, and bytes that are unsent.
+    /// For each socket, for the current process: bytes that the shard took since the last record, and unsent bytes.
     pub(super) buffered: IdMap<(usize, usize)>,
     /// Sockets that have ended here; the caller tells the other domains.
     pub(super) ended: Vec<u64>,
     pub(super) tickets: u64,
     pub(super) scratch: Vec<u8>,
-    /// The record that is being made.
+    /// The record in progress.
     pub(super) record: Vec<u8>,
     pub(super) now_ms: u64,
-    /// How long handlers may run.
+    /// Time limit of handlers, in milliseconds.
     pub(super) limit_ms: u64,
-    /// Since when calls of streams have met no process.
+    /// Since when calls of streams have found no process.
     pub(super) missed_since_ms: Option<u64>,
-    /// Nothing is sent: the process is to end when it has done what it is at.
+    /// Whether nothing is sent because the process is to end after its present work.
     pub(super) draining: bool,
-    /// Bytes of the bodies of requests that wait here, and of messages.
+    /// Bytes of waiting request bodies, and of waiting messages.
     pub(super) waiting: Arc<BodyLedger>,
     messages: Arc<BodyLedger>,
-    /// Outcomes of calls that were not sent anywhere.
+    /// Outcomes of calls that were not sent.
     pub(super) refused: Vec<ModuleMessage>,
-    /// The domain was told that this shard is about to sleep.
+    /// Whether the domain knows that this shard is about to sleep.
     pub(super) sleeps: Cell<bool>,
 }
 
 impl CallTable {
-    /// The calls of shard number `shard`, before there is a domain. `now_ms` is the shard's clock.
+    /// The calls of shard number `shard`, before there is a process. `now_ms` is the shard's clock.
     #[must_use]
     pub fn new(shard: usize, now_ms: u64) -> Self {
         Self { shard, now_ms, ..Self::default() }
     }
 
-    /// The same, with what waits here counted in these ledgers: bodies of requests, and messages of WebSockets.
+    /// The same table, whose waiting request bodies and WebSocket messages count in these ledgers.
     #[must_use]
     pub fn counted_in(mut self, bodies: &Arc<BodyLedger>, messages: &Arc<BodyLedger>) -> Self {
         (self.waiting, self.messages) = (BodyLedger::within(bodies), BodyLedger::within(messages));
         self
     }
 
-    /// Calls that have no outcome yet.
+    /// The number of unfinished calls.
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.pending.len() + self.large_calls()
     }
 
-    /// Bytes of the bodies of requests that lie in the memory of processes of the domain.
+    /// Bytes of request bodies in the memory of the domain's processes.
     #[must_use]
     pub fn lent_bytes(&self) -> usize {
         self.current.iter().chain(&self.former).map(|session| session.endpoints.requests.used()).sum()
     }
 
-    /// Bytes of the bodies of requests that wait here.
+    /// Bytes of request bodies that wait here.
     #[must_use]
     pub fn waiting_bytes(&self) -> usize {
         self.waiting.bytes()
     }
 
-    /// Bytes of bodies and messages that the domain has the server or its processes hold.
+    /// Bytes of bodies and messages that the domain holds in the server and its processes.
     #[must_use]
     pub fn held_bytes(&self) -> usize {
         self.lent_bytes().saturating_add(self.waiting.bytes()).saturating_add(self.messages.bytes())
     }
 
-    /// The domain, if one of its processes is known here.
+    /// The domain's identity, if one of its processes is known here.
     pub(in crate::domain::process) fn identity(&self) -> Option<&Arc<Identity>> {
         self.current.iter().chain(&self.former).map(|session| session.endpoints.identity()).next()
     }
 
-    /// Whether nothing is lost if this is forgotten: there is neither a domain nor a call.
+    /// Whether this table can be dropped: there is neither a process nor a call.
     #[must_use]
     pub fn is_over(&self) -> bool {
         self.current.is_none()
@@ -132,12 +132,12 @@ impl CallTable {
             && self.refused.is_empty()
     }
 
-    /// The sockets that have ended here since the last time.
+    /// Takes the sockets that have ended here since the last call.
     pub(in crate::domain::process) fn take_ended(&mut self) -> Vec<u64> {
         std::mem::take(&mut self.ended)
     }
 
-    /// A socket has ended in another domain: if this one knows it from before, it is told to let go of it.
+    /// Handles the end of a socket in another domain: if this domain knows the socket from before, it is told to forget it.
     pub(in crate::domain::process) fn forget(&mut self, key: u64) {
         let forgotten = self.current.as_mut().is_some_and(|session| session.forget(key));
         self.forgotten.extend(forgotten.then_some(key));
@@ -146,7 +146,7 @@ impl CallTable {
         }
     }
 
-    /// The connection of a socket is gone: callbacks of it that run learn it now, long before its last event is their turn.
+    /// Handles a closed socket connection: running callbacks learn it now, long before the socket's last event.
     pub(in crate::domain::process) fn gone(&mut self, key: u64) {
         let unaware = |session: &mut ProcessSession| {
             let known = session.known.get_mut(&key).filter(|known| !known.gone && !known.ends);
@@ -158,7 +158,7 @@ impl CallTable {
         let mut record = Vec::with_capacity(16);
         wire::gone(&mut record, key);
         for session in self.former.iter_mut().filter(|session| !session.broken) {
-            // One that does not take it is on its way out anyway.
+            // A process that does not take the record is ending anyway.
             if unaware(session) && session.endpoints.producer.try_push(&[&record]).is_ok() {
                 session.publish();
             }
@@ -174,12 +174,12 @@ impl CallTable {
         }
     }
 
-    /// A process of the domain is there, and gets what waits. One before it may still answer. Gives the outcome of the calls
-    /// that nobody gets, because their module is in quarantine by now.
+    /// Handles a new process of the domain, which gets the waiting calls. The previous one may still answer. Returns the
+    /// outcome of calls that are dropped because their module is in quarantine by now.
     pub fn up(&mut self, endpoints: Box<RingEndpoints>) -> Vec<ModuleMessage> {
         self.take_back();
         if let Some(session) = &mut self.current {
-            // Requests of this batch went into the ring of the process, and no other call will publish them.
+            // Requests of this batch are in the ring of that process, and no other call will publish them.
             session.publish();
         }
         self.former.extend(self.current.replace(ProcessSession::new(endpoints)));
@@ -188,7 +188,7 @@ impl CallTable {
         self.buffered.clear();
         self.draining = false;
         let (barred, queue) = std::mem::take(&mut self.queue).into_iter().partition(|queued| {
-            // The memory of a stream is gone with the process before this one.
+            // The memory of a stream has gone with the previous process.
             let is_barred = |pending: &Pending| barred(&*pending.hold).is_some() || pending.watched.is_some();
             self.pending.get(&queued.ticket).is_none_or(is_barred)
         });
@@ -213,11 +213,11 @@ impl CallTable {
         outcomes
     }
 
-    /// What has not been sent whole waits again.
+    /// Puts a call whose record was not completely sent back into the queue.
     fn take_back(&mut self) {
         self.stop_copying(None);
         let Some(Sending { queued: Some(queued), .. }) = self.sending.take() else { return };
-        // It may have been answered meanwhile, because its time was over.
+        // The call may have been answered meanwhile, because its time was over.
         let open = self.pending.contains_key(&queued.ticket);
         if let Some(session) = &mut self.current {
             session.take_back(queued.ticket, open);
@@ -227,21 +227,22 @@ impl CallTable {
         }
     }
 
-    /// The process is to end: nothing more is sent to it, and its owner is told when it has answered what was.
+    /// Drains the process: nothing more is sent to it, and its owner is told when it has answered everything.
     pub fn drain(&mut self) {
         self.draining = true;
         self.cancel_all();
     }
 
-    /// Answers the requests that have been with the domain for longer than `limit_ms`, and asks for a new process; also
-    /// when the callbacks of a socket neither return nor send for so long.
+    /// Answers the requests that have been with the domain for longer than `limit_ms`, and asks for a new process. Also
+    /// asks for one if the callbacks of a socket neither return nor send for so long.
     pub fn expire(&mut self, now_ms: u64, limit_ms: u64) -> Vec<ModuleMessage> {
         (self.now_ms, self.limit_ms) = (now_ms, limit_ms);
         self.look_at_streams();
         let limit_of = |pending: &Pending| match pending.stage {
-            // What the handler has not got is not its fault.
+            // The handler is not responsible for a call that it has not got.
             Stage::Waiting | Stage::Turn => limit_ms,
-            // In a stream, the time in which nothing moves: its handler may work for so long between two pieces.
+            // For a stream, the limit applies to the time without progress: its handler may work for so long between two
+            // pieces.
             Stage::Running if pending.watched.is_some() => pending.limit_ms.map_or(limit_ms, |own| own.max(limit_ms)),
             Stage::Running => pending.limit_ms.unwrap_or(limit_ms).saturating_add(pending.grace_ms),
             Stage::Returned => RETURNED_MS_MAX,
@@ -263,14 +264,14 @@ impl CallTable {
                 if self.pending.get(&ticket).is_some_and(|pending| pending.has_waited) {
                     session.waited.push_back((ticket, now_ms.saturating_add(limit_ms.saturating_mul(WAITS_LIMITS))));
                 }
-                // A call without its turn has no handler that runs: the one that it waits for has a time of its own.
+                // A call without its turn has no running handler; the call that it waits for has a limit of its own.
                 if let Some(pending) = self.pending.get(&ticket).filter(|pending| pending.stage != Stage::Turn) {
                     let name = &pending.hold.instance().manifest().name;
                     session.endpoints.owner.recycle(&format!("a handler of module {name} runs for longer than it may"));
                 }
             }
             let Some(pending) = self.pending.remove(&ticket) else { continue };
-            // The grace is the domain's, not the route's.
+            // The additional time is the domain's, not the route's.
             let grace_ms = if matches!(pending.stage, Stage::Running) { pending.grace_ms } else { 0 };
             let limit_ms = limit_of(&pending).saturating_sub(grace_ms);
             let manifest = pending.hold.instance().manifest();
@@ -298,8 +299,8 @@ impl CallTable {
         answers
     }
 
-    /// Asks for a new process where the callbacks of a socket run for longer than they may. When nothing is sent to the old
-    /// one any more, the socket goes on without them: not before, since callbacks of one socket run one at a time.
+    /// Asks for a new process if the callbacks of a socket run for too long. The socket goes on without them once nothing
+    /// is sent to the old process any more, and not before, because callbacks of one socket run one at a time.
     fn expire_sockets(&mut self, limit_ms: u64, out: &mut Vec<ModuleMessage>) {
         let now_ms = self.now_ms;
         let sockets = self.pending.iter().filter_map(|(ticket, pending)| match pending.caller {
@@ -342,7 +343,7 @@ impl CallTable {
         }
     }
 
-    /// A process of the domain has died. Gives the outcome of every call that was with it.
+    /// Handles the death of a process. Returns the outcome of every call that it had.
     pub fn down(&mut self) -> Vec<ModuleMessage> {
         let mut dead: Vec<ProcessSession> = self.former.extract_if(.., |session| session.endpoints.is_dead()).collect();
         if self.current.as_ref().is_some_and(|session| session.endpoints.is_dead()) {
@@ -392,7 +393,7 @@ impl CallTable {
                 watched = stream.as_ref().map(|stream| Box::new(Watched::Call(Arc::clone(&stream.slot))));
                 let declared = hold.instance().manifest().routes.get(route);
                 (limit_ms, grace) = (declared.and_then(RouteDecl::timeout_ms), grace_ms(declared));
-                // One that another domain has declined counts here from now on.
+                // A call that another domain has declined counts here from now on.
                 let request = request.charged(&self.waiting);
                 (route, Caller::Request { conn, seq, meta }, Payload::Request { route, request, stream })
             }

@@ -1,8 +1,8 @@
-//! Calls with large bodies: they wait for a place beside the rings, and are written there some bytes a batch, so that
-//! neither the other calls of the domain nor the shard's other connections wait for them.
+//! Calls with large bodies. They wait for a place beside the rings and are written there in parts, one in each batch, so
+//! that they delay neither the other calls of the domain nor the shard's other connections.
 //!
-//! A call of this kind gets its ticket when its record is sent, and only while no other call waits to be sent: tickets are
-//! sent in their order.
+//! Such a call gets its ticket when its record is sent, and only while no other call waits to be sent, because tickets are
+//! sent in order.
 
 use super::super::arena::ExtentRange;
 use super::super::extents::NoRoom;
@@ -20,15 +20,17 @@ use crate::net::ConnId;
 use std::collections::VecDeque;
 use std::io;
 
-/// Bytes written in a batch: some hundred microseconds. The reactor looks at its events after 16 batches at the latest.
+/// Limit on the bytes written in a batch, which take some hundred microseconds. The reactor looks at its events after 16
+/// batches at the latest.
 pub(super) const COPIED_BYTES_MAX: usize = 512 * 1024;
-/// Messages of at least this many bytes are written from where they are; smaller ones are put together first.
+/// Messages of at least this many bytes are written from their place; smaller ones are joined first.
 const PIECE_BYTES_MIN: usize = 16 * 1024;
-/// Most bytes that an event takes beside the message, or the session and the request, in it: an `Open` with an address of IPv6.
+/// Limit, in bytes, on an event beside its message, or its session and request: an `Open` with an IPv6 address.
 const EVENT_BYTES: usize = 40;
 
 impl CallTable {
-    /// A place for a body of `bytes` bytes that arrives. `None`: there is none, or the body is not large; it gathers in the server.
+    /// Takes a place for an arriving body of `bytes` bytes. `None`: there is no room, or the body is not large; it gathers
+    /// in the server.
     pub(in crate::domain::process) fn place(&mut self, bytes: usize) -> Option<PlacedBody> {
         if self.draining || bytes <= SMALL_BYTES_MAX {
             return None;
@@ -37,13 +39,13 @@ impl CallTable {
         session.endpoints.requests.take_arriving(bytes)
     }
 
-    /// Whether the body of a call lies in the memory of a process that has been replaced. To copy it takes a batch of its own.
+    /// Whether the body of a call lies in the memory of a replaced process. Copying it takes a batch of its own.
     pub(super) fn is_left_behind(&self, session: &ProcessSession, queued: &Queued) -> bool {
         let Payload::Request { request, .. } = &queued.payload else { return false };
         request.placed().is_some_and(|body| session.endpoints.requests.place_of(body).is_none())
     }
 
-    /// The record of a call whose body lies in its place already; the place is that of `session`'s process.
+    /// The record of a call whose body already lies in its place, in the memory of `session`'s process.
     pub(super) fn placed_record(
         &mut self,
         session: &mut ProcessSession,
@@ -60,15 +62,15 @@ impl CallTable {
         Some((fixed, place))
     }
 
-    /// A call that has a large body waits for a place.
+    /// Queues a call with a large body for a place.
     pub(super) fn set_aside(&mut self, queued: Queued) {
-        // One that is over is over.
+        // A call that has ended meanwhile is dropped.
         if let Some(pending) = self.pending.remove(&queued.ticket) {
             self.large.push_back(Large { queued, pending });
         }
     }
 
-    /// Most bytes that events take beside their messages.
+    /// An upper bound on the bytes that events take beside their messages.
     pub(super) fn events_bytes(&self, queued: &Queued) -> usize {
         match &queued.payload {
             Payload::Request { .. } => 0,
@@ -83,7 +85,8 @@ impl CallTable {
         }
     }
 
-    /// Writes on, and sends what is written. Returns whether all that is left waits for memory.
+    /// Continues to write bodies, and sends the records of complete ones. Returns whether all remaining calls wait for
+    /// memory.
     pub(super) fn send_large(&mut self, session: &mut ProcessSession) -> bool {
         while self.left > 0 && !session.broken {
             if self.copying.is_none() {
@@ -96,7 +99,7 @@ impl CallTable {
                     }
                     Err(NoRoom::Ever) => {
                         let most = session.endpoints.requests.budget();
-                        let why = format!("bodies of requests may have {most} bytes in all (--bodies-bytes-max)");
+                        let why = format!("bodies of requests may take {most} bytes in total (--bodies-bytes-max)");
                         refuse(pending.caller, &why, &mut self.refused);
                         continue;
                     }
@@ -151,7 +154,7 @@ impl CallTable {
         Copying { queued, pending, fixed, pieces, place, done: 0, within: 0, written: 0 }
     }
 
-    /// Writes all of a body that is not large enough to be written in parts. `None`: that could not be done.
+    /// Writes a whole body that is too small to be written in parts. `None`: writing failed.
     pub(super) fn copy_now(&mut self, session: &mut ProcessSession, mut copying: Copying) -> Option<Sending> {
         let mut unbounded = usize::MAX;
         let written = copying.write(session.endpoints.requests.memory(), &mut unbounded);
@@ -185,12 +188,12 @@ impl CallTable {
         session.endpoints.requests.give_back(copying.place.offset);
         let pending = copying.pending.or_else(|| self.pending.remove(&copying.queued.ticket));
         if let Some(pending) = pending {
-            let why = format!("there is no memory to hand the request over: {error}");
+            let why = format!("there is no memory for the request: {error}");
             refuse(pending.caller, &why, &mut self.refused);
         }
     }
 
-    /// What is being written is begun again later, in another process.
+    /// Stops writing the current body. Its call is started again later, in another process.
     pub(super) fn stop_copying(&mut self, session: Option<&mut ProcessSession>) {
         let Some(Copying { queued, pending: Some(pending), place, .. }) = self.copying.take() else { return };
         if let Some(session) = session {
@@ -199,12 +202,12 @@ impl CallTable {
         self.large.push_front(Large { queued, pending });
     }
 
-    /// Calls that wait for a place or are being written to it.
+    /// The number of calls that wait for a place or whose bodies are being written.
     pub(super) fn large_calls(&self) -> usize {
         self.large.len() + usize::from(self.copying.is_some())
     }
 
-    /// The connection is gone: what waits of its requests need not be handed over.
+    /// Drops the waiting requests of a closed connection.
     pub(in crate::domain::process) fn leave(&mut self, conn: ConnId) {
         self.drop_large(
             "its client has left",
@@ -212,7 +215,7 @@ impl CallTable {
         );
     }
 
-    /// Answers the requests that have waited for a place since before `since_ms`.
+    /// Answers the requests that have waited for a place since before `since_ms`, in milliseconds of the shard's clock.
     pub(super) fn expire_large(&mut self, since_ms: u64) {
         self.drop_large(
             "the requests before it take all the memory for bodies (--bodies-bytes-max), or its process is not there",
@@ -235,14 +238,14 @@ impl CallTable {
         self.large = kept;
         for Large { pending, .. } in dropped {
             let name = &pending.hold.instance().manifest().name;
-            let why = format!("a request to module {name} was not handed over: {why}");
+            let why = format!("a request to module {name} was not delivered: {why}");
             refuse(pending.caller, &why, &mut self.refused);
         }
     }
 }
 
 impl Copying {
-    /// Writes at most `left` bytes and takes them off. Returns whether all is written.
+    /// Writes at most `left` bytes, and subtracts their number from it. Returns whether the whole body is written.
     fn write(&mut self, memory: &Region, left: &mut usize) -> io::Result<bool> {
         let offset = usize::try_from(self.place.offset).unwrap_or(usize::MAX);
         while let Some(piece) = self.pieces.get(self.done) {

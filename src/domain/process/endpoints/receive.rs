@@ -1,4 +1,4 @@
-//! Records that come from a domain, and what they mean. All of them is checked as hostile input.
+//! Records from a domain's process. All of their content is checked as hostile input.
 
 use super::super::arena::Borrowed;
 use super::super::file_body::FileAnswer;
@@ -25,7 +25,7 @@ fn borrowed(session: &ProcessSession, body: &Body<'_>) -> Result<Option<Borrowed
     }
 }
 
-/// A record of `session` about rooms.
+/// Handles a record of `session` about rooms.
 fn rooms(session: &ProcessSession, record: &ToServer<'_>, out: &mut Vec<ModuleMessage>) -> Result<(), String> {
     match *record {
         ToServer::Room { key, room, joins } if session.known.contains_key(&key) => {
@@ -33,7 +33,7 @@ fn rooms(session: &ProcessSession, record: &ToServer<'_>, out: &mut Vec<ModuleMe
         }
         ToServer::Publish { plain_bytes, room, frame } => {
             let frames: Vec<u8> = match (borrowed(session, &frame)?, frame) {
-                // Once for all sockets of the shard.
+                // Copied once for all sockets of the shard.
                 (Some(lent), _) => lent.copy(0..lent.len()),
                 (None, Body::Here(frame)) => frame.to_vec(),
                 (None, Body::Lent(_)) => return Ok(()),
@@ -47,7 +47,8 @@ fn rooms(session: &ProcessSession, record: &ToServer<'_>, out: &mut Vec<ModuleMe
     Ok(())
 }
 
-/// A message for a room, from `frames`: so many bytes that are not compressed, and the same compressed; 0: there is no more.
+/// A message for a room, from `frames`: the first `plain_bytes` bytes are uncompressed, and the same message follows
+/// compressed. 0: there is only the uncompressed one.
 fn encoded(frames: Vec<u8>, plain_bytes: u64) -> Option<Encoded> {
     if plain_bytes == 0 {
         return Some(Encoded { plain: frames.into(), deflated: None });
@@ -64,7 +65,7 @@ fn tell_dropped(pending: &Pending, dropped: u32) {
 }
 
 impl CallTable {
-    /// Takes at most `records_max` of the records that each process of the domain has sent, and gives what they mean.
+    /// Takes at most `records_max` records of each process of the domain, and returns them as messages.
     pub fn poll(&mut self, records_max: usize, out: &mut Vec<ModuleMessage>) {
         out.append(&mut self.refused);
         if let Some(mut session) = self.current.take() {
@@ -100,11 +101,11 @@ impl CallTable {
         self.scratch = record;
     }
 
-    /// The call that a record of `session` ends. `None`: nobody waits for it any more.
+    /// The call that a record of `session` ends. `None`: nothing waits for it any more.
     ///
     /// # Errors
-    /// There is no such call, or a record of this kind can't end it. It stays, to be answered when the domain is ended for
-    /// that.
+    /// There is no such call, or a record of this kind can't end it. The call stays, and is answered when the domain's
+    /// process is ended because of this error.
     pub(super) fn finish(
         &mut self,
         session: &mut ProcessSession,
@@ -125,8 +126,8 @@ impl CallTable {
         }
     }
 
-    /// A call has come from one stage to the next, and has the time of that from now on. A record that does not fit changes
-    /// nothing, so each stage comes once: a domain can't make its calls last for ever by it.
+    /// Moves a call to its next stage, whose time limit applies from now on. A record that does not fit changes nothing, so
+    /// each stage comes once: a domain can't extend its calls for ever in this way.
     fn moves_on(&mut self, session: &ProcessSession, ticket: u64, from: Stage, to: Stage) {
         let pending = self.pending.get_mut(&ticket).filter(|_| session.tickets.contains(&ticket));
         if let Some(pending) = pending.filter(|pending| pending.stage == from) {
@@ -144,7 +145,7 @@ impl CallTable {
         match record {
             ToServer::Answer { ticket, ran_us, status, headers, body } => {
                 session.endpoints.call_over(ticket);
-                // Also for a call that is over: its drop tells the domain.
+                // Also for a call that has ended: dropping the body reports it to the domain.
                 let lent = borrowed(session, &body)?;
                 let Some(pending) = self.finish(session, ticket, Caller::is_request)? else { return Ok(()) };
                 let body = if let Body::Here(body) = body { body } else { &[] };
@@ -195,7 +196,7 @@ impl CallTable {
             ToServer::Room { .. } | ToServer::Publish { .. } => return rooms(session, &record, out),
             ToServer::Close { key, .. } if !session.known.contains_key(&key) => {}
             ToServer::Send { key, frame } => {
-                // Also on a socket that is not known: its drop tells the domain.
+                // Also for an unknown socket: dropping the frame reports it to the domain.
                 let lent = borrowed(session, &frame)?;
                 let Some(known) = session.known.get_mut(&key) else { return Ok(()) };
                 if !known.gone {
@@ -215,7 +216,7 @@ impl CallTable {
         Ok(())
     }
 
-    /// A handler leaves its request to others.
+    /// Handles a handler that declines its request.
     fn take_declined(
         &mut self,
         session: &mut ProcessSession,
@@ -223,7 +224,7 @@ impl CallTable {
         ran_us: u32,
         out: &mut Vec<ModuleMessage>,
     ) -> Result<(), String> {
-        // Before the call is closed: it is answered when the process is ended for this.
+        // Before the call is closed: it is answered when the process is ended because of this error.
         if self.pending.get(&ticket).is_some_and(|pending| pending.kept.is_none()) {
             return Err("a handler declined that must answer".to_owned());
         }
@@ -238,7 +239,7 @@ impl CallTable {
         Ok(())
     }
 
-    /// An answer with a file.
+    /// Handles an answer with a file.
     fn take_file(
         &mut self,
         session: &mut ProcessSession,
@@ -246,12 +247,12 @@ impl CallTable {
         out: &mut Vec<ModuleMessage>,
     ) -> Result<(), String> {
         let FileAnswer { ticket, ran_us, status, headers, file } = answer;
-        // Also for a call that is over: the next file is behind this one.
+        // Also for a call that has ended, because the next file comes after this one.
         let descriptor = session.endpoints.files.find(file.file)?;
         let Some(pending) = self.finish(session, ticket, Caller::is_request)? else { return Ok(()) };
         let Caller::Request { conn, seq, meta } = &pending.caller else { return Ok(()) };
         let Some(descriptor) = descriptor else {
-            // The domain takes the file for passed: the next process begins without such.
+            // The domain takes the file for passed, so its state is wrong; the next process begins with an empty state.
             session.endpoints.owner.recycle("an open file could not be taken from it: too many are open");
             let bytes = meta.plain(503, "the server has too many open files\n");
             out.push(ModuleMessage::Answer { conn: *conn, seq: *seq, bytes, lent: None });
@@ -267,8 +268,8 @@ impl CallTable {
         Ok(())
     }
 
-    /// Whether the domain has sent something. Says at the same time that this shard is about to sleep, so that the
-    /// domain wakes it for what comes after (see [`Waker`](crate::net::Waker)).
+    /// Whether the domain has sent something. If not, also announces that this shard is about to sleep, so that the domain
+    /// wakes it (see [`Waker`](crate::net::Waker)).
     #[must_use]
     pub fn has_work(&self) -> bool {
         let mut work = self.more || !self.refused.is_empty();
@@ -280,7 +281,7 @@ impl CallTable {
         work
     }
 
-    /// The shard does not sleep.
+    /// Announces that the shard does not sleep.
     pub fn awake(&self) {
         if !self.sleeps.replace(false) {
             return;

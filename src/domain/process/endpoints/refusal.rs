@@ -1,4 +1,4 @@
-//! What is answered in the place of a module.
+//! Answers in place of a module's.
 
 use super::super::call_target::CallTarget;
 use super::call::Caller;
@@ -8,12 +8,12 @@ use crate::domain::module_message::ModuleMessage;
 /// RFC 6455 §7.4.1: an unexpected condition.
 const INTERNAL_ERROR: u16 = 1011;
 
-/// Why the module must not be called, if so.
+/// The reason why the module must not be called, if there is one.
 pub(super) fn barred(hold: &dyn GenerationRef) -> Option<String> {
     CallTarget::of(hold.instance()).and_then(CallTarget::barred)
 }
 
-/// The same for one that must not, unless that has just changed.
+/// The text for a module that must not be called; another text if that has just changed.
 pub(super) fn barred_text(hold: &dyn GenerationRef) -> String {
     barred(hold).unwrap_or_else(|| format!("module {} was in quarantine; try again", hold.instance().manifest().name))
 }

@@ -14,8 +14,8 @@ use crate::domain::stream::StreamStart;
 use std::sync::Arc;
 
 impl CallTable {
-    /// Queues a request. A small one that nothing waits before goes into the ring at once, and is copied nowhere else;
-    /// [`CallTable::flush`] shows it to the domain.
+    /// Queues a request. A small request goes into the ring directly if none waits before it, and is not copied elsewhere;
+    /// [`CallTable::flush`] publishes it.
     pub fn request(&mut self, hold: Arc<dyn GenerationRef>, short: bool, request: NewRequest<'_>) {
         if let Some((ticket, limit_ms, grace_ms)) = self.push_now(&*hold, short, &request) {
             let NewRequest { conn, seq, route, meta, .. } = request;
@@ -29,8 +29,8 @@ impl CallTable {
         }
     }
 
-    /// Writes a request into the ring, and gives its ticket, the route's own limit of time and its grace, in ms. `None`: it has to wait, or its module is not to be called, or
-    /// more than the record has to be known of it.
+    /// Writes a request into the ring, and returns its ticket, the route's own time limit, and the additional time, in ms.
+    /// `None`: the request must wait, its module must not be called, or the table needs more than the record.
     fn push_now(
         &mut self,
         hold: &dyn GenerationRef,
@@ -49,7 +49,7 @@ impl CallTable {
             return None;
         }
         let ticket = (self.tickets + 1) | TICKET_BIT;
-        // Routes are counted by C's int.
+        // C code counts routes with an int.
         let number = u32::try_from(request.route).unwrap_or(u32::MAX);
         self.record.clear();
         let (view, of) = (request.view, (module.id(), number));
@@ -64,7 +64,7 @@ impl CallTable {
         Some((ticket, route.timeout_ms(), grace_ms(Some(route))))
     }
 
-    /// Sends what the ring takes, and writes a bounded part of what goes beside it; once a batch.
+    /// Sends as many records as the ring takes, and writes a bounded part of the bodies beside it; called once a batch.
     pub fn flush(&mut self) {
         self.more = false;
         for session in &mut self.former {
@@ -92,7 +92,7 @@ impl CallTable {
         }
         self.left = COPIED_BYTES_MAX;
         self.send_queue(&mut session);
-        // A share of their own: many that are not so large do not hold up the large ones.
+        // This share is separate, so that many smaller bodies do not delay the large ones.
         self.left = COPIED_BYTES_MAX;
         session.endpoints.requests.reclaim();
         let mut waits = false;
@@ -112,7 +112,7 @@ impl CallTable {
         self.current = Some(session);
     }
 
-    /// Whether a record that met a full ring may fit after all. If not, the domain wakes this shard when it does.
+    /// Whether a record that met a full ring may fit now. If not, the domain wakes this shard when it does.
     fn has_room(&self, session: &mut ProcessSession) -> bool {
         let record = self.sending.as_ref().map(|sending| sending.fixed.len() + sending.body.len());
         let done = session.endpoints.done.map(|_| wire::DONE_BYTES);
@@ -122,7 +122,7 @@ impl CallTable {
             .is_some_and(|bytes| session.endpoints.producer.await_room(bytes))
     }
 
-    /// Sends records until there are no more or the ring is full.
+    /// Sends records until none is left or the ring is full.
     pub(super) fn send_queue(&mut self, session: &mut ProcessSession) {
         while !session.broken {
             if self.sending.is_none() {
@@ -137,8 +137,8 @@ impl CallTable {
         }
     }
 
-    /// The domain has the whole record: the time of its handler begins, or that of the wait for its turn. The request of
-    /// a handler that may decline is kept until the answer.
+    /// Records that the domain has the whole call: the time of its handler begins, or of the wait for its turn. The request
+    /// of a handler that may decline is kept until the answer.
     fn is_sent(&mut self, session: &mut ProcessSession) {
         let Some(Sending { ticket, mut queued, place, .. }) = self.sending.take() else { return };
         if let Some(Queued { payload: Payload::Request { request, .. }, .. }) = &mut queued
@@ -147,7 +147,7 @@ impl CallTable {
             session.endpoints.requests.hand_over(body);
         }
         if let Some(place) = place {
-            // The domain may have answered before it had the record: nothing will say that the place is free.
+            // The domain may have answered before it had the record; then no later report frees the place.
             if self.pending.contains_key(&ticket) || session.late.contains(&ticket) {
                 session.endpoints.lent.insert(ticket, place);
             } else {
@@ -244,7 +244,7 @@ impl CallTable {
                 call.push(&mut fixed);
             }
             Payload::Request { route, request, stream: None } => {
-                // Routes are counted by C's int.
+                // C code counts routes with an int.
                 let route = u32::try_from(*route).unwrap_or(u32::MAX);
                 let view = request.view();
                 wire::request_head(&mut fixed, ticket, (instance, route), short, &view);
@@ -257,7 +257,7 @@ impl CallTable {
         fixed
     }
 
-    /// Takes note that `session` is about to have events of a socket, and appends what it must know before them.
+    /// Records that `session` is about to get events of a socket, and prepends the events that it must know before.
     pub(super) fn introduce(&mut self, session: &mut ProcessSession, queued: &Queued, events_before: &mut Vec<u8>) {
         let Payload::Socket { socket, events, .. } = &queued.payload else { return };
         let (key, socket_session, number) = (socket.key(), socket.session(), socket.number());
@@ -276,7 +276,7 @@ impl CallTable {
         }
     }
 
-    /// Has the domain's process let go of a socket, by an event that calls nothing and whose answer nobody waits for.
+    /// Makes the domain's process forget a socket, by an event that calls nothing and whose answer is ignored.
     fn encode_forgotten(&mut self, key: u64, session: &mut ProcessSession) -> Sending {
         self.tickets += 1;
         let ticket = self.tickets | TICKET_BIT;
@@ -288,10 +288,10 @@ impl CallTable {
     }
 }
 
-/// A call with a larger body is none for a companion: to give the handler its copy takes too long.
+/// A call with a larger body is not for a companion, because copying the body for the handler takes too long.
 const SHORT_BYTES_MAX: usize = 256 * 1024;
 
-/// An event of `socket` as the domain is told it.
+/// The domain's form of an event of `socket`.
 pub(super) fn encoded<'a>(event: &'a SocketEvent, socket: &'a crate::abi::websocket::Socket) -> Event<'a> {
     match event {
         SocketEvent::Open { handshake } => Event::Open {
@@ -309,14 +309,14 @@ pub(super) fn encoded<'a>(event: &'a SocketEvent, socket: &'a crate::abi::websoc
     }
 }
 
-/// The record for the domain's process of a socket's taken and unsent bytes.
+/// The record of a socket's taken and unsent bytes.
 fn encode_buffered(key: u64, taken: usize, unsent: usize) -> Sending {
     let mut fixed = Vec::with_capacity(32);
     wire::buffered(&mut fixed, key, taken as u64, unsent as u64);
     Sending { ticket: 0, queued: None, fixed, body: Vec::new(), place: None }
 }
 
-/// Has the domain's process learn, while callbacks of a socket may be running, that its connection is gone.
+/// The record that tells running callbacks of a socket that its connection is closed.
 fn encode_gone(key: u64) -> Sending {
     let mut fixed = Vec::with_capacity(16);
     wire::gone(&mut fixed, key);

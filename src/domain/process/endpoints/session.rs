@@ -1,37 +1,38 @@
-//! What a shard has with one process of a domain.
+//! A shard's state for one process of a domain.
 
 use super::RingEndpoints;
 use crate::id_map::{IdMap, IdSet};
 use std::collections::VecDeque;
 use std::ops::Range;
 
-/// What the shard has with one process of the domain.
+/// A shard's state for one process of the domain.
 pub(super) struct ProcessSession {
     pub(super) endpoints: Box<RingEndpoints>,
-    /// The calls that were sent there have these tickets; they are sent in the order of their tickets.
+    /// The tickets of the calls that were sent to the process; they are sent in order.
     pub(super) tickets: Range<u64>,
-    /// Those that it has not answered.
+    /// The number of calls that the process has not answered.
     pub(super) open: usize,
-    /// Calls there that nobody waits for any more. What is answered and is neither open nor one of these is a lie.
+    /// Calls whose answers are no longer needed. An answer to a call that is neither open nor late breaks the protocol.
     pub(super) late: IdSet,
-    /// Those of them that have waited for a thread, with the times by which the domain must have answered them.
+    /// The late calls that have waited for a thread, with the times by which the domain must have answered them.
     pub(super) waited: VecDeque<(u64, u64)>,
-    /// Sockets this process knows. Others it can neither send to nor close: they may be of other domains.
+    /// Sockets that this process knows. It can neither send to others nor close them, because they may belong to other
+    /// domains.
     pub(super) known: IdMap<KnownSocket>,
-    /// The owner has been told that nothing is open and nothing is sent any more.
+    /// Whether the owner knows that nothing is open and nothing is sent any more.
     pub(super) drained: bool,
-    /// It broke the rules: nothing is taken from it.
+    /// Whether the process broke the protocol, so that nothing is taken from it.
     pub(super) broken: bool,
 }
 
-/// A socket, as one process has it.
+/// A socket in one process.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct KnownSocket {
-    /// When it last sent a frame.
+    /// The time of its last frame.
     pub(super) spoke_ms: u64,
-    /// The process was told that nothing can be sent any more.
+    /// Whether the process knows that nothing can be sent any more.
     pub(super) gone: bool,
-    /// It was sent the socket's last event.
+    /// Whether the process got the socket's last event.
     pub(super) ends: bool,
 }
 
@@ -42,25 +43,25 @@ impl ProcessSession {
         Self { endpoints, tickets: 0..0, open: 0, late, waited, known, drained: false, broken: false }
     }
 
-    /// Call number `ticket` goes there.
+    /// Records that call number `ticket` goes to the process.
     pub(super) fn begin(&mut self, ticket: u64) {
         let first = if self.tickets.is_empty() { ticket } else { self.tickets.start };
         self.tickets = first..ticket + 1;
         self.open += 1;
     }
 
-    /// A socket has ended; false if it is not known here.
+    /// Handles the end of a socket; returns false if it is unknown here.
     pub(super) fn forget(&mut self, key: u64) -> bool {
         self.known.remove(&key).is_some()
     }
 
-    /// Nobody waits for the answer to call number `ticket` any more.
+    /// Records that nothing waits for the answer to call number `ticket` any more.
     pub(super) fn give_up(&mut self, ticket: u64) {
         self.open = self.open.saturating_sub(1);
         self.late.insert(ticket);
     }
 
-    /// Asks for a new process if calls that have waited for a thread are still not answered.
+    /// Asks for a new process if calls that have waited for a thread are still unanswered.
     pub(super) fn expire_waited(&mut self, now_ms: u64) {
         while self.waited.front().is_some_and(|(_, until_ms)| *until_ms < now_ms)
             && let Some((ticket, _)) = self.waited.pop_front()
@@ -71,14 +72,15 @@ impl ProcessSession {
         }
     }
 
-    /// The last call did not go there after all; `open`: and is not over for another reason.
+    /// Takes back the last call, which did not go to the process after all; `open`: the call has not ended for another
+    /// reason.
     pub(super) fn take_back(&mut self, ticket: u64, open: bool) {
         self.tickets.end = ticket;
         self.late.remove(&ticket);
         self.open -= usize::from(open);
     }
 
-    /// Tells a process that nothing else is sent to any more what became of streams.
+    /// Reports finished streams to a process that gets nothing else any more.
     pub(super) fn tell_streams(&mut self) {
         if self.broken || !self.endpoints.streams.has_told() {
             return;
@@ -89,14 +91,14 @@ impl ProcessSession {
         }
     }
 
-    /// Shows the process what was written into its ring, and wakes it.
+    /// Publishes the records in the ring, and wakes the process.
     pub(super) fn publish(&mut self) {
         if self.endpoints.producer.publish() {
             self.endpoints.producer.wake();
         }
     }
 
-    /// Nothing is sent there any more: tells the owner, once, when nothing is open either.
+    /// Once nothing is sent any more: tells the owner, once, when nothing is open either.
     pub(super) fn tell_drained(&mut self) {
         if self.open == 0 && !self.drained {
             self.drained = true;
@@ -104,7 +106,7 @@ impl ProcessSession {
         }
     }
 
-    /// It does not keep to the rules.
+    /// Ends a process that broke the protocol.
     pub(super) fn end(&mut self, why: &str) {
         tracing::error!("{why}: the process of domain {} is ended", self.endpoints.domain.name());
         self.broken = true;

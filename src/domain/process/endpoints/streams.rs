@@ -1,4 +1,4 @@
-//! Bodies in pieces, as a shard has them with one process of a domain.
+//! A shard's streamed bodies in one process of a domain.
 
 use super::super::wire::{Headers, StreamToDomain, StreamToServer};
 use super::call::{Caller, Watched};
@@ -16,13 +16,13 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What a handler that sends its answer itself counts as having run, at least: it is none for a companion.
+/// The least duration recorded for a handler that sends its answer itself, so that it is not for a companion.
 const STREAMED_AT_LEAST: Duration = Duration::from_secs(1);
 
-/// A call waits for a process to be started for this long at least, however short the limit of handlers is.
+/// The least time that a call waits for a process to start, in ms, however short the limit of handlers is.
 const WAIT_MS_MIN: u64 = 5_000;
 
-/// What became of slots, on the way to whoever tells the domain.
+/// Reports about slots, for the domain.
 #[derive(Default)]
 struct Told {
     over: SegQueue<u32>,
@@ -39,24 +39,24 @@ impl Home for Told {
     }
 }
 
-/// An answer that has begun and is not over.
+/// An answer that has begun and has not ended.
 struct Open {
     conn: ConnId,
     seq: u64,
 }
 
-/// See the module's documentation.
+/// The streams of one process.
 pub(super) struct LinkStreams {
     part: Part,
     calls: Arc<Slots>,
     /// The slots of calls that the domain has not answered, by ticket.
     held: IdMap<Arc<CallSlot>>,
-    /// By ticket, also behind the return of the handler.
+    /// By ticket, also after the return of the handler.
     open: IdMap<Open>,
     /// The tickets of the answers in slots.
     by_slot: IdMap<u64>,
     told: Arc<Told>,
-    /// Records on their way to the domain; the first has met a full ring.
+    /// Records for the domain; the first one has met a full ring.
     notes: VecDeque<Vec<u8>>,
     is_full: bool,
 }
@@ -76,7 +76,7 @@ impl LinkStreams {
         }
     }
 
-    /// Whether there is something for [`LinkStreams::tell`].
+    /// Whether [`LinkStreams::tell`] has something to report.
     pub(super) fn has_told(&self) -> bool {
         !self.notes.is_empty() || self.is_news()
     }
@@ -85,12 +85,12 @@ impl LinkStreams {
         !self.told.over.is_empty() || !self.told.room.is_empty()
     }
 
-    /// Whether [`LinkStreams::tell`] has something to do that it has not tried in vain.
+    /// Whether [`LinkStreams::tell`] has something to report that it has not tried in vain.
     pub(super) fn is_ready(&self) -> bool {
         !self.is_full && self.has_told()
     }
 
-    /// Bytes of the record that waits for room in the ring.
+    /// The size of the record that waits for room in the ring, in bytes.
     pub(super) fn waiting_bytes(&self) -> Option<usize> {
         self.notes.front().map(Vec::len)
     }
@@ -101,7 +101,7 @@ impl LinkStreams {
         self.notes.push_back(bytes);
     }
 
-    /// Tells the domain what has become of slots and calls, as far as the ring takes that.
+    /// Reports finished slots and calls to the domain, as far as the ring has room.
     pub(super) fn tell(&mut self, producer: &mut Producer) -> Result<(), PushError> {
         while let Some(slot) = self.told.room.pop() {
             self.note(&StreamToDomain::Room { slot });
@@ -128,22 +128,22 @@ impl LinkStreams {
         Ok(())
     }
 
-    /// The domain has a call, with its slot.
+    /// Records that the domain has a call, with its slot.
     pub(super) fn hold(&mut self, ticket: u64, slot: &Arc<CallSlot>) {
         self.held.insert(ticket, Arc::clone(slot));
     }
 
-    /// The domain has answered a call.
+    /// Handles the domain's answer to a call.
     pub(super) fn call_over(&mut self, ticket: u64) {
         if !self.held.is_empty() {
             self.held.remove(&ticket);
         }
     }
 
-    /// The pipe for the answer of call `ticket`, in `slot` or in its own; with the number of that.
+    /// The pipe for the answer of call `ticket`, in `slot` or in the call's own slot, and the number of that slot.
     ///
     /// # Errors
-    /// The domain may not use that.
+    /// The domain must not use that memory.
     fn down(&self, ticket: u64, slot: Option<u32>) -> Result<(Pipe, u32, Option<Arc<CallSlot>>), String> {
         let lie = || "an answer begins in memory that is not its own".to_owned();
         let (pipe, number, call) = match slot {
@@ -160,17 +160,18 @@ impl LinkStreams {
         Ok((pipe, number, call))
     }
 
-    /// The answers that have begun and are not over.
+    /// The answers that have begun and have not ended.
     pub(super) fn open(&self) -> impl Iterator<Item = (ConnId, u64)> {
         self.open.values().map(|open| (open.conn, open.seq))
     }
 }
 
 impl CallTable {
-    /// A slot for a call of a route of `CWEB_STREAM`.
+    /// Takes a slot for a call of a `CWEB_STREAM` route.
     ///
     /// # Errors
-    /// Why there is none. Without a process a call may wait as long as any other, which then counts from the first one.
+    /// The reason why there is no slot. Without a process a call may wait as long as any other; the time counts from the
+    /// first such call.
     pub(in crate::domain::process) fn take_call_slot(&mut self) -> Result<Arc<CallSlot>, NoSlot> {
         let Some(session) = self.current.as_ref().filter(|session| !session.broken && !self.draining) else {
             let since_ms = *self.missed_since_ms.get_or_insert(self.now_ms);
@@ -182,7 +183,7 @@ impl CallTable {
         CallSlot::take(&streams.part, &streams.calls).ok_or(NoSlot::Taken)
     }
 
-    /// The calls of a connection are told why their work may be of no use.
+    /// Tells the calls of a connection why their work may be useless.
     pub(in crate::domain::process) fn cancel(&mut self, conn: ConnId, reason: Reason) {
         let of_conn = |caller: &Caller| matches!(caller, Caller::Request { conn: of, .. } if *of == conn);
         let tickets: Vec<u64> =
@@ -195,7 +196,7 @@ impl CallTable {
         }
     }
 
-    /// The process is about to be replaced: all its calls are told.
+    /// Tells all calls of the process that it will be replaced.
     pub(super) fn cancel_all(&mut self) {
         let Some(session) = &mut self.current else { return };
         let reason = Reason::Draining as u8;
@@ -206,7 +207,7 @@ impl CallTable {
         }
     }
 
-    /// Streams that get on, or wait for their clients, have their time anew.
+    /// Restarts the time of streams that make progress or wait for their clients.
     pub(super) fn look_at_streams(&mut self) {
         let now_ms = self.now_ms;
         for pending in self.pending.values_mut() {
@@ -218,10 +219,10 @@ impl CallTable {
         }
     }
 
-    /// Takes a record about a stream.
+    /// Handles a record about a stream.
     ///
     /// # Errors
-    /// The domain breaks the rules.
+    /// The domain broke the protocol.
     pub(super) fn take_stream(
         &mut self,
         session: &mut ProcessSession,
@@ -239,7 +240,7 @@ impl CallTable {
                     Caller::Socket { .. } => None,
                 });
                 let open = session.endpoints.streams.open.get(&ticket);
-                // One about what is over is late, and means nothing.
+                // A record about an ended stream is late and has no meaning.
                 if let Some((conn, seq)) = of_call.or_else(|| open.map(|open| (open.conn, open.seq))) {
                     out.push(ModuleMessage::StreamNotice { conn, seq, wants_body });
                 }
@@ -282,7 +283,7 @@ impl CallTable {
         streams.by_slot.insert(u64::from(number), ticket);
         let home: Arc<dyn Home> = Arc::clone(&streams.told) as _;
         let answer = Answer::new(pipe.clone(), number, call, home);
-        // One that nobody waits for is over with the drop of the answer.
+        // Dropping the answer ends an answer that nothing waits for.
         let Some(pending) = pending else { return Ok(()) };
         let Caller::Request { conn, seq, meta } = &pending.caller else {
             return Err("a WebSocket began an answer".to_owned());

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 mod large;
 
-/// An owner that does nothing; whether its process is dead.
+/// An owner that does nothing; the flag says whether its process is dead.
 struct Nobody(Arc<AtomicBool>);
 
 impl Owner for Nobody {

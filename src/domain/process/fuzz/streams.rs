@@ -1,5 +1,5 @@
 //! A hostile process with streams: it writes records, and anything into the memory of its streams, while the shard takes
-//! answers, hands bodies over and loses clients.
+//! answers, passes on bodies and loses clients.
 
 use super::super::arena::Parts;
 use super::super::endpoints::{CallTable, Ends};
@@ -18,10 +18,11 @@ use crate::proto::http1::{Decoded, Limits, RequestDecoder};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// Calls in flight with a slot of their own; then as many without. Their tickets are 1 and up, with the highest bit set.
+/// The number of calls in flight with a slot of their own, and of those without. Their tickets are 1 and up, with the
+/// highest bit set.
 const CALLS: usize = 3;
 
-/// Longest run of a handler.
+/// Time limit of a handler.
 const LIMIT_MS: u64 = 30_000;
 
 /// One request.
@@ -33,7 +34,7 @@ struct Asked {
     answer: Option<Answer>,
 }
 
-/// See the module's documentation.
+/// The state of a run.
 pub(crate) struct HostileStreams {
     calls: CallTable,
     request_ring: Consumer,
@@ -44,7 +45,7 @@ pub(crate) struct HostileStreams {
     now_ms: u64,
 }
 
-/// Takes the next octets of the input; 0 behind its end.
+/// Takes the next octets of the input; 0 after its end.
 struct Steps<'a>(&'a [u8]);
 
 impl Steps<'_> {
@@ -90,7 +91,7 @@ impl HostileStreams {
         Self { calls, request_ring, producer, fate, part, asked, now_ms: 0 }
     }
 
-    /// Takes the steps that `data` says, and ends the process.
+    /// Runs the steps in `data`, and ends the process.
     pub(crate) fn run(mut self, data: &[u8]) {
         let mut steps = Steps(data);
         while !steps.0.is_empty() {

@@ -1,11 +1,11 @@
-//! Counts of crashes, by module, and what follows when there are too many.
+//! Counts of crashes for each module, and the consequences of too many.
 
 use super::super::quarantine::{CrashLimit, History, Pace, Unplaced};
 use super::{Catalog, Cause, Death, ModuleId};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// See the module's documentation.
+/// The counts of a domain.
 #[derive(Debug)]
 pub(super) struct Blame {
     limit: CrashLimit,
@@ -14,12 +14,12 @@ pub(super) struct Blame {
     pace: Pace,
 }
 
-/// What follows from a death.
+/// The consequence of a death.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
     Nothing,
     Quarantine(ModuleId, Cause),
-    /// Nothing says which module is the cause.
+    /// No evidence shows which module is the cause.
     Unknown,
 }
 
@@ -28,7 +28,7 @@ impl Blame {
         Self { limit, histories: BTreeMap::new(), unplaced: Unplaced::default(), pace: Pace::default() }
     }
 
-    /// A crash of `module`; `loading`: the module was being brought up.
+    /// Counts a crash of `module`; `loading`: the module was being loaded.
     pub(super) fn crash(&mut self, now: Instant, module: ModuleId, loading: bool, catalog: &dyn Catalog) -> Verdict {
         self.histories.retain(|id, _| catalog.contains(*id));
         if !catalog.contains(module) {
@@ -40,7 +40,7 @@ impl Blame {
             .map_or(Verdict::Nothing, |count| Verdict::Quarantine(module, Cause::Crashes(count)))
     }
 
-    /// A process died in which `trying` was being brought up.
+    /// Counts the death of a process in which `trying` was being loaded.
     pub(super) fn death(
         &mut self,
         now: Instant,
@@ -56,16 +56,16 @@ impl Blame {
         }
     }
 
-    /// A signal from outside says little. But a kernel without seccomp lets a module kill itself like that, and such a
-    /// module must not keep the others from coming up.
+    /// A signal from outside proves little. But on a kernel without seccomp a module can kill itself in this way, and such
+    /// a module must not keep the others from being loaded.
     fn killed(&mut self, trying: Option<ModuleId>, catalog: &dyn Catalog) -> Verdict {
         let Some(module) = trying.filter(|module| catalog.contains(*module)) else { return Verdict::Nothing };
         let count = self.histories.entry(module).or_default().add_loading();
         count.map_or(Verdict::Nothing, |count| Verdict::Quarantine(module, Cause::KilledWhileLoading(count)))
     }
 
-    /// Nothing says by whose fault a process died. When that happens again and again, and one module alone was running each
-    /// time, that module is left out. Otherwise none is, and the next process comes after ever longer pauses.
+    /// Counts a death without a known cause. If that happens repeatedly, and one module alone was running each time, that
+    /// module is put into quarantine. Otherwise none is, and the pause before the next process grows.
     fn unexplained(&mut self, now: Instant, running: &[ModuleId], catalog: &dyn Catalog) -> Verdict {
         let Some((module, count)) = self.unplaced.add(now, running, self.limit) else { return Verdict::Unknown };
         if !catalog.contains(module) || catalog.is_quarantined(module) {
@@ -75,7 +75,7 @@ impl Blame {
         Verdict::Quarantine(module, Cause::AlwaysRunning(count))
     }
 
-    /// The modules are in a process that serves.
+    /// Records that the modules are in a process that serves.
     pub(super) fn loaded(&mut self, modules: &[ModuleId]) {
         for module in modules {
             if let Some(history) = self.histories.get_mut(module) {
@@ -84,12 +84,12 @@ impl Blame {
         }
     }
 
-    /// The module was taken out of quarantine.
+    /// Records that the module was taken out of quarantine.
     pub(super) fn lifted(&mut self, module: ModuleId) {
         self.histories.remove(&module);
     }
 
-    /// A process has ended, or is to end: how long the next one waits.
+    /// Counts the end of a process, and returns how long the next one must wait.
     pub(super) fn pause(&mut self, now: Instant) -> Option<Duration> {
         Some(self.pace.end(now)? * self.unplaced.factor())
     }

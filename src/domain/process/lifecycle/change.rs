@@ -1,9 +1,9 @@
-//! One process follows another.
+//! A change: one process follows another.
 //!
-//! After a death: load all modules, run their `onload`, let the shards send. In place of a process that still serves:
-//! load all modules beside it; let no order and no request begin any more and wait for those that have; run `unload`
-//! there and `onload` here; let the shards send here. What waited meanwhile is sent then. Jobs go on in the old process
-//! until they end.
+//! After a death: load all modules, run their `onload`, let the shards send. To replace a process that still serves: load
+//! all modules into a new process beside it; let no further order or request begin, and wait for those in progress; run
+//! `unload` in the old process and `onload` in the new one; let the shards send to the new one, including everything that
+//! waited. Jobs continue in the old process until they end.
 
 use super::machine::{Machine, State};
 use super::{Catalog, Effect, ModuleId, Order, ProcessId};
@@ -11,9 +11,9 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 use tracing::Level;
 
-/// How long a change waits for orders: modules that are being deployed, and hooks.
+/// Limit on a change's wait for orders: modules that are being deployed, and hooks.
 pub(super) const ORDERS_WAIT: Duration = Duration::from_secs(10);
-/// How long it waits for running requests; those that take longer end in the old process.
+/// Limit on a change's wait for running requests; longer ones end in the old process.
 pub(super) const REQUESTS_WAIT: Duration = Duration::from_secs(10);
 /// The wait after a process could not be started.
 const START_PAUSE: Duration = Duration::from_secs(1);
@@ -23,11 +23,11 @@ const START_PAUSE: Duration = Duration::from_secs(1);
 pub(super) struct Change {
     /// The process that is replaced.
     old: Option<ProcessId>,
-    /// The process that is brought up.
+    /// The process that is being prepared.
     new: Option<ProcessId>,
-    /// The service of `old` has ended.
+    /// Whether the service of `old` has ended.
     is_retired: bool,
-    /// Modules of `old` whose `unload` comes when their jobs have ended.
+    /// Modules of `old` whose `unload` runs when their jobs have ended.
     later: Vec<ModuleId>,
     stage: Stage,
 }
@@ -42,17 +42,17 @@ enum Stage {
     Fresh,
     /// Load modules into the new process, while the old one serves.
     Load(VecDeque<Order>),
-    /// Wait for orders to the old process. `again`: it was ended for those that did not return.
+    /// Wait for orders to the old process. `again`: the old process was ended because some did not return.
     Close { until: Instant, again: bool },
     /// Wait for requests in the old process. `quiet`: all orders to it have ended. `in_order`: an `unload` waits for the requests.
     Empty { until: Instant, quiet: bool, in_order: bool },
-    /// The old process is ended because a hook there does not return: wait for that.
+    /// The old process is being ended because a hook there does not return: wait for its end.
     EndOld,
     /// Run each `unload` that is due in the old process.
     Unload(VecDeque<Order>),
     /// Wait until the old process, should it have died, is examined.
     AwaitOldExamined,
-    /// Make the new process complete: modules that came meanwhile, settings, hooks, the answer to a probe.
+    /// Complete the new process: modules that were added meanwhile, settings, hooks, the answer to a probe.
     Complete(Completion, VecDeque<Order>),
 }
 
@@ -64,10 +64,10 @@ enum Completion {
     Probe,
 }
 
-/// What becomes of a change after a look at it.
+/// The next step of a change.
 enum Next {
     Stage(Stage),
-    /// Nothing to be done before the next input.
+    /// Wait for the next input.
     Wait(Stage),
     /// The new process serves.
     Over,
@@ -84,12 +84,12 @@ impl Change {
         Self { stage: Stage::AwaitExamined { dead, restarts: true }, ..Self::first() }
     }
 
-    /// `old` is to be replaced, after a pause if there have been many processes.
+    /// Replaces `old`, after a pause if there have been many processes.
     pub(super) fn in_place_of(old: ProcessId, pause: Option<Instant>) -> Self {
         Self { old: Some(old), stage: after(pause), ..Self::first() }
     }
 
-    /// When the stage is over at the latest; orders have limits of their own.
+    /// The latest end of the stage; orders have limits of their own.
     pub(super) fn until(&self) -> Option<Instant> {
         match self.stage {
             Stage::Pause { until } | Stage::Close { until, .. } | Stage::Empty { until, .. } => Some(until),
@@ -115,7 +115,7 @@ fn loads(modules: Vec<ModuleId>) -> VecDeque<Order> {
 }
 
 impl Machine {
-    /// Brings the change as far as it comes now.
+    /// Advances the change as far as possible now.
     pub(super) fn advance_change(&mut self, now: Instant, catalog: &dyn Catalog) {
         while let Some(mut change) = self.change.take() {
             let stage = std::mem::replace(&mut change.stage, Stage::Fresh);
@@ -204,14 +204,14 @@ impl Machine {
             process.state = State::Draining;
         }
         self.effects.push(Effect::Drain { process: old });
-        // Only an `unload` has to come after the last request, and before the next `onload`. Without one, what runs goes on
-        // in the old process while others begin in the new.
+        // Only an `unload` must come after the last request and before the next `onload`. Without one, running requests
+        // continue in the old process while others begin in the new one.
         let in_order = !catalog.to_unload(old).is_empty();
         let until = if in_order { now + REQUESTS_WAIT } else { now };
         Stage::Empty { until, quiet: self.quiet >= self.round, in_order }
     }
 
-    /// The requests in the old process have ended, or have had their time.
+    /// Handles the end of the requests in the old process, or of their time.
     fn emptied(
         &mut self,
         now: Instant,
@@ -241,7 +241,8 @@ impl Machine {
         self.unload_due(change, catalog)
     }
 
-    /// Runs each `unload` in the old process that no job holds up. Also before another attempt: jobs have ended meanwhile.
+    /// Runs each `unload` in the old process that no job delays. Also before another attempt, since jobs have ended
+    /// meanwhile.
     fn unload_due(&mut self, change: &mut Change, catalog: &dyn Catalog) -> Stage {
         let drains = |old: &ProcessId| self.state(*old) == Some(State::Draining);
         let Some(old) = change.old.filter(drains) else { return Stage::AwaitOldExamined };
@@ -266,24 +267,24 @@ impl Machine {
             Carried::All(new) => new,
         };
         let (completion, queue) = match completion {
-            // Before the hooks, which may read them. Nobody changes settings now: that takes a pass.
+            // Before the hooks, which may read the settings. No thread changes settings now, since that takes a pass.
             Completion::Modules => {
                 let settings = catalog.with_settings(new).into_iter().map(Order::Configure);
                 (Completion::Settings, settings.collect())
             }
             Completion::Settings => {
-                // Before the hooks, which may look for others' symbols.
+                // Before the hooks, which may look up symbols of other modules.
                 self.effects.push(Effect::Publish { process: new });
                 (Completion::Hooks, catalog.to_onload(new).into_iter().map(Order::Onload).collect())
             }
-            // An answer to the probe shows that the process works, also without modules.
+            // An answer to the probe shows that the process works, even without modules.
             Completion::Hooks => (Completion::Probe, VecDeque::from([Order::Probe])),
             Completion::Probe => return Next::Over,
         };
         Next::Stage(Stage::Complete(completion, queue))
     }
 
-    /// The new process is complete: it serves from here on.
+    /// Puts the complete new process into service.
     fn over(&mut self, now: Instant, change: Change, catalog: &dyn Catalog) {
         let Some(new) = change.new else { return };
         self.effects.push(Effect::Up { process: new });
@@ -305,8 +306,8 @@ impl Machine {
         }
     }
 
-    /// Sends the process the next order of `queue` when it has answered the last one. A module that was removed or put into
-    /// quarantine since the queue was made is passed over.
+    /// Sends the process the next order of `queue` when it has answered the last one. Skips modules that were removed or
+    /// put into quarantine since the queue was made.
     fn carry_out(
         &mut self,
         now: Instant,
@@ -314,7 +315,7 @@ impl Machine {
         mut queue: VecDeque<Order>,
         catalog: &dyn Catalog,
     ) -> Carried {
-        // A change has a process in each stage that orders something.
+        // A change has a process in each stage that gives orders.
         let Some(process) = process else { return Carried::Wait(queue) };
         match self.state(process) {
             Some(State::Loading | State::Draining) => {}
@@ -333,11 +334,11 @@ impl Machine {
     }
 }
 
-/// How far a queue of orders has come.
+/// The progress of a queue of orders.
 enum Carried {
     Wait(VecDeque<Order>),
     All(ProcessId),
-    /// The process is on its way out, or dead.
+    /// The process is leaving or dead.
     Gone(ProcessId),
 }
 

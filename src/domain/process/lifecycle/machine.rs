@@ -7,24 +7,24 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use tracing::Level;
 
-/// How long after a change the next spare is started: not while the new process warms up.
+/// The delay of the next spare after a change, so that it does not start while the new process warms up.
 const SPARE_DELAY: Duration = Duration::from_millis(250);
-/// The wait after the death of a spare; it doubles with each that follows.
+/// The pause after the death of a spare; it doubles with each further death.
 const SPARE_PAUSE: Duration = Duration::from_secs(1);
-/// [`SPARE_PAUSE`] is doubled at most this often.
+/// Limit on the doublings of [`SPARE_PAUSE`].
 const SPARE_DOUBLINGS_MAX: u32 = 6;
-/// How long a sanitizer may take to look for leaks, at the close of a module or at the end of a process.
+/// Limit on a sanitizer's leak check, at the close of a module or the end of a process.
 pub(in super::super) const LEAKS_WAIT: Duration = Duration::from_secs(5);
-/// How long an old process stays for jobs and requests that still run there.
+/// How long an old process stays for running jobs and requests.
 pub(super) const DRAIN_MAX: Duration = Duration::from_secs(60);
 /// How long an old process stays after that for scheduled work.
 pub(super) const SETTLE_WAIT: Duration = Duration::from_secs(5);
-/// The longest wait for one `unload`, if `--hook-timeout-ms` is not shorter.
+/// Limit on the wait for one `unload`, if `--hook-timeout-ms` is not shorter.
 pub(super) const UNLOAD_WAIT: Duration = Duration::from_secs(5);
-/// The longest wait for a new process to show that it works.
+/// Limit on the wait for a new process to show that it works.
 pub(super) const PROBE_WAIT: Duration = Duration::from_secs(30);
 
-/// Where a process is in its life: see the folder's documentation.
+/// The state of a process: see the folder's documentation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum State {
     Spare,
@@ -43,18 +43,18 @@ struct InFlight {
     until: Instant,
 }
 
-/// How an order ended without the process ending.
+/// The end of an order without the end of the process.
 enum End {
     Done,
     Failed(String),
-    /// The limit.
+    /// The time limit.
     Late(Duration),
 }
 
-/// An old process that another one has followed.
+/// An old process that another process has followed.
 #[derive(Debug)]
 struct Drain {
-    /// Modules whose `unload` comes when their jobs have ended.
+    /// Modules whose `unload` runs when their jobs have ended.
     unload: Vec<ModuleId>,
     until: Instant,
 }
@@ -63,20 +63,20 @@ struct Drain {
 pub(super) struct Process {
     pub(super) state: State,
     order: Option<InFlight>,
-    /// The module that is being brought up, or was when it failed.
+    /// The module that is being loaded, or was when loading failed.
     trying: Option<ModuleId>,
     /// Shards that have nothing there any more.
     pub(super) drained: usize,
     drain: Option<Drain>,
-    /// When a process that is to end by itself is killed.
+    /// When a process that should end by itself is killed.
     kill_at: Option<Instant>,
-    /// The server wants its end, so its death is not examined.
+    /// Whether the server wants the end of the process, so that its death is not examined.
     is_unwanted: bool,
-    /// Why another process is to follow as soon as this one serves.
+    /// The reason why another process must follow as soon as this one serves.
     pub(super) replace: Option<String>,
 }
 
-/// The end of a process that was told before the start of the process.
+/// The end of a process that was reported before its start.
 #[derive(Debug)]
 struct EarlyEnd {
     process: ProcessId,
@@ -91,23 +91,23 @@ pub(in super::super) struct Machine {
     pub(super) processes: BTreeMap<ProcessId, Process>,
     pub(super) change: Option<Change>,
     pub(super) blame: Blame,
-    /// A start is under way on the helper.
+    /// Whether the helper is starting a process.
     pub(super) is_starting: bool,
-    /// The process that is being started has ended. The helper starts one process at a time, so there is one at most.
+    /// The end of the process that is being started. The helper starts one process at a time, so there is at most one.
     early_end: Option<EarlyEnd>,
     spare_at: Instant,
     spare_deaths: u32,
-    /// Shards, once they are there.
+    /// The number of shards, once they exist.
     shards: Option<usize>,
     is_stopping: bool,
-    /// The last number of an order.
+    /// The number of the last order.
     calls: u64,
-    /// The last closing of the gate.
+    /// The number of the last closing of the gate.
     pub(super) round: u64,
-    /// The last closing after which nobody held a pass.
+    /// The number of the last closing after which no pass was held.
     pub(super) quiet: u64,
     pub(super) effects: Vec<Effect>,
-    /// The last step has put off what follows from its input until its effects are carried out.
+    /// Set if the last step has deferred the consequences of its input until its effects are carried out.
     behind: Option<Instant>,
 }
 
@@ -134,10 +134,10 @@ impl Machine {
         }
     }
 
-    /// Takes one input at `now`, which never goes back.
+    /// Handles one input at `now`, which must never go back.
     pub(in super::super) fn step(&mut self, now: Instant, input: Input, catalog: &dyn Catalog) -> Vec<Effect> {
         self.take(now, input, catalog);
-        // A module in quarantine must not be loaded again: the catalog has to know of it before anything else is decided.
+        // A module in quarantine must not be loaded again, so the catalog must know of it before any other decision.
         let is_behind = self.effects.iter().any(|effect| matches!(effect, Effect::Quarantine { .. }));
         self.behind = is_behind.then_some(now);
         if is_behind {
@@ -150,10 +150,10 @@ impl Machine {
         std::mem::take(&mut self.effects)
     }
 
-    /// When the next [`Input::Tick`] is due. `None`: nothing happens unless something comes in.
+    /// When the next [`Input::Tick`] is due. `None`: nothing happens without another input.
     pub(in super::super) fn wake_at(&self) -> Option<Instant> {
         let processes = self.processes.values().flat_map(|process| {
-            // A process that drains is looked at between its orders.
+            // A draining process is checked between its orders.
             let drain = process.drain.as_ref().filter(|_| process.order.is_none()).map(|drain| drain.until);
             [process.order.map(|order| order.until), drain, process.kill_at]
         });
@@ -224,7 +224,7 @@ impl Machine {
         }
     }
 
-    /// A start has brought no process that lives.
+    /// Handles a start that has brought no living process.
     fn not_started(&mut self, now: Instant, why: &str) {
         match &mut self.change {
             Some(change) if change.awaits_start() => {
@@ -243,7 +243,7 @@ impl Machine {
         self.ended(now, process, order.what, result.map_or_else(End::Failed, |()| End::Done), catalog);
     }
 
-    /// Sends an order, which the process has until its limit to answer.
+    /// Sends an order, which the process must answer within its limit.
     pub(super) fn order(&mut self, now: Instant, process: ProcessId, what: Order) {
         let limit = self.limit_of(what);
         let Some(found) = self.processes.get_mut(&process) else { return };
@@ -298,7 +298,7 @@ impl Machine {
         self.kill(process, Some(format!("{hook} did not return within {limit} ms, the limit of --hook-timeout-ms")));
     }
 
-    /// Kills a process that does not do what it should: its death is examined.
+    /// Kills a process that misbehaves: its death is examined.
     fn kill(&mut self, process: ProcessId, why: Option<String>) {
         if let Some(found) = self.processes.get_mut(&process) {
             found.state = State::Leaving;
@@ -354,7 +354,7 @@ impl Machine {
         }
     }
 
-    /// A process has ended that has not started yet, as far as the machine knows. The end counts once the start is told.
+    /// Handles the end of a process whose start the machine does not know yet. The end counts once the start is reported.
     fn exited_early(&mut self, process: ProcessId, garbled: Option<String>) {
         if self.is_starting {
             self.early_end = Some(EarlyEnd { process, garbled, is_reaped: false });
@@ -402,7 +402,7 @@ impl Machine {
         }
     }
 
-    /// Ends orders whose time is over, and processes that should have ended by themselves.
+    /// Ends late orders, and processes that should have ended by themselves.
     fn end_late(&mut self, now: Instant, catalog: &dyn Catalog) {
         let late: Vec<(ProcessId, Order)> = self
             .processes
@@ -420,7 +420,7 @@ impl Machine {
         }
     }
 
-    /// Another process has followed `old`: the old one ends once nothing runs there.
+    /// Handles the replacement of `old`: the old process ends once nothing runs there.
     pub(super) fn followed(&mut self, now: Instant, old: ProcessId, unload: Vec<ModuleId>) {
         if let Some(old) = self.processes.get_mut(&old) {
             old.drain = Some(Drain { unload, until: now + DRAIN_MAX });
@@ -445,7 +445,7 @@ impl Machine {
             let module = drain.unload.remove(at);
             self.order(now, id, Order::Unload(module));
         } else if running.is_empty() && process.drained >= shards {
-            // What these have left to the scheduler; a module that schedules without end is not waited for.
+            // The scheduled work of these modules; the wait for a module that schedules without end is limited.
             self.order(now, id, Order::Settle);
         } else if drain.until <= now {
             let seconds = DRAIN_MAX.as_secs();
@@ -473,7 +473,7 @@ impl Machine {
         self.change = Some(Change::in_place_of(process, pause));
     }
 
-    /// One process after the other has ended: when the next one may come, if there were many.
+    /// Counts the end of a process, and returns when the next one may come, if there were many.
     pub(super) fn pause(&mut self, now: Instant) -> Option<Instant> {
         let pause = self.blame.pause(now)?;
         let name = &self.settings.domain;
@@ -484,7 +484,7 @@ impl Machine {
         Some(now + pause)
     }
 
-    /// The spare becomes the process that a change brings up.
+    /// Makes the spare the process of a change.
     pub(super) fn take_spare(&mut self) -> Option<ProcessId> {
         let (id, process) = self.processes.iter_mut().find(|(_, process)| process.state == State::Spare)?;
         process.state = State::Loading;
@@ -494,7 +494,7 @@ impl Machine {
 
     fn wants_spare(&self) -> bool {
         let has = |state| self.processes.values().any(|process| process.state == state);
-        // Not before the server serves, which is to start fast.
+        // Not before the server serves, so that the server starts quickly.
         self.shards.is_some()
             && !self.is_starting
             && !self.is_stopping
@@ -524,12 +524,12 @@ impl Machine {
         self.spare_at = now + pause;
     }
 
-    /// A process has come into service.
+    /// Delays the spare after a process has come into service.
     pub(super) fn delay_spare(&mut self, now: Instant) {
         self.spare_at = self.spare_at.max(now + SPARE_DELAY);
     }
 
-    /// The shards that there are; none before the server serves.
+    /// The number of shards; 0 before the server serves.
     pub(super) fn shards(&self) -> usize {
         self.shards.unwrap_or(0)
     }
@@ -559,7 +559,7 @@ impl Machine {
         self.processes.iter().filter(|(_, process)| process.state == state).map(|(id, _)| *id).collect()
     }
 
-    /// Whether a change is under way, or something is awaited of the helper.
+    /// Whether no change is in progress, and nothing is expected of the helper or a process.
     pub(super) fn is_settled(&self) -> bool {
         self.change.is_none() && !self.is_starting && self.processes.values().all(|process| process.order.is_none())
     }

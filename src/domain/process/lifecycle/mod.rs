@@ -54,7 +54,7 @@ pub(super) struct Settings {
     pub(super) is_sanitized: bool,
 }
 
-/// An event in the life of a domain.
+/// An event of a domain.
 #[derive(Debug)]
 pub(super) enum Input {
     /// The server has started its shards.
@@ -63,12 +63,12 @@ pub(super) enum Input {
     Started { process: ProcessId },
     /// [`Effect::Start`] has failed.
     NotStarted { why: String },
-    /// The process has carried out [`Effect::Order`] number `call`, or could not.
+    /// The process has carried out [`Effect::Order`] number `call`, or failed to.
     Done { process: ProcessId, call: u64, result: Result<(), String> },
-    /// The process has ended, or has closed its control connection, which is the same. `garbled`: the process sent bytes
-    /// that are no message; the text is the error. May come before `Started`.
+    /// The process has ended, or has closed its control connection, which has the same meaning. `garbled`: the process sent
+    /// bytes that are not a message; the text is the error. May come before `Started`.
     Exited { process: ProcessId, garbled: Option<String> },
-    /// The kernel has said how the process ended, or takes long to do so. After `Exited`.
+    /// The kernel has reported the status of the process, or did not do so in time. After `Exited`.
     Reaped { process: ProcessId },
     /// The helper has carried out [`Effect::Examine`].
     Examined { process: ProcessId, death: Death },
@@ -80,7 +80,7 @@ pub(super) enum Input {
     Quiet { round: u64 },
     /// A job in a process that drains has ended.
     RunEnded,
-    /// Another process is to follow this one.
+    /// Another process must follow this one.
     Replace { process: ProcessId, why: String },
     /// A module was taken out of quarantine.
     Lifted { module: ModuleId },
@@ -105,40 +105,40 @@ pub(super) struct Death {
     pub(super) summary: String,
 }
 
-/// A task for the driver of the machine. The driver carries the effects of a step out in their order.
+/// A task for the driver of the machine. The driver carries out the effects of a step in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Effect {
     /// Start a process on the helper. Answered by `Started` or `NotStarted`.
     Start,
     /// Send an order. Answered by `Done`, unless the process ends first.
     Order { process: ProcessId, call: u64, what: Order },
-    /// Name the published modules to the process.
+    /// Send the published modules to the process.
     Publish { process: ProcessId },
-    /// Give out no pass any more. Answered by `Quiet` once none is held.
+    /// Stop giving out passes. Answered by `Quiet` once none is held.
     CloseGate { round: u64 },
-    /// Have the shards send nothing more to the process. Each answers with `Drained`.
+    /// Stop the shards from sending to the process. Each answers with `Drained`.
     Drain { process: ProcessId },
     /// Put the process into service: shards and passes get this one.
     Up { process: ProcessId },
-    /// The process is dead: shards learn it, and orders of others end.
+    /// The process is dead: the shards learn it, and other threads' orders end.
     Down { process: ProcessId },
-    /// Bring the end of the process about.
+    /// End the process.
     Signal { process: ProcessId, how: Ending },
-    /// Examine the death of the process on the helper, in which `trying` was being brought up. Answered by `Examined`.
+    /// Examine the death of the process on the helper, in which `trying` was being loaded. Answered by `Examined`.
     Examine { process: ProcessId, trying: Option<ModuleId> },
-    /// Leave a module out from now on.
+    /// Put a module into quarantine.
     Quarantine { module: ModuleId, cause: Cause, summary: String },
-    /// Count a process that followed a dead one.
+    /// Count a process that replaced a dead one.
     CountRestart,
-    /// Count a process that followed one that lived.
+    /// Count a process that replaced a living one.
     CountReplacement,
-    /// Drop the record of the process: the machine names the process no more.
+    /// Drop the record of the process: the machine does not use it any more.
     Forget { process: ProcessId },
     /// Write a line into the server's log.
     Log(tracing::Level, String),
 }
 
-/// How a process is brought to its end.
+/// A way to end a process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Ending {
     /// SIGKILL; the reason, if the crash report is to name it.
@@ -154,7 +154,7 @@ pub(super) enum Ending {
 pub(super) enum Order {
     /// Load the module.
     Load(ModuleId),
-    /// Hand over the module's settings.
+    /// Send the module's settings.
     Configure(ModuleId),
     /// Run the module's `onload`.
     Onload(ModuleId),
@@ -162,7 +162,7 @@ pub(super) enum Order {
     Probe,
     /// Run the module's `unload`.
     Unload(ModuleId),
-    /// Say when no scheduled work is left.
+    /// Report when no scheduled work is left.
     Settle,
 }
 
@@ -176,24 +176,24 @@ impl Order {
     }
 }
 
-/// Why a module is put into quarantine, with the count of deaths.
+/// The reason for a quarantine, with the number of deaths.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Cause {
-    /// The module crashed its process so often.
+    /// The number of crashes of the module's process.
     Crashes(usize),
-    /// The module's process was killed from outside so often in a row while the module was being loaded.
+    /// The number of times in a row that the module's process was killed from outside while the module was being loaded.
     KilledWhileLoading(usize),
-    /// So many deaths have no explanation, and the module alone was running each time.
+    /// The number of unexplained deaths in which only this module was running each time.
     AlwaysRunning(usize),
 }
 
 /// The domain's modules, as the machine sees them. Other threads add and remove modules at any time.
 pub(super) trait Catalog {
-    /// Modules that the process is to have and has not, without those in quarantine.
+    /// Modules that the process should have and has not, without those in quarantine.
     fn missing(&self, process: ProcessId) -> Vec<ModuleId>;
     /// Modules of the process with settings.
     fn with_settings(&self, process: ProcessId) -> Vec<ModuleId>;
-    /// Modules of the process whose `onload` is to run in the next one.
+    /// Modules of the process whose `onload` must run in the next one.
     fn to_onload(&self, process: ProcessId) -> Vec<ModuleId>;
     /// Modules of the process whose `unload` is due when its service ends.
     fn to_unload(&self, process: ProcessId) -> Vec<ModuleId>;
@@ -203,8 +203,8 @@ pub(super) trait Catalog {
     fn loaded(&self, process: ProcessId) -> Vec<ModuleId>;
     /// The module's name, for log lines; empty if the module is gone.
     fn name(&self, module: ModuleId) -> String;
-    /// Whether the module is there.
+    /// Whether the module exists.
     fn contains(&self, module: ModuleId) -> bool;
-    /// Whether the module is left out.
+    /// Whether the module is in quarantine.
     fn is_quarantined(&self, module: ModuleId) -> bool;
 }

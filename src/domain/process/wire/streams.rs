@@ -1,9 +1,9 @@
-//! Records about bodies in pieces. The bytes themselves lie in the memory of streams, which both sides look at.
+//! Records about streamed bodies. The bytes themselves lie in the memory of streams, which both sides access.
 
 use super::super::record_parts::{HEADERS_MAX, Headers, Reader, push_address, push_block};
 use std::net::IpAddr;
 
-/// Kinds of these records: none of them is another record's.
+/// The kinds of these records; no other record has them.
 const CALL: u8 = 32;
 const OVER: u8 = 33;
 const ROOM: u8 = 34;
@@ -12,7 +12,7 @@ const BEGIN: u8 = 40;
 const NOTICE: u8 = 41;
 const RETURNED: u8 = 42;
 
-/// Stands for a length that is not known.
+/// Stands for an unknown length.
 const UNKNOWN: u64 = u64::MAX;
 /// Stands for the slot of the call itself.
 const OWN_SLOT: u32 = u32::MAX;
@@ -20,7 +20,7 @@ const OWN_SLOT: u32 = u32::MAX;
 /// To a domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::domain::process) enum StreamToDomain<'a> {
-    /// A request to a route of `CWEB_STREAM`: its head, packed, and the slot through which the body comes.
+    /// A request to a `CWEB_STREAM` route: its head, packed, and the slot for its body.
     Call {
         ticket: u64,
         instance: u64,
@@ -31,22 +31,22 @@ pub(in crate::domain::process) enum StreamToDomain<'a> {
         peer: Option<IpAddr>,
         head: &'a [u8],
     },
-    /// The answer in this slot is over.
+    /// The answer in this slot has ended.
     Over { slot: u32 },
     /// There is room again in this slot, for a writer that does not wait.
     Room { slot: u32 },
-    /// A call is canceled, for a reason with this number.
+    /// A call is canceled, for the reason with this number.
     Cancel { ticket: u64, reason: u8 },
 }
 
 /// From a domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::domain::process) enum StreamToServer<'a> {
-    /// A handler begins to send its answer, in this slot for answers or in its call's own.
+    /// A handler begins its answer, in this slot for answers or in its call's own slot.
     Begin { ticket: u64, slot: Option<u32>, status: u16, length: Option<u64>, headers: Headers<'a> },
-    /// Something has changed in the pipes of a call or an answer.
+    /// The pipes of a call or an answer have changed.
     Notice { ticket: u64, wants_body: bool },
-    /// A handler that sends its answer itself has returned, and how long it ran.
+    /// A handler that streams its answer has returned; its run time.
     Returned { ticket: u64, ran_us: u32 },
 }
 
@@ -78,7 +78,7 @@ impl<'a> StreamToDomain<'a> {
         }
     }
 
-    /// Reads what follows the kind and the number of a record.
+    /// Reads the part of a record after its kind and number.
     pub(super) fn parse(kind: u8, number: u64, reader: &mut Reader<'a>) -> Option<Self> {
         Some(match kind {
             CALL => Self::Call {
@@ -133,7 +133,7 @@ pub(in crate::domain::process) fn stream_returned(out: &mut Vec<u8>, ticket: u64
 }
 
 impl<'a> StreamToServer<'a> {
-    /// Reads what follows the kind and the number of a record.
+    /// Reads the part of a record after its kind and number.
     pub(super) fn parse(kind: u8, ticket: u64, reader: &mut Reader<'a>) -> Option<Self> {
         Some(match kind {
             BEGIN => {

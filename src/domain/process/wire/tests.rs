@@ -1,4 +1,4 @@
-//! Records come back as they were written, and what is none is refused.
+//! Records survive a round trip, and invalid ones are refused.
 
 use super::*;
 use crate::proto::http1::Head;

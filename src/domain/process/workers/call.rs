@@ -1,4 +1,4 @@
-//! One call of a route with `CWEB_KILLABLE`, as the thread sees it that waits for its answer.
+//! One call of a `CWEB_KILLABLE` route, from the view of the thread that waits for its answer.
 
 use super::packets::{Incoming, Outgoing, PACKET_BYTES, Received};
 use crate::abi::frame::Field;
@@ -14,25 +14,25 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-/// What a worker is asked; the head, packed, and the body of the request follow.
+/// The request to a worker; the packed head and the body of the request follow.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Ask {
     pub(super) route: usize,
-    /// Bytes of the head.
+    /// The bytes of the head.
     pub(super) head_bytes: usize,
     pub(super) peer: Option<IpAddr>,
-    /// How long the handler may run.
+    /// Limit on the run of the handler, in milliseconds.
     pub(super) limit_ms: Option<u64>,
 }
 
-/// What a worker answers; the body follows.
+/// The answer of a worker; the body follows.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Reply {
     pub(super) status: u16,
     pub(super) fields: Vec<Field>,
-    /// The handler has not answered: this is said instead.
+    /// The text in place of an answer, if the handler has not answered.
     pub(super) refused: Option<String>,
-    /// The signal that was caught in it.
+    /// The signal that was caught in the handler.
     pub(super) fault: Option<CaughtFault>,
 }
 
@@ -42,24 +42,24 @@ impl Reply {
     }
 }
 
-/// How a worker has ended that did not answer.
+/// The end of a worker that did not answer.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Ended {
-    /// Which of its spawner's calls it had, from 1.
+    /// The number of the call among its spawner's calls, from 1.
     pub(super) call: u64,
-    /// As waitpid(2) has it.
+    /// The status, as in waitpid(2).
     pub(super) status: i32,
-    /// The signal that it has left word of.
+    /// The signal that the worker has recorded.
     pub(super) fault: Option<CaughtFault>,
 }
 
 impl Ended {
-    /// The signal that ended it.
+    /// The signal that ended the worker.
     pub(super) fn signal(&self) -> Option<i32> {
         libc::WIFSIGNALED(self.status).then(|| libc::WTERMSIG(self.status))
     }
 
-    /// In words.
+    /// The description.
     pub(super) fn what(&self) -> String {
         match (&self.fault, self.signal()) {
             (Some(fault), _) => {
@@ -72,31 +72,31 @@ impl Ended {
     }
 }
 
-/// What came of a call.
+/// The result of a call.
 pub(super) enum Outcome {
     Answered(Reply, Vec<u8>),
     Ended(Ended),
-    /// Its deadline has passed.
+    /// The deadline has passed.
     Late,
-    /// Its client is gone.
+    /// The client has gone.
     Gone,
-    /// The spawner is gone; whether it may have begun the call.
+    /// The spawner has ended; the flag says whether it may have begun the call.
     Unreachable {
         may_have_begun: bool,
     },
 }
 
-/// A spawner, as the domain's process has it.
+/// A spawner, from the view of the domain's process.
 pub(super) struct SpawnerEnd {
     pub(super) socket: OwnedFd,
-    /// The calls that it has had.
+    /// The number of calls that it has had.
     pub(super) calls: u64,
 }
 
-/// Has a spawner run a call, and waits for what comes of it.
+/// Sends a call to a spawner, and waits for its result.
 ///
 /// # Errors
-/// There is no descriptor left to wait with.
+/// No descriptor is left for the wait.
 pub(super) fn exchange(
     spawner: &mut SpawnerEnd,
     meta: &[u8],
@@ -122,13 +122,13 @@ pub(super) fn exchange(
             let Some(ready) = wait(socket.as_fd(), canceled, !outgoing.is_done(), left) else { return unreachable() };
             if ready.contains(PollFlags::IN) {
                 let count = match rustix::io::read(socket, &mut packet) {
-                    // The other end was closed with something unread, which is said once: what it has sent comes next.
+                    // The other end was closed with unread bytes, which is reported once; its own packets come next.
                     Err(Errno::INTR | Errno::CONNRESET) => continue,
                     Ok(count) if count > 0 => count,
                     _ => return unreachable(),
                 };
                 match incoming.take(packet.get(..count).unwrap_or_default()).map(understand) {
-                    // A worker before this one, which had answered.
+                    // The end of an earlier worker, which had answered.
                     Ok(Some(Some(Outcome::Ended(ended)))) if ended.call != call => {}
                     Ok(None) => {}
                     Ok(Some(Some(outcome))) => return outcome,
@@ -140,7 +140,7 @@ pub(super) fn exchange(
                 match outgoing.step(socket.as_fd()) {
                     Ok(()) => has_sent = true,
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    // Why is behind what there is to read.
+                    // The reason is in the packets that are still to be read.
                     Err(error) if has_sent || is_closed(&error) => outgoing = Outgoing::nothing(),
                     Err(_) => return unreachable(),
                 }
@@ -149,12 +149,12 @@ pub(super) fn exchange(
     })
 }
 
-/// Whether the other end of a socket is gone.
+/// Whether the other end of a socket is closed.
 fn is_closed(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
 }
 
-/// What a packet means; `None`: nothing yet; `Some(None)`: nothing that there is.
+/// The meaning of a packet; `None`: nothing yet; `Some(None)`: the packet is invalid.
 fn understand(received: Received) -> Option<Option<Outcome>> {
     match received {
         Received::Some => None,
@@ -165,14 +165,15 @@ fn understand(received: Received) -> Option<Option<Outcome>> {
     }
 }
 
-/// Waits until `socket` is ready, `canceled` is written or the time is over: how `socket` is then. `None`: it can't be waited for.
+/// Waits until `socket` is ready, `canceled` is written or the time is over, and returns the state of `socket`. `None`: the
+/// wait failed.
 fn wait(socket: BorrowedFd<'_>, canceled: BorrowedFd<'_>, writes: bool, left_ms: Option<u64>) -> Option<PollFlags> {
     let wanted = if writes { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
     let mut polled = [PollFd::from_borrowed_fd(socket, wanted), PollFd::from_borrowed_fd(canceled, PollFlags::IN)];
     let timeout = left_ms.and_then(|left| Timespec::try_from(Duration::from_millis(left)).ok());
     match poll(&mut polled, timeout.as_ref()) {
         Ok(_) => {
-            // Draining is a reason too, and none to wait no more.
+            // Draining is a reason, too, but does not end the wait.
             if polled[1].revents().contains(PollFlags::IN) {
                 let _ = rustix::io::read(canceled, &mut [0; 8]);
             }

@@ -1,6 +1,6 @@
-//! The thread of a domain's process that makes other processes, and the zygotes that it makes.
+//! The thread of a domain's process that forks processes, and the zygotes that it makes.
 //!
-//! The filter of system calls that refuses fork(2) to modules holds for every thread but this one, which runs none of their code.
+//! The system call filter that refuses fork(2) to modules applies to every thread but this one, which runs no module code.
 
 use super::call::SpawnerEnd;
 use super::zygote::{self, Birth};
@@ -18,11 +18,11 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-/// How long a zygote may take to be ready. One that waits for a lock ends itself before this.
+/// Limit on the time until a zygote is ready. A zygote that waits for a lock ends itself before that.
 const READY: Timespec = Timespec { tv_sec: zygote::READY_S as i64 + 1, tv_nsec: 0 };
-/// Zygotes that are made in the place of one that is not ready.
+/// The number of attempts to make a zygote that becomes ready.
 const TRIES: usize = 2;
-/// Spawners of a zygote that are kept for the next calls.
+/// Limit on the idle spawners of a zygote that are kept for further calls.
 const IDLE_MAX: usize = 4;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -31,45 +31,46 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 struct Order {
     module: Arc<InProcessModule>,
-    /// Takes the module back too: its last owner runs its destructors, and must not be the thread that has no filter.
+    /// Returns the module, too: its last owner runs its destructors, and must not be the thread without the filter.
     made: Sender<(io::Result<Zygote>, Arc<InProcessModule>)>,
 }
 
-/// What the processes have in common.
+/// The settings that all processes share.
 struct Common {
-    /// Descriptors that they close.
+    /// The descriptors that they close.
     closes: Vec<RawFd>,
-    /// Calls at once.
+    /// Limit on concurrent calls.
     calls_max: usize,
-    /// System calls that the operator grants, by their names.
+    /// The system calls that the operator grants, by name.
     named: Vec<String>,
-    /// The signals that the domain's threads block, which is none but by accident.
+    /// The signal mask of the domain's threads, which is usually empty.
     signals: libc::sigset_t,
 }
 
-/// See the module's documentation.
+/// The handle to the forking thread.
 pub(in crate::domain::process) struct Forker {
     orders: Sender<Order>,
 }
 
 impl Forker {
-    /// Starts the thread, while there is no filter yet that it must not have. The processes that it makes close `closes`, run
-    /// `calls_max` calls at once, and grant modules the system calls `named` besides those that all have.
+    /// Starts the thread, before any filter applies that it must not have. The processes that it forks close `closes`, run
+    /// `calls_max` concurrent calls, and grant modules the system calls `named` in addition.
     ///
     /// # Errors
-    /// The thread could not be started.
+    /// The thread can't be started.
     pub(in crate::domain::process) fn start(
         closes: Vec<RawFd>,
         calls_max: usize,
         named: Vec<String>,
     ) -> io::Result<Self> {
-        // Zygotes need not be waited for. Here, because the first use of a function that keep.c hides finds the real one.
+        // Zygotes need not be reaped. This is done here, because the first use of a function that keep.c hides finds the
+        // real one.
         // SAFETY: no handler, and no memory.
         unsafe {
             libc::signal(libc::SIGCHLD, libc::SIG_IGN);
             libc::alarm(0);
         }
-        // A handler of a module must not run on this thread, which may fork: it takes no signal, from its first moment on.
+        // A module's signal handler must not run on this thread, which may fork: it takes no signal, from its start on.
         let mut signals = std::mem::MaybeUninit::uninit();
         let mut all = std::mem::MaybeUninit::uninit();
         // SAFETY: both sets are written before they are read, by calls that can't fail with these arguments.
@@ -88,13 +89,13 @@ impl Forker {
                 let _ = made.send((zygote, module));
             }
         });
-        // SAFETY: the set is the one that the call above has written.
+        // SAFETY: the call above has written the set.
         unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const signals, std::ptr::null_mut()) };
         spawned?;
         Ok(Self { orders })
     }
 
-    /// Makes a zygote with the memory of `module` as it is now, in [`TRIES`] times [`READY`] at most.
+    /// Makes a zygote with the present memory of `module`, in at most [`TRIES`] times [`READY`].
     pub(super) fn zygote(&self, module: &Weak<InProcessModule>) -> io::Result<Zygote> {
         let gone = || io::Error::other("the thread that makes processes is gone");
         for _ in 0..TRIES {
@@ -102,7 +103,7 @@ impl Forker {
             let (made, receiver) = bounded(1);
             self.orders.send(Order { module, made }).map_err(|_| gone())?;
             let (zygote, module) = receiver.recv().map_err(|_| gone())?;
-            // It may be closed while this one waits.
+            // The module may be closed while this thread waits.
             drop(module);
             let zygote = zygote?;
             if zygote.is_ready() {
@@ -114,14 +115,14 @@ impl Forker {
 }
 
 fn fork(module: &Arc<InProcessModule>, common: &Common) -> io::Result<Zygote> {
-    // Those of calls that were killed may not be gone yet.
+    // The spawners of killed calls may still exist.
     let spawners_max = common.calls_max.saturating_mul(2).saturating_add(IDLE_MAX);
     let (control, others) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     let parent = rustix::process::getpid();
-    // Here, not in the child, which may find the allocator locked before it looks for that.
+    // Cloned here and not in the child, which may find the allocator locked before it checks for that.
     let named = common.named.clone();
-    // SAFETY: the child has this thread alone. What other threads had locked stays so: `zygote::main` looks for that, and is not
-    // used if it finds any. It never returns here.
+    // SAFETY: the child has only this thread. Locks of other threads stay locked there: `zygote::main` checks for that, and
+    // the zygote is not used if it finds any. The child never returns here.
     match unsafe { libc::fork() } {
         0 => {
             // SAFETY: the set is the one that the domain's first thread had.
@@ -137,11 +138,11 @@ fn fork(module: &Arc<InProcessModule>, common: &Common) -> io::Result<Zygote> {
     }
 }
 
-/// A process with one thread and the memory of a module, of which the processes of calls are forked. It ends when this is dropped,
-/// and they with it.
+/// A process with one thread and the memory of a module, from which the processes of calls are forked. Dropping this value
+/// ends it and them.
 pub(super) struct Zygote {
     control: OwnedFd,
-    /// The spawners that have no call.
+    /// The spawners without a call.
     idle: Mutex<Vec<SpawnerEnd>>,
 }
 
@@ -158,7 +159,7 @@ impl Zygote {
         }
     }
 
-    /// A spawner without a call.
+    /// Takes a spawner without a call.
     pub(super) fn take(&self) -> io::Result<SpawnerEnd> {
         if let Some(spawner) = lock(&self.idle).pop() {
             return Ok(spawner);
@@ -172,7 +173,7 @@ impl Zygote {
         Ok(SpawnerEnd { socket, calls: 0 })
     }
 
-    /// The call of a spawner is over, and another may follow.
+    /// Returns a spawner after its call, for another one.
     pub(super) fn give_back(&self, spawner: SpawnerEnd) {
         let mut idle = lock(&self.idle);
         if idle.len() < IDLE_MAX {
@@ -184,8 +185,8 @@ impl Zygote {
     }
 }
 
-/// Ends the spawner at the other end, and its worker with it. Closing is not enough: a zygote that was forked later has the
-/// descriptor too.
+/// Ends the spawner at the other end, and its worker with it. Closing the socket does not suffice: a zygote that was forked
+/// later has the descriptor, too.
 pub(super) fn end(socket: &OwnedFd) {
     let _ = shutdown(socket, Shutdown::Both);
 }

@@ -1,17 +1,20 @@
 //! Processes for single calls: routes with `CWEB_KILLABLE`.
 //!
-//! A thread can't be ended, a process can. So such a call runs in a worker, a process of its own, which an executor thread of the
-//! domain waits for; at the call's deadline, or when its client is gone, the worker is killed, and nothing else has lost anything.
+//! A thread can't be ended, but a process can. Such a call therefore runs in a worker, a process of its own, and an
+//! executor thread of the domain waits for it. At the call's deadline, or when its client has gone, the worker is killed
+//! without harm to anything else.
 //!
-//! The domain's process has many threads, and what its child finds locked stays locked. So it is forked once for each load of a
-//! module, right after `onload` and again after `on_setting`: the zygote, which has one thread and finds out whether it can run
-//! calls (`zygotes` has which one counts). All others are forked below it (see `zygote`). They have the module's memory copy-on-write, none of the memory that the
-//! domain shares with the server (`Region::keep_from_children`), and none of its connections; what would need those is refused where
-//! modules call it (`abi::worker`).
+//! The domain's process has many threads, and a lock that is held at a fork stays locked in the child. It is therefore
+//! forked only once for each load of a module, right after `onload`, and again after `on_setting`. The child is the zygote:
+//! it has one thread and checks whether it can run calls (`zygotes` chooses the current one). All other processes are
+//! forked from it (see `zygote`). They have the module's memory copy-on-write, but neither the memory that the domain
+//! shares with the server (`Region::keep_from_children`) nor its connections; functions that need those refuse calls there
+//! (`abi::worker`).
 //!
-//! Limits: calls at once, each with two processes, for all modules of a domain; each process has the address space that the domain's
-//! may have, and all of them together the domain's cgroup. Modules can't make processes themselves: the filter against it
-//! (`sandbox::no_forks`) is missing in the thread that makes zygotes alone, in zygotes and in spawners, which run no module code.
+//! Limits: the number of concurrent calls, each with two processes, for all modules of a domain. Each process may have the
+//! address space of the domain, and all of them share the domain's cgroup. Modules can't create processes themselves: the
+//! filter against that (`sandbox::no_forks`) is missing only in the thread that makes zygotes, in zygotes and in spawners,
+//! which run no module code.
 
 mod call;
 mod forker;
@@ -36,22 +39,22 @@ use std::sync::{Arc, Weak};
 use tracing::Level;
 use zygotes::Zygotes;
 
-/// What all modules of the process share.
+/// State that all modules of the process share.
 pub(super) struct WorkerHost {
     pub(super) forker: Forker,
-    /// Most calls at once.
+    /// Limit on concurrent calls.
     pub(super) calls_max: usize,
     pub(super) calls: AtomicUsize,
-    /// Tells the server of a fault in a worker.
+    /// Reports a fault in a worker to the server.
     pub(super) tell: Box<dyn Fn(CaughtFault) + Send + Sync>,
 }
 
-/// A place among the calls at once.
+/// One of the permitted concurrent calls, until it is dropped.
 struct Place<'a>(&'a AtomicUsize);
 
 impl<'a> Place<'a> {
     fn take(host: &'a WorkerHost) -> Option<Self> {
-        // Relaxed: the number orders nothing else.
+        // Relaxed: the counter orders no other access.
         let more = |calls: usize| (calls < host.calls_max).then_some(calls + 1);
         host.calls.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok().map(|_| Self(&host.calls))
     }
@@ -63,14 +66,14 @@ impl Drop for Place<'_> {
     }
 }
 
-/// The workers of one load of a module.
+/// The workers of one loaded module.
 struct ModuleWorkers {
     host: Arc<WorkerHost>,
     module: Weak<InProcessModule>,
     zygotes: Arc<Zygotes>,
 }
 
-/// Has the calls of `module` that can be killed run by workers, if it has such routes. Without a `host` they run as others do.
+/// Makes workers run the killable calls of `module`, if it has such routes. Without a `host` these calls run like others.
 pub(super) fn attach(module: &Arc<InProcessModule>, host: Option<&Arc<WorkerHost>>) -> bool {
     if !module.has_killable() {
         return false;
@@ -86,7 +89,7 @@ pub(super) fn attach(module: &Arc<InProcessModule>, host: Option<&Arc<WorkerHost
 }
 
 impl ModuleWorkers {
-    /// Has a worker run the call; tries again once where no worker has begun it.
+    /// Runs the call in a worker; tries once more if no worker has begun it.
     fn outcome(
         &self,
         route: usize,
@@ -96,7 +99,7 @@ impl ModuleWorkers {
         let (mut may_retry, packed) = (true, view.packed());
         loop {
             let zygote = self.zygotes.current(state)?;
-            // What the wait has left of its time.
+            // The time that the wait has left of the call's time.
             let limit_ms = state.remaining_ms();
             let ask = Ask { route, head_bytes: packed.len(), peer: view.peer, limit_ms };
             let meta = serde_json::to_vec(&ask)?;
@@ -119,7 +122,7 @@ impl ModuleWorkers {
         }
     }
 
-    /// What of the outcome of a call is no answer.
+    /// The answer for a worker that ended without one.
     fn ended(&self, ended: Ended, what: &str) -> NoAnswer {
         let (name, how) = (self.name(), ended.what());
         output::said(&name, Level::ERROR, &format!("{what} is answered 500: its process ended: {how}"));
@@ -135,7 +138,7 @@ impl ModuleWorkers {
         NoAnswer::failed(format!("module {name} failed: the process of its handler ended: {how}\n"))
     }
 
-    /// The time of a call is over.
+    /// The answer for a call whose time is over.
     fn late(&self, what: &str, limit_ms: Option<u64>, so: &str) -> NoAnswer {
         let (name, limit_ms) = (self.name(), limit_ms.unwrap_or_default());
         let text = format!("did not answer within {limit_ms} ms");
@@ -171,7 +174,7 @@ impl Workers for ModuleWorkers {
         };
         match outcome {
             Outcome::Answered(reply, body) => {
-                // One that refuses may be none: a zygote answers so where it has made none.
+                // The answer may come from the zygote, which answers in this way if it has made no spawner.
                 if reply.refused.is_none() {
                     zygote.give_back(spawner);
                 } else {
@@ -187,7 +190,7 @@ impl Workers for ModuleWorkers {
                 }
             }
             Outcome::Ended(ended) => {
-                // Never given back: what the worker has not read would be the next one's.
+                // Not returned: bytes that the worker has not read would reach the next one.
                 forker::end(&spawner.socket);
                 Err(self.ended(ended, &what))
             }

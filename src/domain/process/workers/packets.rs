@@ -1,35 +1,36 @@
-//! Messages between a domain's process and the process of one call: packets of a pair of sockets (`SOCK_SEQPACKET` in unix(7)).
+//! Messages between a domain's process and the process of one call: packets of a socket pair (`SOCK_SEQPACKET` in unix(7)).
 //!
-//! A message is a packet with two lengths, then packets with the bytes of its two parts. Packets keep their bounds, so the one that
-//! says that the sender has died (`ENDED`) is understood wherever the message breaks off.
+//! A message is a packet with two lengths, followed by packets with the bytes of its two parts. Packets keep their
+//! boundaries, so the packet that reports the sender's death (`ENDED`) is recognised wherever the message breaks off.
 
 use rustix::io::Errno;
 use rustix::net::{SendFlags, send};
 use std::io;
 use std::os::fd::BorrowedFd;
 
-/// Bytes of a packet, its kind included. A socket holds a few of them.
+/// The bytes of a packet, including its kind. A socket holds a few packets.
 pub(super) const PACKET_BYTES: usize = 56 * 1024;
-/// Longest first part.
+/// Limit, in bytes, on the first part.
 const META_BYTES_MAX: u64 = 16 * 1024 * 1024;
-/// Longest second part.
+/// Limit, in bytes, on the second part.
 const BODY_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
 
 const LENGTHS: u8 = 1;
 const DATA: u8 = 2;
 const ENDED: u8 = 3;
 
-/// A message on its way out.
+/// An outgoing message.
 pub(super) struct Outgoing<'a> {
-    /// What is to be sent, in order.
+    /// The parts to send, in order.
     parts: Vec<&'a [u8]>,
-    /// The packet that comes next; empty: it is to be made.
+    /// The next packet; empty: it is not made yet.
     packet: Vec<u8>,
     flags: SendFlags,
 }
 
 impl<'a> Outgoing<'a> {
-    /// A message with the parts `meta` and `body`, the second one in pieces; `waits`: while the socket is full.
+    /// A message with the parts `meta` and `body`, the second one in pieces; `waits`: sending waits while the socket is
+    /// full.
     pub(super) fn new(meta: &'a [u8], body: &[&'a [u8]], waits: bool) -> Self {
         let body_bytes: u64 = body.iter().map(|piece| piece.len() as u64).sum();
         let mut packet = vec![LENGTHS];
@@ -41,20 +42,20 @@ impl<'a> Outgoing<'a> {
         Self { parts, packet, flags }
     }
 
-    /// Nothing.
+    /// An empty message.
     pub(super) fn nothing() -> Self {
         Self { parts: Vec::new(), packet: Vec::new(), flags: SendFlags::empty() }
     }
 
-    /// Whether all of it is sent.
+    /// Whether the whole message is sent.
     pub(super) fn is_done(&self) -> bool {
         self.packet.is_empty() && self.parts.iter().all(|part| part.is_empty())
     }
 
-    /// Sends one packet more.
+    /// Sends one more packet.
     ///
     /// # Errors
-    /// Those of send(2); `WouldBlock` unless it waits.
+    /// Errors of send(2); `WouldBlock` unless sending waits.
     pub(super) fn step(&mut self, socket: BorrowedFd<'_>) -> io::Result<()> {
         if self.packet.is_empty() {
             self.packet.push(DATA);
@@ -82,7 +83,7 @@ impl<'a> Outgoing<'a> {
     }
 }
 
-/// Sends all of a message, and waits while the socket is full.
+/// Sends a whole message, and waits while the socket is full.
 pub(super) fn send_all(socket: BorrowedFd<'_>, meta: &[u8], body: &[u8]) -> io::Result<()> {
     let mut outgoing = Outgoing::new(meta, &[body], true);
     while !outgoing.is_done() {
@@ -91,29 +92,29 @@ pub(super) fn send_all(socket: BorrowedFd<'_>, meta: &[u8], body: &[u8]) -> io::
     Ok(())
 }
 
-/// Says that the sender of messages has died, and how.
+/// Reports the death of the messages' sender, with its description.
 pub(super) fn send_ended(socket: BorrowedFd<'_>, how: &[u8]) -> io::Result<()> {
     let packet: Vec<u8> = [ENDED].into_iter().chain(how.iter().copied().take(PACKET_BYTES - 1)).collect();
     send(socket, &packet, SendFlags::NOSIGNAL)?;
     Ok(())
 }
 
-/// What a packet has brought.
+/// The content of a packet.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Received {
     /// A part of a message.
     Some,
-    /// The end of one: both of its parts.
+    /// The end of a message: both of its parts.
     Message(Vec<u8>, Vec<u8>),
-    /// The sender has died: how.
+    /// The sender has died; the description.
     Ended(Vec<u8>),
 }
 
-/// A packet is none of a message.
+/// A packet does not belong to a message.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Malformed;
 
-/// A message on its way in.
+/// An incoming message.
 #[derive(Debug, Default)]
 pub(super) struct Incoming {
     lengths: Option<(usize, usize)>,

@@ -1,9 +1,9 @@
 //! The processes below a domain's: zygote, spawner, worker. Each has one thread, so each can fork.
 //!
-//! A zygote is forked from the domain's process when a module has been set up. For each call that is to run at the same time as
-//! others it forks a spawner, and a spawner forks a worker for each of its calls, one after the other. The kernel kills a process of
-//! these when its parent ends (`PR_SET_PDEATHSIG`), and they can't take that back. So a worker that is at nobody's mercy, not even
-//! by a signal, ends with its spawner, which ends itself when the domain's process shuts its socket down.
+//! A zygote is forked from the domain's process when a module has been set up. For each concurrent call it forks a spawner,
+//! and a spawner forks a worker for each of its calls, one after the other. The kernel kills each of these processes when
+//! its parent ends (`PR_SET_PDEATHSIG`), and they can't prevent that. So even a worker that no signal of the domain can
+//! reach ends with its spawner, which ends itself when the domain's process shuts its socket down.
 
 use super::call::{Ask, Ended, Reply};
 use super::packets::{self, Incoming, PACKET_BYTES, Received};
@@ -28,22 +28,23 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-/// How long a zygote may take to find out that it can run calls. If not, it waits for a lock that nobody holds any more, and ends.
+/// Limit on the time in which a zygote finds out that it can run calls. Otherwise it waits for a lock that no thread will
+/// release, and ends.
 pub(super) const READY_S: u32 = 1;
 
-/// What a zygote begins with.
+/// The start data of a zygote.
 pub(super) struct Birth {
     pub(super) module: Arc<InProcessModule>,
     pub(super) control: OwnedFd,
     /// The process that has forked it.
     pub(super) parent: Pid,
-    /// Spawners at once; module code could ask for more.
+    /// Limit on concurrent spawners, since module code could request more.
     pub(super) spawners_max: usize,
-    /// System calls that the operator grants, by their names.
+    /// The system calls that the operator grants, by name.
     pub(super) named: Vec<String>,
 }
 
-/// Has the kernel end this process with `parent`, and ends it if that is over already.
+/// Makes the kernel end this process with `parent`, and ends it if `parent` has ended already.
 fn end_with(parent: Pid) {
     sandbox::end_with_parent();
     if rustix::process::getppid() != Some(parent) {
@@ -54,37 +55,37 @@ fn end_with(parent: Pid) {
 /// The words of a deadly signal, which a spawner and its worker share.
 fn death_note() -> Option<&'static [AtomicU64]> {
     let (bytes, access) = (guard::NOTE_WORDS * 8, libc::PROT_READ | libc::PROT_WRITE);
-    // SAFETY: new memory, zero at first, that is never unmapped; only accessed as atomic words.
+    // SAFETY: new memory, initially zero, that is never unmapped and only accessed as atomic words.
     unsafe {
         let map = libc::mmap(std::ptr::null_mut(), bytes, access, libc::MAP_SHARED | libc::MAP_ANONYMOUS, -1, 0);
         (map != libc::MAP_FAILED).then(|| std::slice::from_raw_parts(map.cast::<AtomicU64>(), guard::NOTE_WORDS))
     }
 }
 
-/// The main of a zygote: see the module's documentation.
+/// The main function of a zygote: see the module's documentation.
 pub(super) fn main(birth: Birth, closes: &[RawFd]) -> ! {
     let Birth { module, control, parent, spawners_max, named } = birth;
-    // SAFETY: system calls without memory. The descriptors are the server's, of which nothing here uses one.
+    // SAFETY: system calls without memory. The descriptors are the server's, and this process uses none of them.
     unsafe {
         libc::alarm(READY_S);
         libc::prctl(libc::PR_SET_NAME, c"cweb-zygote".as_ptr());
-        // Workers whose spawner has ended are this process's then, which need not wait for them.
+        // Workers whose spawner has ended become children of this process, which need not reap them.
         libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1);
         for &number in closes {
             libc::close(number);
         }
     }
     end_with(parent);
-    // Not to the memory that the domain's process shares with the server, of which there is nothing here.
+    // The memory that the domain's process shares with the server does not exist here.
     if let Some(note) = death_note() {
         guard::note_deaths(note);
     }
-    // The place for core files is for one of the domain's own process.
+    // The directory for core files is for the domain's own process.
     guard::leave_cores(-1);
     let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
-    // Any lock may have been held by another thread when this process was made.
+    // Any lock may have been held by another thread at the fork.
     running::cancel(Key(u64::MAX, 0), Reason::Draining);
-    // SAFETY: asks the dynamic loader for any function.
+    // SAFETY: looks up any function, to take the dynamic loader's lock.
     unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"malloc".as_ptr()) };
     let executor = module.become_worker();
     tracing::debug!("calls of module {} can be forked", module.name());
@@ -101,7 +102,7 @@ pub(super) fn main(birth: Birth, closes: &[RawFd]) -> ! {
 /// Forks a spawner for each socket that comes over `control`, until that is shut down.
 fn fork_spawners(template: Template, control: OwnedFd, most: usize) -> ! {
     let own = rustix::process::getpid();
-    // Those that live: the descriptor of a process becomes readable when that ends.
+    // The living spawners: the descriptor of a process becomes readable when the process ends.
     let mut spawners: Vec<OwnedFd> = Vec::new();
     loop {
         let ends = spawners.iter().map(|spawner| PollFd::new(spawner, PollFlags::IN));
@@ -130,7 +131,7 @@ fn fork_spawners(template: Template, control: OwnedFd, most: usize) -> ! {
             -1 => refuse(&socket, &std::io::Error::last_os_error().to_string()),
             child => match Pid::from_raw(child).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) {
                 Some(process) => spawners.push(process),
-                // It could not be counted: it ends by this.
+                // A spawner that can't be watched is ended in this way.
                 None => {
                     let _ = shutdown(&socket, Shutdown::Both);
                 }
@@ -139,14 +140,14 @@ fn fork_spawners(template: Template, control: OwnedFd, most: usize) -> ! {
     }
 }
 
-/// Answers the call that comes over `socket` in place of a spawner, which there is not.
+/// Answers the call that comes over `socket`, because there is no spawner for it.
 fn refuse(socket: &OwnedFd, why: &str) {
     let reply = Reply::refused(503, format!("there is no process for the call: {why}\n"));
-    // If that fails, the end of the socket says it.
+    // If that fails, the end of the socket reports it.
     let _ = serde_json::to_vec(&reply).map(|meta| packets::send_all(socket.as_fd(), &meta, &[]));
 }
 
-/// The socket of the next spawner; `None`: there is to be none any more.
+/// The socket of the next spawner; `None`: no further one is wanted.
 fn next_socket(control: &OwnedFd) -> Option<OwnedFd> {
     loop {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -167,7 +168,7 @@ fn next_socket(control: &OwnedFd) -> Option<OwnedFd> {
     }
 }
 
-/// What a worker begins with.
+/// The start data of a worker.
 struct Template {
     module: Arc<InProcessModule>,
     executor: Executor,
@@ -183,7 +184,7 @@ struct Spawner {
 impl Spawner {
     /// Forks a worker for each call until the socket is shut down.
     fn run(self) -> ! {
-        // SAFETY: no handler, and no memory: a worker is waited for.
+        // SAFETY: no handler, and no memory: a worker is reaped.
         unsafe {
             libc::signal(libc::SIGCHLD, libc::SIG_DFL);
             libc::prctl(libc::PR_SET_NAME, c"cweb-spawner".as_ptr());
@@ -217,7 +218,7 @@ impl Spawner {
     }
 }
 
-/// Waits for one of `polled`. Ends the process when the other end of a socket is gone.
+/// Waits for one of `polled`. Ends the process when the other end of a socket is closed.
 fn wait_for(polled: &mut [PollFd<'_>]) {
     loop {
         match poll(polled, None) {
@@ -227,14 +228,14 @@ fn wait_for(polled: &mut [PollFd<'_>]) {
         }
         let over = PollFlags::HUP | PollFlags::RDHUP | PollFlags::ERR | PollFlags::NVAL;
         if polled.first().is_some_and(|socket| socket.revents().intersects(over)) {
-            // The worker, if there is one, is killed by the kernel.
+            // The kernel then kills the worker, if there is one.
             guard::end_process(0);
         }
         return;
     }
 }
 
-/// Waits for the end of worker `child`: its status, as waitpid(2) has it.
+/// Waits for the end of worker `child`, and returns its status as in waitpid(2).
 fn attend(child: i32, socket: &OwnedFd) -> i32 {
     let process = Pid::from_raw(child).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
     let Some(process) = process else { guard::end_process(1) };
@@ -252,7 +253,7 @@ fn attend(child: i32, socket: &OwnedFd) -> i32 {
     status
 }
 
-/// The deadly signal that a worker has left word of.
+/// The deadly signal that a worker has recorded.
 fn noted(module: &InProcessModule, note: &[AtomicU64]) -> Option<CaughtFault> {
     let word = |at: usize| note.get(at).map_or(0, |word| word.load(Ordering::Relaxed));
     let signal = i32::try_from(word(0)).ok().filter(|signal| *signal != 0)?;
@@ -269,7 +270,7 @@ fn noted(module: &InProcessModule, note: &[AtomicU64]) -> Option<CaughtFault> {
     })
 }
 
-/// The fault of the call that this process runs.
+/// The fault of the call in this process.
 static FAULT: Mutex<Option<CaughtFault>> = Mutex::new(None);
 
 /// Keeps a fault for the answer, in the process of a call.
@@ -283,7 +284,7 @@ fn run_call(template: &mut Template, socket: BorrowedFd<'_>) -> ! {
     unsafe { libc::prctl(libc::PR_SET_NAME, c"cweb-worker".as_ptr()) };
     let Template { module, executor, named } = template;
     let Some((ask, bytes)) = receive(socket) else { guard::end_process(1) };
-    // In this order: no filter can follow the last one.
+    // In this order, because no filter can follow the last one.
     if sandbox::no_forks().and_then(|()| sandbox::no_pidfds(named)).is_err() {
         guard::end_process(1);
     }
@@ -307,7 +308,7 @@ fn receive(socket: BorrowedFd<'_>) -> Option<(Ask, Vec<u8>)> {
     }
 }
 
-/// What the handler of a call answers.
+/// The answer of a call's handler.
 fn answer(module: &InProcessModule, executor: &mut Executor, ask: &Ask, bytes: &[u8]) -> (Reply, Vec<u8>) {
     let (packed, body) = bytes.split_at(ask.head_bytes.min(bytes.len()));
     let mut head = Head::default();
@@ -339,7 +340,7 @@ fn answer(module: &InProcessModule, executor: &mut Executor, ask: &Ask, bytes: &
     (reply, answered)
 }
 
-/// The way to the shard of a call that answers as a whole.
+/// The uplink of a call that must answer as a whole.
 struct Nowhere;
 
 impl Uplink for Nowhere {

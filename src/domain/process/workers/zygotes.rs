@@ -1,7 +1,8 @@
-//! Which zygote the calls of one load of a module have.
+//! Chooses the zygote for the calls of one loaded module.
 //!
-//! A thread of its own makes one, and nobody waits for that with the lock, or for longer than it may. Each make has a number: only the
-//! newest is kept, and what an order has made out of date is never kept, however late it is done.
+//! A thread of its own makes a zygote, and no thread waits for it while holding the lock, or for longer than its limit.
+//! Each attempt has a number. Only the result of the newest attempt is kept; the result of an attempt that an order has
+//! made obsolete is dropped, however late it comes.
 
 use super::WorkerHost;
 use super::forker::Zygote;
@@ -13,28 +14,29 @@ use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-/// How long a call waits for a zygote, within its own time.
+/// Limit on a call's wait for a zygote, within the call's own time.
 const CALL_WAIT_MAX: Duration = Duration::from_secs(2);
-/// How long an order waits for one, so that the calls behind it mostly need not: little beside the limit of a hook.
+/// Limit on an order's wait for a zygote, so that later calls usually need not wait; short compared with the limit of a
+/// hook.
 const ORDER_WAIT_MAX: Duration = Duration::from_millis(250);
-/// How long none is made after one could not be.
+/// How long no attempt is made after a failed one.
 const PAUSE: Duration = Duration::from_secs(5);
 
 #[derive(Default)]
 struct State {
     zygote: Option<Arc<Zygote>>,
-    /// The module has been set up: a zygote may be made.
+    /// Whether the module has been set up, so that a zygote may be made.
     may_begin: bool,
-    /// The number of the newest make.
+    /// The number of the newest attempt.
     number: u64,
-    /// It is not done.
+    /// Whether that attempt is still running.
     is_making: bool,
-    /// When the newest make has failed, and why.
+    /// When the newest attempt failed, and the reason.
     failed: Option<(Instant, String)>,
 }
 
 impl State {
-    /// Has the make that runs, if there is one, count no more. Gives the zygote that there was: to be dropped without the lock.
+    /// Makes a running attempt obsolete. Returns the present zygote, which must be dropped without the lock.
     fn discard(&mut self) -> Option<Arc<Zygote>> {
         self.number += 1;
         (self.is_making, self.failed) = (false, None);
@@ -42,12 +44,12 @@ impl State {
     }
 }
 
-/// See the module's documentation.
+/// The zygotes of one loaded module.
 pub(super) struct Zygotes {
     host: Arc<WorkerHost>,
     module: Weak<InProcessModule>,
     state: Mutex<State>,
-    /// A make is done, or counts no more.
+    /// Notified when an attempt has ended, or has become obsolete.
     changed: Condvar,
 }
 
@@ -60,7 +62,7 @@ impl Zygotes {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for a change until `until`; `None`: that has passed.
+    /// Waits for a change until `until`; `None`: that time has passed.
     fn wait<'a>(&self, state: MutexGuard<'a, State>, until: Instant) -> Option<MutexGuard<'a, State>> {
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() {
@@ -69,7 +71,7 @@ impl Zygotes {
         Some(self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0)
     }
 
-    /// Begins to make one, which is the newest then.
+    /// Begins an attempt, which is then the newest.
     fn begin(self: &Arc<Self>, state: &mut State) {
         state.number += 1;
         (state.is_making, state.failed) = (true, None);
@@ -81,17 +83,17 @@ impl Zygotes {
         }
     }
 
-    /// Make number `number` is done.
+    /// Handles the end of attempt number `number`.
     fn done(&self, number: u64, made: io::Result<Zygote>) {
         if let Err(error) = &made {
-            // Without the lock: this may be the module's last owner.
+            // Without the lock, since this may be the module's last owner.
             let name = self.module.upgrade().map_or_else(|| "?".to_owned(), |module| module.name().to_owned());
             tracing::error!("module {name}: its calls can't be forked now: {error}");
         }
         let mut state = self.lock();
         if state.number != number {
             drop(state);
-            // Ends what was made, without the lock.
+            // Ends the new zygote, without the lock.
             drop(made);
             return;
         }
@@ -104,10 +106,10 @@ impl Zygotes {
         self.changed.notify_all();
     }
 
-    /// The zygote of a call that begins now.
+    /// The zygote for a call that begins now.
     ///
     /// # Errors
-    /// There is none, and will be none in the time of the call.
+    /// There is no zygote, and there will be none in the time of the call.
     pub(super) fn current(self: &Arc<Self>, call: &CallState) -> io::Result<Arc<Zygote>> {
         let left = call.remaining_ms().map_or(CALL_WAIT_MAX, Duration::from_millis);
         let until = Instant::now() + left.min(CALL_WAIT_MAX);
@@ -127,7 +129,7 @@ impl Zygotes {
         }
     }
 
-    /// A zygote is of no use any more.
+    /// Drops a zygote that is not usable any more.
     pub(super) fn discard(&self, gone: &Arc<Zygote>) {
         let mut state = self.lock();
         if state.zygote.as_ref().is_some_and(|zygote| Arc::ptr_eq(zygote, gone)) {
@@ -135,7 +137,8 @@ impl Zygotes {
         }
     }
 
-    /// Calls that begin from here on get one with the module's memory as it is now. `is_first`: also if none could begin before.
+    /// Later calls get a zygote with the present memory of the module. `is_first`: also permits zygotes if none was
+    /// permitted before.
     pub(super) fn renew(self: &Arc<Self>, is_first: bool) {
         let mut state = self.lock();
         state.may_begin |= is_first;
@@ -150,11 +153,11 @@ impl Zygotes {
             state = locked;
         }
         drop(state);
-        // It ends when its last call does.
+        // The old zygote ends with its last call.
         drop(before);
     }
 
-    /// None is made any more, unless [`Zygotes::renew`] is the first again.
+    /// Permits no further zygotes, until [`Zygotes::renew`] with `is_first`.
     pub(super) fn end(&self) {
         let mut state = self.lock();
         state.may_begin = false;

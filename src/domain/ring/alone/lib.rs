@@ -1,5 +1,5 @@
-//! The ring and the pipes of streams as a crate of their own, for what would take too long with all of the server around
-//! them. In this folder:
+//! The ring and the pipes of streams as a crate of their own, for tests that would take too long with the whole server. In
+//! this folder:
 //!
 //! - `RUSTFLAGS="--cfg loom" cargo test --release`: every interleaving.
 //! - `cargo test --release -- --ignored --nocapture --test-threads 1`: how fast the ring is.

@@ -5,7 +5,7 @@ use loom::thread;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Waits never end by time under loom.
+/// Under loom, waits never time out.
 const EVER: Duration = Duration::MAX;
 
 fn ring() -> (Producer, Consumer) {
@@ -26,7 +26,7 @@ fn publish(producer: &mut Producer) {
     }
 }
 
-/// Pushes, waiting for room when there is none.
+/// Pushes a record, and waits for room if necessary.
 fn push(producer: &mut Producer, record: &[u8]) {
     while producer.try_push(&[record]) == Err(PushError::Full) {
         assert!(producer.wait_room(record.len(), EVER));
@@ -34,7 +34,7 @@ fn push(producer: &mut Producer, record: &[u8]) {
     publish(producer);
 }
 
-/// Pops, waiting for a record when there is none.
+/// Pops a record, and waits for one if necessary.
 fn pop(consumer: &mut Consumer) -> Vec<u8> {
     let mut record = Vec::new();
     while !consumer.try_pop(&mut record).unwrap() {
@@ -77,7 +77,8 @@ fn a_sleeping_consumer_is_woken() {
     });
 }
 
-/// Three records of three words don't fit eight, so the producer waits for room, and the third goes around the end.
+/// Three records of three words don't fit into eight words, so the producer waits for room, and the third record wraps
+/// around.
 #[test]
 fn a_producer_gets_its_room_and_spoils_nothing() {
     explore(Some(3), || {
@@ -94,7 +95,7 @@ fn a_producer_gets_its_room_and_spoils_nothing() {
     });
 }
 
-/// As a shard does it: everything there is, then one release.
+/// Like a shard: takes all records, then releases once.
 #[test]
 fn batches_are_released_at_once() {
     explore(Some(3), || {
@@ -115,7 +116,7 @@ fn batches_are_released_at_once() {
     });
 }
 
-/// As a shard sends: it never sleeps on the ring but in its reactor, which a bell wakes.
+/// Like a shard that sends: it never sleeps on the ring but in its reactor, which a bell wakes.
 #[test]
 fn a_producer_that_sleeps_elsewhere_is_told_of_room() {
     explore(Some(3), || {

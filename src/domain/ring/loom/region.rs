@@ -1,4 +1,4 @@
-//! A region as loom knows memory: atomics on the heap, and a futex made of a lock and a condition variable a word.
+//! A region as loom knows memory: atomics on the heap, and for each word a futex made of a lock and a condition variable.
 
 use super::atomic::{AtomicU64, Ordering};
 use super::spec::{DATA, WORD_BYTES};
@@ -9,14 +9,14 @@ use std::ops::Range;
 use std::sync::PoisonError;
 use std::time::Duration;
 
-/// Words of a pipe, which also has its futexes first (`stream::pipe::WORDS`).
+/// The words of a pipe, whose futexes also come first (`stream::pipe::WORDS`).
 const PIPE_WORDS: usize = 8;
 
 /// Stands for the shared mapping. Waits have no time-out here: a lost wake is a deadlock, which loom reports.
 #[derive(Debug)]
 pub struct Region {
     words: Vec<AtomicU64>,
-    /// The same memory as bytes, behind the words of a pipe: nothing is looked at both ways.
+    /// The bytes after the words of a pipe. No memory is accessed both as words and as bytes.
     bytes: Vec<AtomicU8>,
     lock: Mutex<()>,
     signals: Vec<Condvar>,
@@ -26,14 +26,14 @@ impl Region {
     /// A new region of `bytes` bytes.
     ///
     /// # Errors
-    /// None.
+    /// There are none.
     pub fn create(bytes: usize) -> io::Result<Self> {
         let words = (0..bytes / WORD_BYTES).map(|_| AtomicU64::new(0)).collect();
         let signals = (0..DATA.max(PIPE_WORDS)).map(|_| Condvar::new()).collect();
         Ok(Self { words, bytes: Vec::new(), lock: Mutex::new(()), signals })
     }
 
-    /// The memory of one pipe, whose ring has `bytes` bytes.
+    /// The memory of one pipe whose ring has `bytes` bytes.
     pub(in crate::domain) fn of_pipe(bytes: usize) -> Self {
         let region = Self::create((PIPE_WORDS + bytes.div_ceil(WORD_BYTES)) * WORD_BYTES);
         let bytes = (0..bytes).map(|_| AtomicU8::new(0)).collect();
@@ -44,7 +44,7 @@ impl Region {
         &self.words
     }
 
-    /// As in the real one.
+    /// Like the real method.
     #[must_use]
     pub fn words_at(&self, first: usize, count: usize) -> Option<&[AtomicU64]> {
         self.words.get(first..first.checked_add(count)?)
@@ -71,7 +71,7 @@ impl Region {
 
     pub(in crate::domain) fn discard(&self, _range: Range<usize>) {}
 
-    /// As the kernel does it: compares under a lock that the waker takes too.
+    /// Like the kernel: compares under a lock that the waker takes, too.
     pub(in crate::domain) fn wait(&self, word: usize, expected: u64, _timeout: Duration) -> bool {
         let guard = self.lock();
         if self.words[word].load(Ordering::Relaxed) == expected {

@@ -1,4 +1,4 @@
-//! A peer that writes anything anywhere. Whatever comes out, it comes out in bounded time, bounded size and order.
+//! A peer that writes anything anywhere. The results must come in bounded time and size, and in order.
 
 use super::super::spec::{ASLEEP, DATA, HEAD, STRIDE, TAIL, WAITING, record_header};
 use super::super::{Consumer, Corrupt, Producer, PushError, Region, RingSpec};
@@ -57,7 +57,7 @@ fn a_tail_beyond_what_was_released_is_corrupt() {
 
 #[test]
 fn a_length_beyond_its_bounds_is_corrupt() {
-    // Beyond a quarter of the ring, beyond the announced words, beyond all; then a header from elsewhere.
+    // Beyond a quarter of the ring, beyond the announced words, beyond everything; then a header of another position.
     for (tail, header) in [
         (WORDS, header(0, DATA_BYTES / 4 + 1)),
         (2, header(0, 9)),
@@ -126,7 +126,7 @@ fn wake_both(region: &Region) {
     region.wake(STRIDE + WAITING);
 }
 
-/// One step of both sides on a ring of which nothing is certain; the bounds are.
+/// One step of both sides on a ring with arbitrary content; only the bounds must hold.
 fn bounded_step(step: &Step, producer: &mut Producer, consumer: &mut Consumer) -> Result<(), TestCaseError> {
     match step {
         Step::Push(sizes) => {
@@ -147,7 +147,7 @@ fn bounded_step(step: &Step, producer: &mut Producer, consumer: &mut Consumer) -
     Ok(())
 }
 
-/// Values near those that mean something, and any.
+/// Values near meaningful ones, and arbitrary ones.
 fn value() -> impl Strategy<Value = u64> {
     prop_oneof![
         0..=2 * WORDS,
@@ -165,12 +165,12 @@ proptest! {
         for (step, scribbled) in steps {
             bounded_step(&step, &mut producer, &mut consumer)?;
             if let Some((word, value)) = scribbled {
-                // The four header words as often as the data.
+                // Picks the four header words as often as the data words.
                 let word = if word < 100 { word % 4 * STRIDE } else { DATA + word % WORDS as usize };
                 scribble(&region, word, value);
             }
         }
-        // Each pop takes at least a word, so a ring that gets nothing new ends.
+        // Each pop takes at least a word, so a ring without new records becomes empty.
         let mut into = Vec::new();
         for _ in 0..=WORDS {
             if consumer.try_pop(&mut into) != Ok(true) {
@@ -181,7 +181,7 @@ proptest! {
     }
 }
 
-/// A peer that scribbles while both sides work; rings are replaced as they become corrupt, as a supervisor would.
+/// A peer scribbles while both sides work; corrupt rings are replaced, as a supervisor would do it.
 #[test]
 fn scribbling_at_any_time_harms_nobody() {
     let end = Instant::now() + Duration::from_millis(300);
@@ -199,7 +199,7 @@ fn scribbling_at_any_time_harms_nobody() {
                     random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(round);
                     let word = (random >> 33) as usize % (DATA + WORDS as usize);
                     let value = region.words()[STRIDE + word].load(Ordering::Relaxed);
-                    // One byte, so that some of what results is plausible.
+                    // One byte is changed, so that some of the results are plausible.
                     scribble(&region, word, value ^ ((random & 0xff) << ((random >> 60 & 7) * 8)));
                 }
             })

@@ -1,4 +1,4 @@
-//! Tests of the ring as two processes see it: each side has a mapping of its own.
+//! Tests of the ring as two processes see it: each side has its own mapping.
 
 mod basic;
 mod hostile;
@@ -9,13 +9,13 @@ mod throughput;
 use super::{Consumer, Producer, Region, RingSpec};
 use std::sync::Arc;
 
-/// The same memory, mapped again.
+/// The same memory, mapped a second time.
 fn mapped_again(region: &Region, spec: RingSpec) -> Arc<Region> {
     let fd = region.fd().try_clone_to_owned().unwrap();
     Arc::new(Region::open(fd, spec.offset + spec.total_bytes()).unwrap())
 }
 
-/// Both ends of a ring and the region as the producer sees it.
+/// Both ends of a ring, and the region as the producer sees it.
 fn ring(data_bytes: usize) -> (Producer, Consumer, Arc<Region>) {
     let spec = RingSpec { offset: RingSpec::ALIGN, data_bytes };
     let region = Arc::new(Region::create(spec.offset + spec.total_bytes()).unwrap());
@@ -30,7 +30,7 @@ fn publish(producer: &mut Producer) {
     }
 }
 
-/// All bytes, twice: what numbered records are made of.
+/// All byte values, twice: the source of numbered records.
 const NUMBERS: [u8; 512] = {
     let (mut bytes, mut at) = ([0; 512], 0);
     while at < bytes.len() {

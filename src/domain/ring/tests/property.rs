@@ -1,4 +1,4 @@
-//! Any interleaving of operations is what a queue of records with a budget of words would do.
+//! Any interleaving of operations must behave like a queue of records with a budget of words.
 
 use super::super::{Consumer, Producer, PushError};
 use super::ring;
@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 #[derive(Debug, Clone)]
 pub(super) enum Step {
-    /// Sizes of the parts of one record.
+    /// The sizes of the parts of one record.
     Push(Vec<usize>),
     Publish,
     Pop,
@@ -25,12 +25,12 @@ pub(super) fn step() -> impl Strategy<Value = Step> {
 
 const DATA_BYTES: usize = 256;
 
-/// What the ring should do.
+/// A model of the ring's behaviour.
 #[derive(Default)]
 struct Model {
     pending: VecDeque<Vec<u8>>,
     published: VecDeque<Vec<u8>>,
-    /// Words in use, and how many of them release would free.
+    /// The words in use, and how many of them a release would free.
     used: usize,
     popped: usize,
     next: u8,

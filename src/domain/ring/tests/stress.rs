@@ -1,4 +1,4 @@
-//! A million records between two threads, and sleepers that must be woken. Waits are bounded, so that a lost wake is
+//! A million records between two threads, with sleepers that must be woken. Waits are bounded, so that a lost wake is
 //! counted instead of hanging the tests.
 
 use super::super::{Consumer, Producer, PushError};
@@ -6,10 +6,10 @@ use super::{numbered, publish, ring};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Far beyond any wake on a loaded machine, and what a lost one would take.
+/// The duration of a lost wake, far beyond any wake on a loaded machine.
 const LOST: Duration = Duration::from_secs(5);
 
-/// Pushes, and counts waits that no wake ended.
+/// Pushes, and counts waits that ended without a wake.
 fn push(producer: &mut Producer, record: &[u8], lost: &mut usize) {
     loop {
         let (head, tail) = record.split_at(record.len() / 3);
@@ -24,13 +24,13 @@ fn push(producer: &mut Producer, record: &[u8], lost: &mut usize) {
     }
 }
 
-/// Whether the wait ended by a wake: with success, and not only when its time was over.
+/// Whether a wake ended the wait: it succeeded before its time-out.
 fn wait(wait: impl FnOnce() -> bool) -> bool {
     let start = Instant::now();
     wait() && start.elapsed() < LOST
 }
 
-/// Receives `count` records, checks them, and returns how many wakes were lost.
+/// Receives `count` records, checks them, and returns the number of lost wakes.
 fn receive(consumer: &mut Consumer, count: u64, batch: u64) -> usize {
     let (mut into, mut expected, mut lost) = (Vec::new(), Vec::new(), 0);
     for number in 0..count {
@@ -68,7 +68,7 @@ fn a_million_records_arrive_in_order() {
     assert_eq!((lost, writer.join().unwrap()), (0, 0));
 }
 
-/// Each record by itself through the smallest ring that takes it: both sides sleep most of the time.
+/// Single records through the smallest ring that takes them: both sides sleep most of the time.
 #[test]
 fn no_wake_is_lost_on_a_tiny_ring() {
     const COUNT: u64 = 50_000;
@@ -89,7 +89,7 @@ fn no_wake_is_lost_on_a_tiny_ring() {
     assert_eq!((lost, writer.join().unwrap()), (0, 0));
 }
 
-/// One question at a time, there and back: each side sleeps before each record.
+/// One question at a time, and one answer: each side sleeps before each record.
 #[test]
 fn no_wake_is_lost_in_a_conversation() {
     const COUNT: u64 = 20_000;

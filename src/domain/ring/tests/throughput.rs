@@ -1,4 +1,4 @@
-//! How fast it is; not run by default. See `alone/lib.rs`.
+//! Measures the speed; not run by default. See `alone/lib.rs`.
 
 use super::super::PushError;
 use super::{publish, ring};
@@ -9,7 +9,7 @@ const RECORD: [u8; 300] = [7; 300];
 const COUNT: usize = 5_000_000;
 const LONG: Duration = Duration::from_secs(9);
 
-/// Nanoseconds a record between two threads pinned to the two cores, in batches of `batch`.
+/// Nanoseconds per record between two threads pinned to the two cores, in batches of `batch`.
 fn measure(cores: (usize, usize), batch: usize) -> f64 {
     let (mut producer, mut consumer, _) = ring(256 << 10);
     let pin = |core| assert!(core_affinity::set_for_current(core_affinity::CoreId { id: core }));

@@ -1,15 +1,15 @@
-//! The filter by number alone: a search tree over the numbers of system calls.
+//! The filter by number: a search tree over the numbers of system calls.
 //!
-//! The kernel asks such a filter once for each call that it grants whatever its arguments, and remembers the answer (Linux 5.11),
-//! so that a call on the list costs nothing.
+//! For a call that is granted with any arguments, the kernel runs such a filter once and caches the answer (Linux 5.11), so
+//! that a listed call costs nothing.
 
 use super::list::{self, Call};
 use super::{Policy, SandboxError};
 use seccompiler::sock_filter;
 use std::collections::BTreeMap;
 
-/// mseal(2), the newest system call that the lists were made with in mind (Linux 6.10). Every architecture gives calls as new as
-/// this one the same number. That also closes the x32 calls, whose numbers start at 2^30.
+/// mseal(2), the newest system call that the lists consider (Linux 6.10). Calls as new as this one have the same number on
+/// every architecture. The limit also excludes the x32 calls, whose numbers start at 2^30.
 const LAST_KNOWN: u32 = 462;
 
 // linux/bpf_common.h: load a word at an absolute offset; jump if greater or equal; return.
@@ -17,16 +17,16 @@ const LOAD: u16 = 0x20;
 const JUMP_GREATER_EQUAL: u16 = 0x35;
 pub(super) const RETURN: u16 = 0x06;
 
-/// What becomes of calls.
+/// The filter's return values.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Answers {
-    /// Of one that is not granted.
+    /// For a call that is not granted.
     pub(super) refused: u32,
-    /// Of one of [`list::UNKNOWN`], or that is newer than the lists.
+    /// For a call of [`list::UNKNOWN`], or one that is newer than the lists.
     pub(super) unknown: u32,
 }
 
-/// The numbers that `policy` grants, whatever conditions their arguments are under.
+/// The numbers that `policy` grants, with or without conditions on their arguments.
 pub(super) fn granted(policy: &Policy) -> Vec<i64> {
     let mut lists: Vec<&[Call]> = vec![list::GRANTED];
     lists.extend(list::GRANTED_HERE);
@@ -44,15 +44,15 @@ pub(super) fn granted(policy: &Policy) -> Vec<i64> {
     lists.into_iter().flatten().map(|call| call.1).chain(sockets).chain(traced).chain(waits).chain(named).collect()
 }
 
-/// The filter that grants `granted` and answers everything else as `answers` says.
+/// The filter that grants `granted` and returns the values of `answers` for all other calls.
 ///
 /// # Errors
-/// There are too many numbers for its jumps.
+/// There are too many numbers for the filter's jumps.
 pub(super) fn filter(granted: &[i64], answers: Answers) -> Result<Vec<sock_filter>, SandboxError> {
     let mut by_number: BTreeMap<u32, u32> = BTreeMap::new();
     by_number.extend(list::UNKNOWN.iter().map(|call| (call.1 as u32, answers.unknown)));
     by_number.extend(granted.iter().map(|&number| (number as u32, libc::SECCOMP_RET_ALLOW)));
-    // Where each answer begins, which holds up to the next one.
+    // The first number of each range, and its answer; a range ends before the next one.
     let mut pieces: Vec<(u32, u32)> = Vec::new();
     let mut begin = |at: u32, answer: u32| {
         if pieces.last().is_none_or(|last| last.1 != answer) {
@@ -68,7 +68,7 @@ pub(super) fn filter(granted: &[i64], answers: Answers) -> Result<Vec<sock_filte
     Ok(program)
 }
 
-/// Finds the piece that the number is in.
+/// A program that finds the range of a number.
 fn tree(pieces: &[(u32, u32)]) -> Result<Vec<sock_filter>, SandboxError> {
     let (below, from) = pieces.split_at(pieces.len() / 2);
     let Some(&(first, answer)) = from.first() else { return Ok(Vec::new()) };
@@ -87,7 +87,7 @@ mod tests {
 
     const ANSWERS: Answers = Answers { refused: 1, unknown: 2 };
 
-    /// What the program answers for a number, as the kernel would run it.
+    /// The program's answer for a number, computed like in the kernel.
     fn run(program: &[sock_filter], number: u32) -> u32 {
         let mut at = 1;
         loop {

@@ -1,4 +1,4 @@
-//! Large bodies, by hand: each batch is one flush, and no time passes.
+//! Large bodies, step by step: each batch is one flush, and no time passes.
 
 use super::*;
 use crate::abi::manifest::{Manifest, RouteDecl};
@@ -42,7 +42,7 @@ fn meta() -> AnswerMeta {
     }
 }
 
-/// The calls of a shard and the process they go to.
+/// The calls of a shard, and the process that gets them.
 struct Bench {
     calls: CallTable,
     peer: Peer,
@@ -51,7 +51,7 @@ struct Bench {
     module: Arc<dyn crate::domain::Instance>,
 }
 
-/// What the process was given: its ticket, its body.
+/// A call that the process got: ticket and body.
 type Given = (u64, Vec<u8>);
 
 impl Bench {
@@ -63,7 +63,7 @@ impl Bench {
         Self { calls, peer, domain, conns: conn_ids(100), module: module(Manifest::default()) }
     }
 
-    /// Request number `conn`, on a connection of its own.
+    /// Submits request number `conn`, on a connection of its own.
     fn ask(&mut self, conn: usize, request: OwnedRequest) {
         let work = Task::Request { conn: self.conns[conn], seq: 0, route: 0, request, meta: meta(), stream: None };
         self.calls.submit(Arc::new(Held(Arc::clone(&self.module))), true, work);
@@ -86,7 +86,7 @@ impl Bench {
         Some((ticket, body))
     }
 
-    /// Batches until there is nothing to do without an event; how many there were.
+    /// Runs batches until nothing is left to do without an event; returns their number.
     fn settle(&mut self) -> usize {
         for batch in 1..1000 {
             self.calls.flush();
@@ -312,7 +312,7 @@ fn a_client_that_leaves_takes_its_waiting_body_along() {
     assert_eq!(bench.calls.in_flight(), 2);
     assert_eq!(status(&bench.poll()[0]), (bench.conns[1], "503".to_owned()));
     bench.answer(first);
-    // Also in the middle of the writing.
+    // The same in the middle of the writing.
     bench.calls.flush();
     bench.calls.flush();
     assert!(bench.calls.copying.is_some());
@@ -361,7 +361,7 @@ fn the_time_of_a_handler_begins_when_it_has_its_request() {
     // The first was handed over at 900; the second waits since 0.
     let late = bench.calls.expire(1500, 1000);
     assert_eq!(late.iter().map(status).collect::<Vec<_>>(), [(bench.conns[1], "503".to_owned())]);
-    // Its answer waits for memory: the handler has returned. That may be said once.
+    // The answer waits for memory: the handler has returned. The domain may say so once.
     let mut returned = Vec::new();
     wire::returned(&mut returned, first);
     bench.peer.say(&returned);

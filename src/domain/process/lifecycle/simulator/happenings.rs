@@ -1,4 +1,4 @@
-//! Things that happen in a made-up domain: by chance, by what is due, and by time.
+//! Events in a simulated domain: random ones, due ones, and the passing of time.
 
 use super::super::machine::State;
 use super::super::{Catalog, Death, Input, ModuleId, Order, ProcessId};
@@ -8,7 +8,7 @@ use super::{LIMIT, SHARDS};
 use std::time::Duration;
 
 impl World {
-    /// The process ends, whatever it was at.
+    /// Ends the process, whatever it was doing.
     pub(super) fn die(&mut self, id: ProcessId) {
         let process = self.process(id);
         if !std::mem::replace(&mut process.dead, true) {
@@ -19,7 +19,7 @@ impl World {
     }
 
     pub(super) fn answer(&mut self, id: ProcessId) {
-        // Where crashes have no limit, modules crash while they are loaded.
+        // In schedules without a limit on crashes, modules crash while they are loaded.
         if self.limit.crashes == 0
             && matches!(self.process(id).order, Some((_, Order::Load(_))))
             && !self.random.one_in(3)
@@ -44,7 +44,7 @@ impl World {
         self.step(Input::Done { process: id, call, result });
     }
 
-    /// The helper has examined a death: chance says whose it was.
+    /// Examines a death on the helper: the cause is random.
     pub(super) fn examine(&mut self) {
         let Some((process, trying)) = self.examining.pop_front() else { return };
         let modules: Vec<ModuleId> = self.view.modules.keys().copied().collect();
@@ -88,7 +88,7 @@ impl World {
         module.loading = if loading { module.loading + 1 } else { 0 };
     }
 
-    /// Something that somebody outside does.
+    /// Makes a random event from outside.
     pub(super) fn happen(&mut self) {
         let living = self.alive(|_| true);
         match self.random.below(16) {
@@ -208,7 +208,7 @@ impl World {
         }
     }
 
-    /// Something that is due anyway comes about: true if there was anything. `calm`: nothing hangs for ever.
+    /// Makes a due event happen; returns whether there was one. `calm`: nothing hangs for ever.
     pub(super) fn progress(&mut self, calm: bool) -> bool {
         let mut due: Vec<(u8, ProcessId)> = Vec::new();
         if self.starting > 0 {
@@ -238,7 +238,7 @@ impl World {
             ];
             due.extend(kinds.iter().filter(|(_, is_due)| *is_due).map(|(kind, _)| (*kind, *id)));
         }
-        // The gate is quiet until it is opened: that is told once, which `Quiet` allows to be repeated.
+        // The gate stays quiet until it is opened. This is reported once, which `Quiet` allows to be repeated.
         let told = self.machine.quiet >= self.round;
         due.retain(|(kind, _)| *kind != 3 || !told);
         let Some((kind, id)) = self.random.pick(&due) else { return false };
@@ -306,7 +306,7 @@ impl World {
         }
     }
 
-    /// The process ends, and the machine learns that before it learns that the process has started.
+    /// Ends the process, and reports the end to the machine before the start.
     fn exit_early(&mut self, id: ProcessId) {
         self.die(id);
         self.process(id).told = true;
@@ -321,7 +321,7 @@ impl World {
         }
     }
 
-    /// Lets time pass, to the next moment that the machine wants at the latest.
+    /// Advances the time, at most to the machine's next deadline.
     pub(super) fn wait(&mut self) {
         let most = Duration::from_millis(self.random.below(8_000));
         let then = self.machine.wake_at().map_or(self.now + most, |at| at.min(self.now + most));
@@ -329,7 +329,7 @@ impl World {
         self.step(Input::Tick);
     }
 
-    /// Nothing bad happens any more: in the end everything is in order.
+    /// Ends all faults: the domain must come to a good state.
     pub(super) fn calm_down(&mut self) {
         self.passes = self.passes.min(1);
         for _ in 0..5_000 {

@@ -1,8 +1,7 @@
-//! Random schedules against the machine, with a clock, processes, shards and modules that are made up.
+//! Random schedules against the machine, with a simulated clock, processes, shards and modules.
 //!
-//! A schedule is a number: the seed of everything that happens in it. `CWEB_SCHEDULES=100000` runs that many instead of the
-//! few that fit into each run of the tests; `CWEB_SCHEDULE=N` runs number N alone and prints each step. A seed that has
-//! found a fault stays in [`FOUND`].
+//! A schedule is a number: the seed of all its events. `CWEB_SCHEDULES=100000` runs that many, instead of the few of each
+//! test run; `CWEB_SCHEDULE=N` runs only number N and prints each step. A seed that has found a fault stays in [`FOUND`].
 
 mod happenings;
 mod view;
@@ -13,20 +12,20 @@ use crate::domain::process::quarantine::CrashLimit;
 use std::time::Duration;
 use world::World;
 
-/// Schedules of each run of the tests: about two seconds of CPU without optimisation. 100,000 take 13 s.
+/// The schedules of each test run: about two seconds of CPU without optimisation. 100,000 take 13 s.
 const SCHEDULES: u64 = 15_000;
-/// Seeds that have found faults: an `unload` was left out when its job had ended between two attempts to bring the next process
-/// up; a module that was put into quarantine while its process was being brought up was loaded there all the same.
+/// Seeds that have found faults: an `unload` was skipped when its job had ended between two attempts to prepare the next
+/// process; a module that was put into quarantine while its process was being prepared was still loaded there.
 const FOUND: &[u64] = &[7_790, 28_669, 178_605, 583_446];
-/// Random happenings of a schedule, before the world calms down.
+/// The random events of a schedule before the faults end.
 const HAPPENINGS: usize = 60;
 const SHARDS: usize = 2;
-/// Deaths in a row at loading that are too many (docs/operations.md).
+/// Limit on deaths in a row during loading (docs/operations.md).
 const LOADS_MAX: usize = 5;
 const LIMIT: CrashLimit = CrashLimit { crashes: 3, window: Duration::from_secs(20) };
 const HOOK_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// xorshift64*, which is enough to choose.
+/// xorshift64*, which suffices for random choices.
 struct Random(u64);
 
 impl Random {
@@ -63,7 +62,7 @@ fn run(seed: u64, prints: bool) {
     world.calm_down();
 }
 
-/// Runs a schedule, and says which one it was should it fail.
+/// Runs a schedule, and prints its number if it fails.
 fn run_named(seed: u64) {
     struct Named(u64);
     impl Drop for Named {

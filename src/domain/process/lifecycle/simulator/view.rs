@@ -1,4 +1,4 @@
-//! The modules and processes of a made-up domain, as they are, whatever the machine believes.
+//! The true state of the modules and processes of a simulated domain, whatever the machine believes.
 
 use super::super::{Catalog, ModuleId, Order, ProcessId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -10,50 +10,51 @@ pub(super) struct Module {
     pub(super) has_hooks: bool,
     pub(super) has_settings: bool,
     pub(super) quarantined: bool,
-    /// It was taken out of quarantine while no process served: its restart loads it into the next one.
+    /// Whether it was taken out of quarantine while no process served: its restart loads it into the next one.
     pub(super) lifted: bool,
-    /// Times of crashes that count, and crashes and kills in a row while it was loaded.
+    /// The times of counted crashes, and the crashes and kills in a row while it was loaded.
     pub(super) crashes: VecDeque<Instant>,
     pub(super) loading: usize,
     /// The process in which `onload` has run and `unload` has not.
     pub(super) live_in: BTreeSet<ProcessId>,
-    /// Processes in which it was live when it was put into quarantine, and has not been lifted while they served.
+    /// Processes in which it was live when it was put into quarantine, and which served without its quarantine being
+    /// lifted.
     pub(super) quarantined_in: BTreeSet<ProcessId>,
 }
 
-/// A process as it is, whatever the machine believes.
+/// The true state of a process, whatever the machine believes.
 #[derive(Default)]
 pub(super) struct Process {
     pub(super) dead: bool,
-    /// The machine was told.
+    /// Whether the machine was told of it.
     pub(super) told: bool,
     pub(super) reaped: bool,
     pub(super) signalled: bool,
     pub(super) expected: bool,
-    /// Never answers any more.
+    /// Whether it never answers any more.
     pub(super) hangs: bool,
     pub(super) loaded: BTreeSet<ModuleId>,
-    /// Modules that it said it can't load.
+    /// Modules that it has refused to load.
     pub(super) refused: BTreeSet<ModuleId>,
     pub(super) order: Option<(u64, Order)>,
     pub(super) ordered_at: Option<Instant>,
-    /// Numbers of orders that the machine has given up: the process may still answer them.
+    /// The numbers of orders that the machine has given up: the process may still answer them.
     pub(super) late: Vec<u64>,
     pub(super) trying: Option<ModuleId>,
     pub(super) examined: bool,
     pub(super) was_up: bool,
     pub(super) draining_since: Option<Instant>,
-    /// Modules whose jobs ran when it began to drain, or when the last attempt to bring the next one up began.
+    /// Modules whose jobs ran when it began to drain, or when the last attempt to prepare the next process began.
     pub(super) busy: BTreeSet<ModuleId>,
     pub(super) leaving_since: Option<Instant>,
-    /// Whether each shard is to say that it is drained.
+    /// The number of shards that must still report that they are drained.
     pub(super) owes_drained: usize,
     pub(super) jobs: BTreeMap<u64, ModuleId>,
-    /// Requests that were sent there.
+    /// The requests that were sent to it.
     pub(super) requests: BTreeSet<u64>,
 }
 
-/// What the machine sees of the world.
+/// The machine's view of the simulation.
 #[derive(Default)]
 pub(super) struct View {
     pub(super) modules: BTreeMap<ModuleId, Module>,

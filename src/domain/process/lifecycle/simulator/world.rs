@@ -1,4 +1,4 @@
-//! A made-up domain around a machine: it carries effects out, and checks after each step what must hold.
+//! A simulated domain around a machine: it carries out effects, and checks the invariants after each step.
 
 use super::super::change::REQUESTS_WAIT;
 use super::super::machine::{DRAIN_MAX, LEAKS_WAIT, PROBE_WAIT, SETTLE_WAIT, State, UNLOAD_WAIT};
@@ -17,26 +17,26 @@ pub(super) struct World {
     pub(super) start: Instant,
     pub(super) prints: bool,
     pub(super) next: u64,
-    /// Starts that the helper has under way.
+    /// The number of starts in progress on the helper.
     pub(super) starting: usize,
     pub(super) examining: VecDeque<(ProcessId, Option<ModuleId>)>,
-    /// The gate: the process whose passes are given out, passes that are held, the last closing.
+    /// The gate: the process of the passes, the held passes, the last closing.
     pub(super) current: Option<ProcessId>,
     pub(super) is_open: bool,
     pub(super) passes: usize,
     pub(super) round: u64,
     pub(super) closed_since: Option<Instant>,
-    /// Requests that no process has yet, and those that have ended, with how often.
+    /// Requests that no process has yet, and the ended ones with their number of ends.
     pub(super) waiting: BTreeSet<u64>,
     pub(super) ended: BTreeMap<u64, usize>,
     /// Whether the shards send to `current`.
     pub(super) sends: bool,
     pub(super) restarts: usize,
-    /// The process that drains while another one is brought up.
+    /// The process that drains while another one is being prepared.
     pub(super) retiring: Option<ProcessId>,
     pub(super) unexplained: VecDeque<(Instant, Vec<ModuleId>)>,
     pub(super) is_stopped: bool,
-    /// Processes may end before the machine is told that they have started. Not in all schedules, so that those in
+    /// Whether processes may end before the machine is told of their start. Only in some schedules, so that those in
     /// [`FOUND`](super::FOUND) stay the same.
     pub(super) dies_early: bool,
 }
@@ -45,7 +45,7 @@ impl World {
     pub(super) fn new(seed: u64, prints: bool) -> Self {
         let now = Instant::now();
         let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
-        // Without a limit, only deaths at loading count.
+        // Without a limit, only deaths during loading count.
         let limit = CrashLimit { crashes: if seed % 16 == 3 { 0 } else { LIMIT.crashes }, ..LIMIT };
         let settings = Settings {
             domain: "d".to_owned(),
@@ -108,7 +108,7 @@ impl World {
         self.view.processes.get_mut(&id).expect("the machine names processes that are there")
     }
 
-    /// Does what the driver would do, and checks what can be checked of each effect.
+    /// Carries out an effect like the driver, and checks it.
     pub(super) fn carry_out(&mut self, effect: Effect) {
         match effect {
             Effect::Start => {
@@ -158,7 +158,7 @@ impl World {
                 let probing = matches!(self.process(process).order, Some((_, Order::Probe)));
                 let process = self.process(process);
                 process.signalled |= how != Ending::Finish;
-                // The death after a hook or a probe that is late is examined.
+                // The death after a late hook or probe is examined.
                 let is_late_probe = probing && how == Ending::Kill(None) && !process.was_up;
                 process.expected |= is_wanted && !is_late_probe;
                 process.leaving_since.get_or_insert(now);
@@ -205,7 +205,7 @@ impl World {
         }
         let now = self.now;
         let process = self.process(id);
-        // The machine gives up an order whose time is over.
+        // The machine gives up a late order.
         let is_late = process.ordered_at.is_some_and(|at| now - at >= HOOK_TIMEOUT);
         assert!(process.order.is_none() || is_late || process.dead, "one order at a time");
         process.late.extend(process.order.take().map(|(call, _)| call));
@@ -215,8 +215,8 @@ impl World {
         }
     }
 
-    /// Before the next `onload` comes `unload`, unless that, requests or jobs took too long, or the process is dead or was ended. A
-    /// module in quarantine gets no `unload`, so none comes in a process that drained meanwhile.
+    /// Before the next `onload` comes `unload`, unless `unload`, requests or jobs took too long, or the process died or was
+    /// ended. A module in quarantine gets no `unload`, so none comes in a process that drained meanwhile.
     pub(super) fn check_onload(&self, id: ProcessId, module: ModuleId) {
         let others = self.view.processes.iter().filter(|(other, process)| **other != id && !process.dead);
         for (other, process) in others {
@@ -259,7 +259,7 @@ impl World {
         *self.ended.entry(request).or_default() += 1;
     }
 
-    /// A quarantine is what docs/operations.md says: counted here a second time.
+    /// Checks a quarantine against an independent count by the rules of docs/operations.md.
     pub(super) fn quarantined(&mut self, id: ModuleId, cause: Cause) {
         let module = self.view.modules.get_mut(&id).expect("a module that is there");
         module.quarantined_in.extend(module.live_in.iter().copied());
@@ -278,7 +278,7 @@ impl World {
         module.quarantined = true;
     }
 
-    /// What holds after each step.
+    /// Checks the invariants that hold after each step.
     pub(super) fn check(&mut self) {
         let serving = self.machine.in_state(State::Serving);
         assert!(serving.len() <= 1, "at most one process serves: {serving:?}");
