@@ -230,15 +230,6 @@ impl Conn {
         self.taken.is_none() && self.slots.is_empty() && self.input.is_empty() && self.partial == Partial::None
     }
 
-    /// Forgets the requests that are not answered, and the bytes that are not parsed. Answers that still come for these
-    /// requests find no slot and are dropped.
-    pub(super) fn drop_requests(&mut self) {
-        self.slots.clear();
-        self.input.clear();
-        self.stream_waits = None;
-        self.continue_owed = false;
-    }
-
     /// Whether the connection holds no memory that counts, by a cheap check.
     pub(super) fn is_light(&self) -> bool {
         self.held == 0 && self.is_idle() && self.input.capacity() == 0

@@ -101,7 +101,7 @@ impl Shard {
                 if !flow.keeps_alive() {
                     // RFC 9112 §9.6: the head has said that this answer is the last one. A client of HTTP/1.0 would take
                     // further answers for a part of this one.
-                    conn.drop_requests();
+                    self.drop_requests(conn);
                 }
                 self.leave_upload(conn, seq, None);
                 None

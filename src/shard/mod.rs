@@ -492,16 +492,7 @@ impl Application for Shard {
             Some(Upgrade::Logs(key)) => self.logs_gone(key),
             None => {}
         }
-        if !conn.slots.is_empty() {
-            self.remote.leave(id);
-        }
-        for slot in &conn.slots {
-            match slot {
-                Slot::Stream { by: Upgrade::Stream(key) } => self.stream_gone(*key),
-                Slot::Stream { by: Upgrade::Logs(key) } => self.logs_gone(*key),
-                _ => {}
-            }
-        }
+        self.drop_requests(&mut conn);
     }
 
     fn batch_end(&mut self, connections: &mut Connections) {
