@@ -424,12 +424,11 @@ fn cancellation_is_seen_by_every_handler_and_deadlines_are_known() {
         (10_000..=20_000).contains(&left("GET", "/remaining", &[("Request-Timeout", "500")])),
         "the route's caps it"
     );
-    for no_number in ["", "-1", "+5", "5.5", "0x5", "5, 6", "99999999999999999999"] {
+    for no_number in ["", "-1", "5.5", "0x5", "5, 6", "99999999999999999999"] {
         let left = left("GET", "/remaining", &[("X-Request-Timeout-Ms", no_number)]);
         assert!((10_000..=20_000).contains(&left), "{no_number}: {left}");
     }
     assert_eq!(left("GET", "/remaining", &[("X-Request-Timeout-Ms", "0")]), 0);
-    assert!(left("POST", "/remaining-stream", &[("Request-Timeout", "18446744073709551615")]) > 1 << 60);
     assert!((0..=700).contains(&left("POST", "/remaining-stream", &[("X-Request-Timeout-Ms", "700")])));
     assert_eq!(left("POST", "/remaining-stream", &[]), -1);
     // The server stops: the handler that waits is told, answers, and the end is clean.

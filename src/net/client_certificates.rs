@@ -1,6 +1,6 @@
 //! Certificates of clients: whose are accepted, and the name in one.
 
-use super::certificate::{TlsError, element, read_chain};
+use super::pem_file::{TlsError, element, file, read_chain};
 use rustls::RootCertStore;
 use rustls::crypto::ring;
 use rustls::server::WebPkiClientVerifier;
@@ -27,7 +27,7 @@ impl ClientAuthorities {
     /// # Errors
     /// See [`TlsError`].
     pub fn load(path: &Path, is_optional: bool) -> Result<Self, TlsError> {
-        let failed = |reason: String| TlsError::File { what: "client-ca", path: path.to_path_buf(), reason };
+        let failed = file("client-ca", path);
         let mut roots = RootCertStore::empty();
         for certificate in read_chain("client-ca", path)? {
             roots.add(certificate).map_err(|error| failed(format!("a certificate in it can't be used: {error}")))?;

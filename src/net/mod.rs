@@ -13,6 +13,7 @@ pub mod destinations;
 pub mod file;
 pub mod listener;
 pub mod outbox;
+mod pem_file;
 pub mod waker;
 
 mod conn_id;
@@ -26,7 +27,7 @@ mod turn_scheduler;
 mod warm;
 
 pub use activation::{PassedError, passed_sockets, share};
-pub use certificate::{Certificate, TlsError};
+pub use certificate::Certificate;
 pub use client_certificates::ClientAuthorities;
 pub use conn_id::ConnId;
 pub use connections::Connections;
@@ -35,6 +36,7 @@ pub use file::{Attached, BodyPiece, FileRange};
 pub use lent::Lent;
 pub use listener::{AddrError, BindError, ListenAddr, Listener, Peer, UnixAccess, bind_all};
 pub use outbox::Outbox;
+pub use pem_file::TlsError;
 pub use sys::{keep_descriptors_from, raise_open_files_limit};
 pub use tls::Acceptor;
 pub use waker::{Doorbell, Waker};

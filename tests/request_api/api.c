@@ -1,5 +1,6 @@
 /* What a handler asks of its request: memory, deferred functions, form parts, cookies, redirects. tests/request_api.rs */
 #include <cweb.h>
+#include <cweb_stream.h>
 #include <defer.h>
 #include <sys/resource.h>
 

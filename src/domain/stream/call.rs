@@ -7,7 +7,7 @@ use super::down::{BorrowedThread, Down, SharedDown, TRAILER_BYTES_MAX, errno_of}
 use super::form::{self, FormReader};
 use super::pipe::{Copying, Peek, Pipe, Reader, Writer, memory};
 use super::running::{Entry, Key, Reason};
-use super::{Begun, Uplink};
+use super::{Begun, Uplink, limits};
 use crate::abi::stream::{PartText, StreamCall};
 use crate::domain::compress;
 use crate::proto::form::multipart_boundary;
@@ -268,7 +268,7 @@ impl CallState {
         let deadline = self.facts().map_or(NO_DEADLINE, |facts| {
             let limit = facts
                 .limit_ms
-                .or_else(|| Some(super::handler_timeout_ms()).filter(|limit| *limit > 0 && !self.has_body_stream()));
+                .or_else(|| Some(limits::handler_timeout_ms()).filter(|limit| *limit > 0 && !self.has_body_stream()));
             let asked = asked_ms(facts.view);
             let limit = limit.into_iter().chain(asked).min();
             limit.map_or(NO_DEADLINE, |limit| self.after_start(facts, limit))
@@ -433,7 +433,7 @@ impl CallState {
 
 /// The time limit that the client asks for, in milliseconds.
 fn asked_ms(view: &RequestView<'_>) -> Option<u64> {
-    let number = |name| digits(view.header(name)?);
+    let number = |name: &str| -> Option<u64> { std::str::from_utf8(view.header(name)?).ok()?.trim().parse().ok() };
     let precise = number("x-request-timeout-ms");
     let coarse = number("request-timeout").map(|seconds| seconds.saturating_mul(1000));
     precise.into_iter().chain(coarse).min()
@@ -443,13 +443,9 @@ fn asked_ms(view: &RequestView<'_>) -> Option<u64> {
 fn declared_length(headers: &[(&[u8], &[u8])]) -> Result<Option<u64>, i32> {
     let found = headers.iter().find(|(name, _)| name.eq_ignore_ascii_case(b"content-length"));
     let Some((_, value)) = found else { return Ok(None) };
-    digits(value).map(Some).ok_or(libc::EINVAL)
-}
-
-/// The number in a header field's value: digits and nothing else.
-fn digits(value: &[u8]) -> Option<u64> {
-    let text = std::str::from_utf8(value.trim_ascii()).ok()?;
-    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+    let digits = value.trim_ascii();
+    let number = std::str::from_utf8(digits).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+    number.and_then(|text| text.parse().ok()).map(Some).ok_or(libc::EINVAL)
 }
 
 impl StreamCall for CallState {
