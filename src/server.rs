@@ -5,6 +5,8 @@
 //! served. The stop runs in reverse order, and no module can block it.
 //! finds every module served. The stop is the same backwards, and no module can hold it up.
 
+mod data_lock;
+mod error;
 mod host;
 mod listeners;
 mod private;
@@ -12,6 +14,7 @@ mod shards;
 mod signals;
 mod stop;
 
+pub use error::ServeError;
 pub use stop::bound_exit;
 
 use crate::abi::crypto::{self, KeyError};
@@ -31,8 +34,9 @@ use crate::module::control::{Control, ControlConfig, MountDirs, RouteLimits};
 use crate::module::libraries::Allowed;
 use crate::module::project::ProjectLimits;
 use crate::module::signing::Signers;
-use crate::net::{self, Certificate, TlsError, Waker};
+use crate::net::{self, Certificate, Waker};
 use crate::sd_notify::Manager;
+use error::setup;
 use host::{ModuleHost, share_of_disk, start_host};
 use listeners::{addresses, bind, load_certificate};
 use shards::start_shards;
@@ -42,44 +46,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
-
-/// Why the server could not start, or why it ended.
-#[derive(Debug, thiserror::Error)]
-pub enum ServeError {
-    /// The server can't listen on an address.
-    #[error(transparent)]
-    Listen(#[from] net::BindError),
-    /// The certificate or its key can't be used.
-    #[error(transparent)]
-    Tls(#[from] TlsError),
-    /// The keys can't be used.
-    #[error(transparent)]
-    Keys(#[from] KeysError),
-    /// The server can't listen on a socket that the service manager has passed.
-    #[error(transparent)]
-    Passed(#[from] net::PassedError),
-    /// A listen address can't be read.
-    #[error("{0}")]
-    Address(String),
-    /// The data directory, the module store or the host of the modules is not usable.
-    #[error("{what}: {source}")]
-    Setup {
-        /// The operation that failed.
-        what: String,
-        /// The cause of the failure.
-        source: std::io::Error,
-    },
-    /// The control plane could not start.
-    #[error("{0}")]
-    Control(String),
-    /// A shard has ended by itself. Its connections and its share of new ones are lost, so the server stops.
-    #[error("a shard ended: {0}")]
-    Shard(String),
-}
-
-fn setup(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> ServeError {
-    move |source| ServeError::Setup { what: what.into(), source }
-}
 
 /// Runs `work` on a thread of its own.
 fn apart<T: Send + 'static>(
@@ -118,6 +84,8 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     // With a key, there are clients without one: only a server without keys tells them the reason of a failure.
     call::tell_why(!config.production && config.admin_key.is_none() && config.keys_file.is_none());
     check_secrets(&config)?;
+    // Held until the server has ended; must come before anything in the directory changes.
+    let _lock = data_lock::lock(&config.data_dir)?;
     private::close_data(&config);
     load_token_key(&config)?;
     sandbox::check(host::required_level(&config)).map_err(|error| ServeError::Control(error.to_string()))?;

@@ -259,6 +259,29 @@ fn functions_are_short() {
     assert!(long.is_empty(), "functions longer than {FUNCTION_LINES_MAX} lines:\n{}", long.join("\n"));
 }
 
+/// SQLite is one engine of the jobs' store. The store and its callers know the traits of the seam only, so that another engine can
+/// take its place. The database of modules, in `abi`, is SQLite by its own promise.
+#[test]
+fn types_of_sqlite_stay_behind_the_seam() {
+    const MAY_NAME_SQLITE: &[&str] = &["src/abi/database.rs", "src/jobs/store/sqlite/"];
+    let (mut wrong, mut seen) = (Vec::new(), 0);
+    for path in sources() {
+        let (name, text) = (name_of(&path), std::fs::read_to_string(&path).unwrap());
+        let names_it = text.lines().any(|line| line.split("//").next().unwrap().contains("rusqlite"));
+        seen += usize::from(names_it);
+        if names_it && !MAY_NAME_SQLITE.iter().any(|place| name.starts_with(place)) {
+            wrong.push(name.clone());
+        }
+        // The modules of the engine are reached through the store alone.
+        let reaches_in = code_of(&path).contains("sqlite::");
+        if reaches_in && !name.starts_with("src/jobs/store/") && name != "src/abi/database.rs" {
+            wrong.push(name);
+        }
+    }
+    assert!(seen > 5, "only {seen} files name rusqlite");
+    assert!(wrong.is_empty(), "these files name SQLite:\n{}", wrong.join("\n"));
+}
+
 #[test]
 fn the_checks_see_what_they_are_for() {
     let imports = imports_of("use crate::a::B;\nuse crate::{c::D, e::{F, G}, h};\nlet x = crate::i::j();");

@@ -2,6 +2,7 @@
 
 use super::audit::Actor;
 use super::file_answer::{self, FileBody, unescaped};
+use super::paths::is_under;
 use super::query::{check_parameters, parameter};
 use crate::domain::call::OwnedRequest;
 use crate::jobs::Jobs;
@@ -50,7 +51,7 @@ fn name_of(view: &RequestView<'_>) -> Option<String> {
 
 /// Whether the body of a request is stored as it arrives.
 pub(super) fn stores_body(view: &RequestView<'_>) -> bool {
-    view.method() == Method::Put && super::is_under(view.path(), ROOT.as_bytes())
+    view.method() == Method::Put && is_under(view.path(), ROOT.as_bytes())
 }
 
 /// Serves one request on `/blobs` or below it; the body, if any, has arrived whole.

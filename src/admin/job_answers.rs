@@ -24,6 +24,8 @@ pub(super) fn store_error(cause: &StoreError) -> ServerAnswer {
         StoreError::Full { .. } | StoreError::Unavailable { .. } | StoreError::Closed => {
             error(503, &cause.to_string()).with("Retry-After", "1")
         }
+        // Without `Retry-After`: a client that just repeats its request may have two jobs.
+        StoreError::InDoubt { .. } => error(503, &cause.to_string()),
         StoreError::Refused { .. } | StoreError::Read { .. } => error(500, &cause.to_string()),
     }
 }

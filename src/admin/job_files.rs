@@ -4,6 +4,7 @@ use super::file_answer::{self, FileBody, unescaped};
 use super::job_answers::{error, no_such_job, store_error};
 use crate::domain::call::OwnedRequest;
 use crate::jobs::Jobs;
+use crate::jobs::store::Read;
 use crate::proto::http1::RequestView;
 use crate::proto::mime;
 use crate::server_response::{Reply, ServerAnswer};

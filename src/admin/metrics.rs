@@ -78,6 +78,7 @@ pub(super) fn render(
         ("cweb_job_commands_total", "counter", "Commands in them.", store.commands()),
         ("cweb_job_events_total", "counter", "Events written.", store.events()),
         ("cweb_job_failures_total", "counter", "Transactions that failed.", store.failures()),
+        ("cweb_job_ends_refused_total", "counter", "Ends of runs that could not be stored.", jobs.ends_refused()),
         ("cweb_blobs_bytes", "gauge", "Bytes of blobs and outputs of jobs.", files.bytes),
         ("cweb_blobs_bytes_max", "gauge", "The limit of them (--blobs-bytes-max).", files.bytes_max),
     ] {

@@ -18,6 +18,7 @@ mod logs;
 mod metrics;
 mod mgnt;
 mod mgnt_answers;
+mod paths;
 mod query;
 mod reach;
 mod schedules;
@@ -29,6 +30,7 @@ pub use audit::Who;
 pub use deployed::Site;
 pub use keys::{KeySource, KeysError};
 pub use logs::{LogsQuery, log_line, logs_query};
+pub use paths::owns;
 pub use query::{OF_FEED, check_parameters};
 
 use crate::jobs::Jobs;
@@ -41,25 +43,9 @@ use crate::server_response::{Reply, ServerAnswer};
 use crate::shard_stats::{ShardStats, StatsView};
 use audit::Actor;
 use deployed::Form;
+use paths::is_under;
 use std::sync::Arc;
 use std::time::Instant;
-
-/// Whether `path` belongs to the server and not to a module.
-#[must_use]
-pub fn owns(path: &[u8]) -> bool {
-    // One comparison excludes nearly every path of a module.
-    match path.get(1) {
-        Some(b'm') => is_under(path, b"/mgnt") || path == b"/metrics",
-        Some(b'j') => is_under(path, b"/jobs"),
-        Some(b'b') => is_under(path, b"/blobs"),
-        Some(b'h') => path == b"/healthz",
-        _ => false,
-    }
-}
-
-fn is_under(path: &[u8], root: &[u8]) -> bool {
-    path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
-}
 
 /// Serves the server's own paths.
 pub struct Admin {

@@ -1,7 +1,7 @@
 //! `cweb deploy`
 
 use super::client::{Answer, Client, GREEN, RED, SERVER_DEFAULT, YELLOW, coloured, escaped};
-use super::exit::{Exit, Failure};
+use super::exit::{Exit, Failure, fail};
 use super::routes_ini::{self, Listed};
 use super::sarif::Report;
 use super::trust::TrustArgs;
@@ -53,11 +53,11 @@ pub(super) fn run(args: &DeployArgs) -> ExitCode {
     let planned = plan(args).and_then(|(files, url)| Ok((files, Client::new(&url, &args.trust)?)));
     let (files, client) = match planned {
         Ok(planned) => planned,
-        Err(text) => return super::fail(text),
+        Err(text) => return fail(text),
     };
     let key = match args.sign.as_deref().filter(|path| !path.as_os_str().is_empty()).map(SigningKey::read).transpose() {
         Ok(key) => key,
-        Err(text) => return super::fail(text),
+        Err(text) => return fail(text),
     };
     let mut report = args.json.then(Report::default);
     let mut deployed = |listed: &Listed| {

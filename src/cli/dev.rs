@@ -6,7 +6,7 @@ mod own_server;
 
 use super::client::{Answer, Client, SERVER_DEFAULT, escaped};
 use super::deploy::deploy;
-use super::exit::Exit;
+use super::exit::{Exit, fail};
 use super::jobs::time;
 use super::trust::TrustArgs;
 use clap::Args;
@@ -40,13 +40,13 @@ pub(super) fn run(args: &DevArgs) -> ExitCode {
     let named = args.server.as_deref().filter(|server| !server.is_empty());
     let client = match Client::new(named.unwrap_or(SERVER_DEFAULT), &args.trust) {
         Ok(client) => Arc::new(client),
-        Err(text) => return super::fail(text),
+        Err(text) => return fail(text),
     };
     let first = args.files.first().filter(|_| named.is_none());
     let dir = first.map(|file| if file.is_dir() { file.as_path() } else { files::parent(file) });
     let mut own = match dir.map(|dir| OwnServer::start_if_missing(&client, dir)).transpose() {
         Ok(own) => own.flatten(),
-        Err(text) => return super::fail(text),
+        Err(text) => return fail(text),
     };
     let names: Vec<String> = args.files.iter().map(|file| file.display().to_string()).collect();
     println!("watching {}; stop with Ctrl-C", names.join(", "));
@@ -66,7 +66,7 @@ pub(super) fn run(args: &DevArgs) -> ExitCode {
             drop(ended);
             own = match OwnServer::start_if_missing(&dev.client, dir) {
                 Ok(own) => own,
-                Err(text) => return super::fail(text),
+                Err(text) => return fail(text),
             };
         }
     }

@@ -39,6 +39,12 @@ impl From<Exit> for ExitCode {
     }
 }
 
+/// Prints an error and returns the exit code for it.
+pub(super) fn fail(text: impl std::fmt::Display) -> ExitCode {
+    eprintln!("cweb: {text}");
+    ExitCode::FAILURE
+}
+
 /// The reason why a command failed.
 #[derive(Debug)]
 pub(super) struct Failure {
@@ -55,7 +61,7 @@ impl Failure {
 
     /// Prints the message and returns the exit code.
     pub(super) fn end(self) -> ExitCode {
-        super::fail(self.text);
+        fail(self.text);
         self.exit.into()
     }
 }

@@ -1,5 +1,6 @@
 //! `cweb keygen`
 
+use super::exit::fail;
 use crate::admin::keys::{Fingerprint, KeyName, ScopeText, Scopes};
 use crate::module::signing;
 use clap::Args;
@@ -54,12 +55,12 @@ pub(super) fn run(args: &KeygenArgs) -> ExitCode {
     if let Some(name) = args.name.as_deref().filter(|_| args.signing) {
         return match signing(name) {
             Ok(()) => ExitCode::SUCCESS,
-            Err(text) => super::fail(text),
+            Err(text) => fail(text),
         };
     }
     let mut random = [0; RANDOM_BYTES];
     if SystemRandom::new().fill(&mut random).is_err() {
-        return super::fail("the system provides no random numbers");
+        return fail("the system provides no random numbers");
     }
     // The prefix identifies the key for people and for programs that search files for secrets.
     let key = format!("cweb_{}", HEXLOWER.encode(&random));
@@ -67,7 +68,7 @@ pub(super) fn run(args: &KeygenArgs) -> ExitCode {
     let name = args.name.clone().unwrap_or_else(|| format!("key-{}", fingerprint.get(..8).unwrap_or_default()));
     let name = match KeyName::try_from(name) {
         Ok(name) => name,
-        Err(problem) => return super::fail(problem),
+        Err(problem) => return fail(problem),
     };
     let name = name.as_str();
     let given: Vec<&str> = args.scopes.iter().map(ScopeText::as_str).collect();
@@ -81,7 +82,7 @@ pub(super) fn run(args: &KeygenArgs) -> ExitCode {
     let entry = format!("[[key]]\nname = \"{name}\"\nsha256 = \"{fingerprint}\"\nscopes = [{scopes}]\n{expires}\n");
     let mut stdout = io::stdout().lock();
     if let Err(error) = stdout.write_all(entry.as_bytes()).and_then(|()| stdout.flush()) {
-        return super::fail(format!("the entry can't be written: {error}"));
+        return fail(format!("the entry can't be written: {error}"));
     }
     eprintln!("The key {name}, shown this once; the entry on stdout is for the server's --keys-file:\n{key}");
     ExitCode::SUCCESS

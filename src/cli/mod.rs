@@ -178,9 +178,3 @@ pub fn start_log() {
 pub fn start_test_log() {
     log::start_for_test();
 }
-
-/// Prints an error and returns the exit code for it.
-fn fail(text: impl std::fmt::Display) -> ExitCode {
-    eprintln!("cweb: {text}");
-    ExitCode::FAILURE
-}

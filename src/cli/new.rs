@@ -1,6 +1,6 @@
 //! `cweb new`
 
-use super::exit::{Exit, Failure};
+use super::exit::{Exit, Failure, fail};
 use crate::module::project::EDITOR_FLAGS;
 use clap::{Args, ValueEnum};
 use std::fs::{self, File};
@@ -114,7 +114,7 @@ pub(super) fn run(args: &NewArgs) -> ExitCode {
         return Failure::new(Exit::Usage, text).end();
     }
     if let Some(template) = args.template {
-        return project(name, template).map_or_else(super::fail, |()| ExitCode::SUCCESS);
+        return project(name, template).map_or_else(fail, |()| ExitCode::SUCCESS);
     }
     let path = format!("{name}.c");
     match write_new(Path::new(&path), &TEMPLATE.replace("@NAME@", name)) {
@@ -123,9 +123,9 @@ pub(super) fn run(args: &NewArgs) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            super::fail(format!("{path} exists already: give the module another name, or remove the file"))
+            fail(format!("{path} exists already: give the module another name, or remove the file"))
         }
-        Err(error) => super::fail(format!("{path}: {error}")),
+        Err(error) => fail(format!("{path}: {error}")),
     }
 }
 

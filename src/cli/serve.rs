@@ -1,5 +1,6 @@
 //! `cweb serve`
 
+use super::exit::fail;
 use super::{log, log_writer};
 use crate::config::{Config, ServeArgs};
 use rustix::process::Signal;
@@ -23,7 +24,7 @@ fn end_with_starter() -> Result<(), String> {
 /// Runs the server until a signal stops it, or only checks whether it could run.
 pub(super) fn run(args: ServeArgs) -> ExitCode {
     if let Err(text) = end_with_starter() {
-        return super::fail(text);
+        return fail(text);
     }
     let check_only = args.check;
     // The limit on open files must be raised before the settings are read, because the limit on connections follows from
@@ -34,11 +35,11 @@ pub(super) fn run(args: ServeArgs) -> ExitCode {
     }
     let config = match Config::load(args) {
         Ok(config) => config,
-        Err(error) => return super::fail(error),
+        Err(error) => return fail(error),
     };
     match log::filter(config.silent) {
         Ok(filter) => log::start(filter),
-        Err(error) => return super::fail(error),
+        Err(error) => return fail(error),
     }
     if let Err(error) = raised {
         tracing::warn!("the limit on open files can't be raised: {error}");
@@ -49,7 +50,7 @@ pub(super) fn run(args: ServeArgs) -> ExitCode {
     log_writer::flush();
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => super::fail(error),
+        Err(error) => fail(error),
     }
 }
 
@@ -68,5 +69,5 @@ fn check(args: ServeArgs) -> ExitCode {
         Ok(_) => {}
         Err(more) => problems.extend(more),
     }
-    super::fail(problems.join("\n"))
+    fail(problems.join("\n"))
 }

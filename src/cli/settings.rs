@@ -1,7 +1,7 @@
 //! `cweb config` and `cweb secret`.
 
 use super::client::{Answer, Client, escaped};
-use super::exit::{Exit, Failure};
+use super::exit::{Exit, Failure, fail};
 use super::versions::ServerArgs;
 use clap::{Args, Subcommand};
 use serde::Deserialize;
@@ -163,7 +163,7 @@ pub(super) fn secret(args: &SecretArgs) -> ExitCode {
             }
             let mut value = Vec::new();
             if let Err(error) = std::io::stdin().lock().take(SECRET_BYTES_MAX).read_to_end(&mut value) {
-                return super::fail(format!("standard input can't be read: {error}"));
+                return fail(format!("standard input can't be read: {error}"));
             }
             let value = value.strip_suffix(b"\n").unwrap_or(&value);
             server.run(|client| {

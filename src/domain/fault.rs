@@ -1,6 +1,12 @@
 //! Descriptions of faults.
 
-use super::Fault;
+/// The reason why module code did not return normally.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what}")]
+pub struct Fault {
+    /// A text for people: `"SIGSEGV at 0x0 (…)"`, `"called exit(3)"`, `"did not return within 5000 ms"`.
+    pub what: String,
+}
 
 /// The name of a signal, as in signal(7).
 #[must_use]

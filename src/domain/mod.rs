@@ -30,6 +30,7 @@ pub mod stream;
 mod view;
 
 pub use compress::{CodingSettings, set_codings};
+pub use fault::Fault;
 use fault::NoAnswer;
 pub use inspect::{Inspected, Inspection};
 pub use view::{DomainView, MemoryLimit};
@@ -41,14 +42,6 @@ use std::any::Any;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-
-/// The reason why module code did not return normally.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{what}")]
-pub struct Fault {
-    /// A text for people: `"SIGSEGV at 0x0 (…)"`, `"called exit(3)"`, `"did not return within 5000 ms"`.
-    pub what: String,
-}
 
 /// The reason why a shared object could not be loaded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -1,7 +1,7 @@
 //! Jobs that have not ended, in memory.
 
 use super::code::{Code, Defaults};
-use super::store::JobRow;
+use super::store::{JobRow, Run};
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -100,6 +100,11 @@ impl ActiveJob {
 
     pub(super) fn attempt(&self) -> u32 {
         self.attempt.load(Ordering::Relaxed)
+    }
+
+    /// The run that has begun last.
+    pub(super) fn run(&self) -> Run {
+        Run { job: self.id, attempt: self.attempt() }
     }
 
     /// Begins a run.
@@ -248,5 +253,52 @@ impl ActiveJobs {
     /// Removes all jobs.
     pub(super) fn clear(&self) {
         let _jobs = std::mem::take(&mut *self.jobs());
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::jobs::code::{Ended, JobCalls};
+    use crate::jobs::store::JobState;
+
+    struct NoCode;
+    impl Code for NoCode {
+        fn run(&self, _: &str, _: &str, _: &dyn JobCalls) -> Ended {
+            Ended::Returned(0)
+        }
+        fn cancel(&self, _: &str) {}
+    }
+
+    /// A job that has not ended; its code does nothing.
+    pub(in crate::jobs) fn job(id: i64, module: &str, name: &str, priority: i32, concurrency: u32) -> ActiveJob {
+        let row = JobRow {
+            id,
+            uuid: id.to_string(),
+            module: module.into(),
+            job: name.into(),
+            state: JobState::Pending,
+            module_hash: String::new(),
+            created_at_ms: 0,
+            updated_at_ms: 0,
+            payload: String::new(),
+            result: None,
+            error: None,
+            attempt: 0,
+            max_attempts: 1,
+            backoff_ms: 0,
+            timeout_ms: 0,
+            run_at_ms: 0,
+            priority,
+            unique_key: None,
+            retries: 0,
+            attempts_before: 0,
+            slot: None,
+            depends_on: Vec::new(),
+            concurrency_key: None,
+            concurrency_limit: 1,
+        };
+        let defaults = Defaults { concurrency, ..Defaults::default() };
+        ActiveJob::new(&row, Some((Arc::new(NoCode), defaults)))
     }
 }

@@ -6,7 +6,7 @@ use super::code::ResolveError;
 use super::notice::{Notice, now_ms};
 use super::queries::Query;
 use super::service::{Accepted, CancelOutcome, Inner, Jobs, LIST_BYTES_MAX, SubmitError, accepted, list};
-use super::store::{Change, Changed, JobFilter, JobRow, JobState, Reader, StoreError};
+use super::store::{Change, Changed, JobFilter, JobRow, JobState, Read, StoreError};
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -197,7 +197,7 @@ impl Inner {
         }
     }
 
-    fn retryable(&self, reader: &mut Reader, mut filter: JobFilter) -> Result<JobPage, StoreError> {
+    fn retryable(&self, reader: &mut impl Read, mut filter: JobFilter) -> Result<JobPage, StoreError> {
         let wanted = filter.limit as usize;
         filter.among = RETRYABLE;
         // Looked up once for each kind: a page has few kinds.

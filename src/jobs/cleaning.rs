@@ -1,7 +1,7 @@
 //! The cleaning thread: removes files that no job needs any more, and limits the outputs of running jobs.
 
 use super::blobs::{BlobId, Blobs, Wake};
-use super::store::{Reader, Writer};
+use super::store::{Read, Reader, Writer};
 use crossbeam::channel::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
@@ -86,6 +86,6 @@ impl Cleaner {
 }
 
 /// Whether a job needs the blob.
-pub(super) fn is_needed(reader: &mut Reader, id: &BlobId) -> Result<bool, String> {
+pub(super) fn is_needed(reader: &mut impl Read, id: &BlobId) -> Result<bool, String> {
     reader.is_blob_needed(&id.to_string()).map_err(|error| error.to_string())
 }

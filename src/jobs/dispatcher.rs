@@ -1,10 +1,10 @@
-//! The dispatcher's thread: owns the schedule, assigns jobs to workers, enforces time limits, starts the retention sweeps.
+//! The dispatcher's thread: owns the run queue, assigns jobs to workers, enforces time limits, starts the retention sweeps.
 
 use super::active::ActiveJob;
 use super::kind_count;
 use super::lifecycle::timeout_text;
 use super::notice::{Notice, now_ms};
-use super::schedule::Schedule;
+use super::run_queue::RunQueue;
 use super::scheduler::Scheduler;
 use super::store::{Change, JobKind, JobState, Writer};
 use super::worker::Workers;
@@ -38,8 +38,8 @@ struct Run {
     told: bool,
 }
 
-pub(super) struct Dispatcher {
-    pub(super) schedule: Schedule,
+pub(super) struct Dispatcher<Q> {
+    pub(super) queue: Q,
     pub(super) scheduler: Scheduler,
     /// Number of paused kinds, for metrics.
     pub(super) paused_count: Arc<AtomicUsize>,
@@ -53,7 +53,7 @@ pub(super) struct Dispatcher {
     pub(super) reserve: usize,
 }
 
-impl Dispatcher {
+impl<Q: RunQueue> Dispatcher<Q> {
     /// Works until the stop message, and until no job runs any more.
     pub(super) fn run(mut self) {
         let mut runs: HashMap<RunKey, Run> = HashMap::new();
@@ -63,7 +63,7 @@ impl Dispatcher {
         let mut declared_at: Option<Instant> = None;
         let mut sweep_at = Instant::now();
         loop {
-            let mut next_ms = self.schedule.wake(now_ms());
+            let mut next_ms = self.queue.wake(now_ms());
             if stopping.is_none() {
                 if begun {
                     self.assign(&mut runs);
@@ -92,7 +92,7 @@ impl Dispatcher {
                 wait = wait.min(deadline.saturating_duration_since(now));
             }
             match self.notices.recv_timeout(wait) {
-                Ok(Notice::Ready { job, run_at_ms }) => self.schedule.add(job, run_at_ms, now_ms()),
+                Ok(Notice::Ready { job, run_at_ms }) => self.queue.add(job, run_at_ms, now_ms()),
                 Ok(Notice::Began(job)) => began(&mut runs, &job),
                 Ok(Notice::Canceled(job)) => self.canceled(&mut runs, &job),
                 Ok(Notice::Ended { job, retry_at_ms }) => self.ended(&mut runs, job, retry_at_ms),
@@ -106,9 +106,9 @@ impl Dispatcher {
                 }
                 Ok(Notice::Schedules(asked)) => self.scheduler.asked(asked),
                 Ok(Notice::Paused(kind, pause)) => self.paused(kind, pause),
-                Ok(Notice::Kinds(answer)) => answer(kind_count::count(&self.scheduler.active, self.schedule.paused())),
+                Ok(Notice::Kinds(answer)) => answer(kind_count::count(&self.scheduler.active, self.queue.paused())),
                 Ok(Notice::Modules) => {
-                    self.schedule.modules_changed();
+                    self.queue.modules_changed();
                     // `Begin` reads the declarations once all modules are loaded.
                     if begun {
                         self.scheduler.reconcile();
@@ -129,7 +129,7 @@ impl Dispatcher {
 
     fn assign(&mut self, runs: &mut HashMap<RunKey, Run>) {
         while self.free > 0 {
-            let Some(job) = self.schedule.next(self.free <= self.reserve) else { return };
+            let Some(job) = self.queue.next(self.free <= self.reserve) else { return };
             self.free -= 1;
             runs.insert(job.key(), Run { job: Arc::clone(&job), deadline: None, told: false });
             self.workers.assign(job);
@@ -139,15 +139,15 @@ impl Dispatcher {
     fn ended(&mut self, runs: &mut HashMap<RunKey, Run>, job: Arc<ActiveJob>, retry_at_ms: Option<i64>) {
         if runs.remove(&job.key()).is_some() {
             self.free += 1;
-            self.schedule.ended(&job);
+            self.queue.ended(&job);
         }
         if let Some(at_ms) = retry_at_ms.filter(|_| !job.is_canceled()) {
-            self.schedule.add(job, at_ms, now_ms());
+            self.queue.add(job, at_ms, now_ms());
         }
     }
 
     fn canceled(&mut self, runs: &mut HashMap<RunKey, Run>, job: &Arc<ActiveJob>) {
-        self.schedule.remove(job);
+        self.queue.remove(job);
         if let Some(run) = runs.get_mut(&job.key())
             && !run.told
         {
@@ -193,12 +193,13 @@ impl Dispatcher {
             self.workers.returned(job);
         } else if !job.is_canceled() {
             let error = format!("{} and did not stop", timeout_text(job.timeout_ms));
-            let change = Change::Finish { state: JobState::Failed, result: None, error: Some(error) };
+            let (attempt, error) = (job.attempt(), Some(error));
+            let change = Change::Finish { attempt, state: JobState::Failed, result: None, error };
             self.workers.finish(job, change);
         }
         self.workers.forget(job);
         if runs.remove(&job.key()).is_some() {
-            self.schedule.ended(job);
+            self.queue.ended(job);
         }
         *abandoned += 1;
         match self.workers.add() {
@@ -209,11 +210,11 @@ impl Dispatcher {
 
     fn paused(&mut self, kind: JobKind, pause: bool) {
         if pause {
-            self.schedule.pause(kind);
+            self.queue.pause(kind);
         } else {
-            self.schedule.resume(&kind);
+            self.queue.resume(&kind);
         }
-        self.paused_count.store(self.schedule.paused().count(), Ordering::Relaxed);
+        self.paused_count.store(self.queue.paused().count(), Ordering::Relaxed);
     }
 
     fn sweep(&self) {

@@ -6,7 +6,7 @@
 use super::answer::Answer;
 use super::frame::JobFrame;
 use super::service::{Jobs, LIST_BYTES_MAX, REPLAY_BYTES_MAX, REPLAY_EVENTS_MAX, Replay};
-use super::store::{FeedFilter, FeedPage, JobEvent, JobState, StoreError};
+use super::store::{FeedFilter, FeedPage, JobEvent, JobState, Read, StoreError};
 use std::sync::Arc;
 
 /// Events of many jobs, and the cursor for the next request.

@@ -38,9 +38,11 @@ pub(super) fn timeout_text(limit_ms: u64) -> String {
     format!("timed out after {limit_ms} ms")
 }
 
-/// The state change after the outcome of a run. `attempt` runs have begun, of at most `max_attempts`.
+/// The state change after the outcome of run number `run`. `attempt` runs have begun since the last retry by request, of at most
+/// `max_attempts`.
 pub(super) fn change_after(
     outcome: &RunOutcome,
+    run: u32,
     attempt: u32,
     max_attempts: u32,
     backoff_ms: u64,
@@ -48,11 +50,12 @@ pub(super) fn change_after(
     random: u64,
 ) -> Change {
     match outcome.failure() {
-        None => Change::Finish { state: JobState::Done, result: Some("{}".to_owned()), error: None },
+        None => Change::Finish { attempt: run, state: JobState::Done, result: Some("{}".to_owned()), error: None },
         Some(reason) if attempt < max_attempts => {
-            Change::Retry { reason, run_at_ms: now_ms.saturating_add(wait_ms(backoff_ms, attempt, random)) }
+            let run_at_ms = now_ms.saturating_add(wait_ms(backoff_ms, attempt, random));
+            Change::Retry { attempt: run, reason, run_at_ms }
         }
-        Some(error) => Change::Finish { state: JobState::Failed, result: None, error: Some(error) },
+        Some(error) => Change::Finish { attempt: run, state: JobState::Failed, result: None, error: Some(error) },
     }
 }
 
@@ -75,16 +78,16 @@ mod tests {
     }
 
     fn after(outcome: &RunOutcome, attempt: u32, max_attempts: u32) -> Change {
-        change_after(outcome, attempt, max_attempts, 100, 1_000, 7)
+        change_after(outcome, 4, attempt, max_attempts, 100, 1_000, 7)
     }
 
     fn failed(error: &str) -> Change {
-        Change::Finish { state: JobState::Failed, result: None, error: Some(error.into()) }
+        Change::Finish { attempt: 4, state: JobState::Failed, result: None, error: Some(error.into()) }
     }
 
     #[test]
     fn each_end_has_its_words() {
-        let done = Change::Finish { state: JobState::Done, result: Some("{}".into()), error: None };
+        let done = Change::Finish { attempt: 4, state: JobState::Done, result: Some("{}".into()), error: None };
         assert_eq!(after(&outcome(Ended::Returned(0)), 1, 3), done);
         assert_eq!(after(&outcome(Ended::Returned(1)), 1, 1), failed("job failed"));
         let told = RunOutcome { error: Some("no space".into()), ..outcome(Ended::Returned(-1)) };
@@ -101,7 +104,8 @@ mod tests {
     #[test]
     fn retries_as_long_as_attempts_are_left_and_waits_longer_each_time() {
         for (attempt, longest) in [(1, 100), (2, 200), (5, 1600)] {
-            let Change::Retry { reason, run_at_ms } = after(&outcome(Ended::Returned(1)), attempt, 9) else { panic!() };
+            let change = after(&outcome(Ended::Returned(1)), attempt, 9);
+            let Change::Retry { attempt: 4, reason, run_at_ms } = change else { panic!("{change:?}") };
             assert_eq!(reason, "job failed");
             assert!((1_000 + longest / 2..=1_000 + longest).contains(&run_at_ms), "{attempt}: {run_at_ms}");
         }

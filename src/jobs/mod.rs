@@ -27,6 +27,8 @@ mod notice;
 mod queries;
 mod recovery;
 mod request;
+mod run_ends;
+mod run_queue;
 mod schedule;
 mod scheduler;
 mod schedules;

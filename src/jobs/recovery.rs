@@ -3,7 +3,7 @@
 use super::active::{ActiveJob, ActiveJobs};
 use super::hub::Hub;
 use super::notice::{Notice, now_ms};
-use super::store::{Change, JobState, Reader, Settled, Writer};
+use super::store::{Change, JobState, Read, Settled, Writer};
 use crossbeam::channel::Sender;
 use std::io;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use std::sync::Arc;
 /// Rows that one read recovers when a server starts.
 const RECOVERY_PAGE: u32 = 1_000;
 
-/// Returns the function that the writer's thread calls with the jobs whose dependencies have ended.
+/// Returns the function that the writer's thread calls with news of jobs that no caller waits for.
 pub(super) fn settled(
     active: &Arc<ActiveJobs>,
     notices: &Sender<Notice>,
@@ -21,6 +21,16 @@ pub(super) fn settled(
     Box::new(move |settled| {
         for one in settled {
             match one {
+                Settled::Stored(row) => {
+                    let job = Arc::new(ActiveJob::new(&row, None));
+                    active.insert(&job);
+                    if row.depends_on.is_empty() {
+                        let _ = notices.send(Notice::Ready { run_at_ms: row.run_at_ms, job });
+                    }
+                }
+                Settled::Paused(kind, pause) => {
+                    let _ = notices.send(Notice::Paused(kind, pause));
+                }
                 Settled::Ready { uuid } => {
                     if let Some(job) = active.get(&uuid) {
                         let _ = notices.send(Notice::Ready { run_at_ms: job.run_at_ms, job });
@@ -39,7 +49,7 @@ pub(super) fn settled(
 
 /// Recovers the jobs that have not ended.
 pub(super) fn recover(
-    reader: &mut Reader,
+    reader: &mut impl Read,
     writer: &Writer,
     active: &ActiveJobs,
     notices: &Sender<Notice>,
@@ -57,12 +67,13 @@ pub(super) fn recover(
             let run_at_ms = match row.state {
                 JobState::Running if row.attempt >= row.max_attempts => {
                     let error = Some(REASON.to_owned());
-                    let change = Change::Finish { state: JobState::Failed, result: None, error };
+                    let change = Change::Finish { attempt: row.attempt, state: JobState::Failed, result: None, error };
                     changes.push((row.id, change));
                     continue;
                 }
                 JobState::Running => {
-                    let change = Change::Retry { reason: REASON.to_owned(), run_at_ms: now_ms() };
+                    let (attempt, reason) = (row.attempt, REASON.to_owned());
+                    let change = Change::Retry { attempt, reason, run_at_ms: now_ms() };
                     changes.push((row.id, change));
                     now_ms()
                 }

@@ -5,6 +5,7 @@
 //! is the decision alone, without threads or clocks.
 
 use super::active::ActiveJob;
+use super::run_queue::RunQueue;
 use super::store::JobKind;
 use std::cmp::Reverse;
 use std::collections::btree_map::OccupiedEntry;
@@ -99,53 +100,8 @@ impl Schedule {
         self.modules.entry(module.to_owned()).or_insert_with(made)
     }
 
-    /// Updates the modules' domains after modules were deployed or removed.
-    pub(super) fn modules_changed(&mut self) {
-        self.domains.clear();
-        for (module, queue) in &mut self.modules {
-            queue.domain = (self.domain_of)(module);
-            if queue.running > 0 {
-                *self.domains.entry(Arc::clone(&queue.domain)).or_default() += queue.running;
-            }
-        }
-    }
-
     fn running_in(&self, domain: &str) -> usize {
         self.domains.get(domain).copied().unwrap_or_default()
-    }
-
-    /// Adds a waiting job, which must not run before `run_at_ms`.
-    pub(super) fn add(&mut self, job: Arc<ActiveJob>, run_at_ms: i64, now_ms: i64) {
-        if run_at_ms > now_ms {
-            self.delayed.insert((run_at_ms, job.id));
-            self.later.insert(job.id, job);
-        } else if let Some(parked) = self.parked(&job) {
-            parked.insert((Reverse(job.priority), job.id), job);
-        } else if let Some(held) = self.held_back(&job) {
-            held.insert((Reverse(job.priority), job.id), job);
-        } else {
-            let queue = self.queue(&job.module);
-            queue.ready.insert((Reverse(job.priority), job.id), job);
-        }
-    }
-
-    /// Removes a waiting job.
-    pub(super) fn remove(&mut self, job: &ActiveJob) {
-        let key = (Reverse(job.priority), job.id);
-        if let Some(queue) = self.modules.get_mut(&job.module) {
-            queue.ready.remove(&key);
-        }
-        if let Some(parked) = self.parked(job) {
-            parked.remove(&key);
-        }
-        if self.later.remove(&job.id).is_some() {
-            self.delayed.retain(|(_, id)| *id != job.id);
-        }
-        if let Some(state) = key_of(job).and_then(|key| self.keys.get_mut(&key)) {
-            state.waiting.remove(&key);
-        }
-        self.release(job);
-        self.forget_if_empty(&job.module);
     }
 
     /// The queue of the job's key, if the key has as many runs as the job allows.
@@ -174,8 +130,77 @@ impl Schedule {
         self.paused.get_mut(&kind_of(job))
     }
 
-    /// Pauses a kind: none of its runs begins any more.
-    pub(super) fn pause(&mut self, kind: JobKind) {
+    /// Takes out the first runnable job.
+    fn candidate(&mut self, idle_only: bool) -> Option<Arc<ActiveJob>> {
+        let RunningLimits { module_max, domain_max } = self.limits;
+        let candidates = self.modules.iter().filter_map(|(name, queue)| {
+            let in_domain = self.running_in(&queue.domain);
+            let is_full = module_max > 0 && queue.running >= module_max || domain_max > 0 && in_domain >= domain_max;
+            if is_full || idle_only && in_domain > 0 {
+                return None;
+            }
+            let place = queue.first()?;
+            // The domain with the fewest runs comes first, because priorities apply within a domain only. Among equal
+            // priorities the module with the fewest runs comes first, then the module that has waited longest.
+            Some(((in_domain, place.0, queue.running, queue.served), name, place))
+        });
+        let (_, name, place) = candidates.min_by_key(|(rank, ..)| *rank)?;
+        let name = name.clone();
+        let queue = self.modules.get_mut(&name)?;
+        queue.ready.remove(&place)
+    }
+
+    fn forget_if_empty(&mut self, module: &str) {
+        if self.modules.get(module).is_some_and(|queue| queue.ready.is_empty() && queue.running == 0) {
+            self.modules.remove(module);
+        }
+    }
+}
+
+impl RunQueue for Schedule {
+    fn modules_changed(&mut self) {
+        self.domains.clear();
+        for (module, queue) in &mut self.modules {
+            queue.domain = (self.domain_of)(module);
+            if queue.running > 0 {
+                *self.domains.entry(Arc::clone(&queue.domain)).or_default() += queue.running;
+            }
+        }
+    }
+
+    fn add(&mut self, job: Arc<ActiveJob>, run_at_ms: i64, now_ms: i64) {
+        if run_at_ms > now_ms {
+            self.delayed.insert((run_at_ms, job.id));
+            self.later.insert(job.id, job);
+        } else if let Some(parked) = self.parked(&job) {
+            parked.insert((Reverse(job.priority), job.id), job);
+        } else if let Some(held) = self.held_back(&job) {
+            held.insert((Reverse(job.priority), job.id), job);
+        } else {
+            let queue = self.queue(&job.module);
+            queue.ready.insert((Reverse(job.priority), job.id), job);
+        }
+    }
+
+    fn remove(&mut self, job: &ActiveJob) {
+        let key = (Reverse(job.priority), job.id);
+        if let Some(queue) = self.modules.get_mut(&job.module) {
+            queue.ready.remove(&key);
+        }
+        if let Some(parked) = self.parked(job) {
+            parked.remove(&key);
+        }
+        if self.later.remove(&job.id).is_some() {
+            self.delayed.retain(|(_, id)| *id != job.id);
+        }
+        if let Some(state) = key_of(job).and_then(|key| self.keys.get_mut(&key)) {
+            state.waiting.remove(&key);
+        }
+        self.release(job);
+        self.forget_if_empty(&job.module);
+    }
+
+    fn pause(&mut self, kind: JobKind) {
         let (module, job) = &kind;
         let mut parked = BTreeMap::new();
         if let Some(queue) = self.modules.get_mut(module) {
@@ -187,19 +212,16 @@ impl Schedule {
         self.paused.entry(kind).or_default().extend(parked);
     }
 
-    /// Resumes a kind: its runs begin again.
-    pub(super) fn resume(&mut self, kind: &JobKind) {
+    fn resume(&mut self, kind: &JobKind) {
         let Some(parked) = self.paused.remove(kind).filter(|parked| !parked.is_empty()) else { return };
         self.queue(&kind.0).ready.extend(parked);
     }
 
-    /// The paused kinds.
-    pub(super) fn paused(&self) -> impl Iterator<Item = &JobKind> {
+    fn paused(&self) -> impl Iterator<Item = &JobKind> {
         self.paused.keys()
     }
 
-    /// Makes the jobs ready whose start time has come. Returns the start time of the next job.
-    pub(super) fn wake(&mut self, now_ms: i64) -> Option<i64> {
+    fn wake(&mut self, now_ms: i64) -> Option<i64> {
         while let Some(&(run_at_ms, id)) = self.delayed.first() {
             if run_at_ms > now_ms {
                 return Some(run_at_ms);
@@ -212,8 +234,7 @@ impl Schedule {
         None
     }
 
-    /// Takes the job to run next, if any may run. `idle_only`: only of a domain without a running job.
-    pub(super) fn next(&mut self, idle_only: bool) -> Option<Arc<ActiveJob>> {
+    fn next(&mut self, idle_only: bool) -> Option<Arc<ActiveJob>> {
         loop {
             let job = self.candidate(idle_only)?;
             // The job has been ready since before other jobs of its key began.
@@ -236,28 +257,7 @@ impl Schedule {
         }
     }
 
-    /// Takes out the first runnable job.
-    fn candidate(&mut self, idle_only: bool) -> Option<Arc<ActiveJob>> {
-        let RunningLimits { module_max, domain_max } = self.limits;
-        let candidates = self.modules.iter().filter_map(|(name, queue)| {
-            let in_domain = self.running_in(&queue.domain);
-            let is_full = module_max > 0 && queue.running >= module_max || domain_max > 0 && in_domain >= domain_max;
-            if is_full || idle_only && in_domain > 0 {
-                return None;
-            }
-            let place = queue.first()?;
-            // The domain with the fewest runs comes first, because priorities apply within a domain only. Among equal
-            // priorities the module with the fewest runs comes first, then the module that has waited longest.
-            Some(((in_domain, place.0, queue.running, queue.served), name, place))
-        });
-        let (_, name, place) = candidates.min_by_key(|(rank, ..)| *rank)?;
-        let name = name.clone();
-        let queue = self.modules.get_mut(&name)?;
-        queue.ready.remove(&place)
-    }
-
-    /// Records that a run of the job has ended.
-    pub(super) fn ended(&mut self, job: &ActiveJob) {
+    fn ended(&mut self, job: &ActiveJob) {
         if let Some(queue) = self.modules.get_mut(&job.module) {
             queue.running = queue.running.saturating_sub(1);
             if let Some(running) = self.domains.get_mut(&queue.domain) {
@@ -279,12 +279,6 @@ impl Schedule {
         self.release(job);
         self.forget_if_empty(&job.module);
     }
-
-    fn forget_if_empty(&mut self, module: &str) {
-        if self.modules.get(module).is_some_and(|queue| queue.ready.is_empty() && queue.running == 0) {
-            self.modules.remove(module);
-        }
-    }
 }
 
 fn key_of(job: &ActiveJob) -> Option<(JobKind, Arc<str>)> {
@@ -298,46 +292,9 @@ fn kind_of(job: &ActiveJob) -> JobKind {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::jobs::code::{Code, Defaults, Ended, JobCalls};
-    use crate::jobs::store::{JobRow, JobState};
-
-    struct NoCode;
-    impl Code for NoCode {
-        fn run(&self, _: &str, _: &str, _: &dyn JobCalls) -> Ended {
-            Ended::Returned(0)
-        }
-        fn cancel(&self, _: &str) {}
-    }
 
     fn job(id: i64, module: &str, name: &str, priority: i32, concurrency: u32) -> Arc<ActiveJob> {
-        let row = JobRow {
-            id,
-            uuid: id.to_string(),
-            module: module.into(),
-            job: name.into(),
-            state: JobState::Pending,
-            module_hash: String::new(),
-            created_at_ms: 0,
-            updated_at_ms: 0,
-            payload: String::new(),
-            result: None,
-            error: None,
-            attempt: 0,
-            max_attempts: 1,
-            backoff_ms: 0,
-            timeout_ms: 0,
-            run_at_ms: 0,
-            priority,
-            unique_key: None,
-            retries: 0,
-            attempts_before: 0,
-            slot: None,
-            depends_on: Vec::new(),
-            concurrency_key: None,
-            concurrency_limit: 1,
-        };
-        let defaults = Defaults { concurrency, ..Defaults::default() };
-        Arc::new(ActiveJob::new(&row, Some((Arc::new(NoCode), defaults))))
+        Arc::new(crate::jobs::active::tests::job(id, module, name, priority, concurrency))
     }
 
     /// Each module is in the domain of its first letter.

@@ -14,11 +14,13 @@ use super::notice::{Notice, now_ms};
 use super::queries::{self, Query};
 use super::recovery::{recover, settled};
 use super::request::{JobRequest, RequestError};
+use super::run_ends::RunEnds;
+use super::run_queue::RunQueue;
 use super::schedule::{RunningLimits, Schedule};
 use super::scheduler::Scheduler;
 use super::store::{
-    Change, Changed, Deleted, JobEvent, JobFilter, JobRow, JobState, NewJob, Reader, Store, StoreError, StoreStats,
-    Submitted, Writer,
+    Change, Changed, Deleted, JobEvent, JobFilter, JobRow, JobState, NewJob, Read, Reader, Store, StoreError,
+    StoreStats, Submitted, Writer,
 };
 use super::timetable::Timetable;
 use super::worker::{SizeLimits, WorkerShared, Workers};
@@ -114,6 +116,7 @@ pub(super) struct Inner {
     pub(super) threads: Mutex<Vec<JoinHandle<()>>>,
     pub(super) stopping: AtomicBool,
     pub(super) paused: Arc<AtomicUsize>,
+    pub(super) ends: Arc<RunEnds>,
 }
 
 /// The jobs of a server; clones share the same state.
@@ -139,7 +142,7 @@ impl Jobs {
         blobs.take_up_outputs(&reader.output_dirs().map_err(io::Error::other)?)?;
         let cleaner = Cleaner::new(blobs.clone(), store.reader().map_err(io::Error::other)?, writer.clone());
         let store = Arc::new(Mutex::new(Some(store)));
-        let active = Arc::new(ActiveJobs::default());
+        let (active, ends) = (Arc::new(ActiveJobs::default()), Arc::new(RunEnds::default()));
         writer.on_settled(settled(&active, &notices, &hub));
         recover(&mut reader, &writer, &active, &notices)?;
         let mut workers = Workers::new(WorkerShared {
@@ -151,6 +154,7 @@ impl Jobs {
             limits: SizeLimits::of(&config),
             store: Arc::clone(&store),
             blobs: blobs.clone(),
+            ends: Arc::clone(&ends),
         });
         for _ in 0..config.workers + config.reserve_workers {
             workers.add()?;
@@ -166,11 +170,11 @@ impl Jobs {
         };
         let limits = RunningLimits { module_max: config.module_running_max, domain_max: config.domain_running_max };
         let domains = Arc::clone(&source);
-        let mut schedule = Schedule::new(limits, Box::new(move |module| domains.domain(module)));
-        reader.paused().map_err(io::Error::other)?.into_iter().for_each(|kind| schedule.pause(kind));
-        let paused = Arc::new(AtomicUsize::new(schedule.paused().count()));
+        let mut queue = Schedule::new(limits, Box::new(move |module| domains.domain(module)));
+        reader.paused().map_err(io::Error::other)?.into_iter().for_each(|kind| queue.pause(kind));
+        let paused = Arc::new(AtomicUsize::new(queue.paused().count()));
         let dispatcher = Dispatcher {
-            schedule,
+            queue,
             scheduler,
             paused_count: Arc::clone(&paused),
             notices: noticed,
@@ -203,6 +207,7 @@ impl Jobs {
             threads,
             stopping,
             paused,
+            ends,
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -241,6 +246,12 @@ impl Jobs {
     #[must_use]
     pub fn stats(&self) -> &StoreStats {
         &self.inner.stats
+    }
+
+    /// Number of ends of runs that the store did not take, apart from runs of canceled jobs.
+    #[must_use]
+    pub fn ends_refused(&self) -> u64 {
+        self.inner.ends.refused()
     }
 
     /// The module versions that unfinished jobs need.
@@ -511,14 +522,14 @@ pub(super) fn accepted(row: JobRow) -> Accepted {
     Accepted { uuid: row.uuid, state: row.state, module_hash: row.module_hash }
 }
 
-pub(super) fn list(reader: &mut Reader, filter: &JobFilter) -> Result<(Vec<JobRow>, bool), StoreError> {
+pub(super) fn list(reader: &mut impl Read, filter: &JobFilter) -> Result<(Vec<JobRow>, bool), StoreError> {
     let rows = reader.jobs(filter, LIST_BYTES_MAX)?;
     let bytes = rows.iter().flat_map(|row| [&row.result, &row.error]).flatten().map(String::len).sum::<usize>();
     let more = rows.len() == filter.limit as usize || bytes >= LIST_BYTES_MAX;
     Ok((rows, more))
 }
 
-fn replay(reader: &mut Reader, active: &ActiveJobs, job: i64, after: i64) -> Result<Replay, StoreError> {
+fn replay(reader: &mut impl Read, active: &ActiveJobs, job: i64, after: i64) -> Result<Replay, StoreError> {
     // The state and whether the run continues must be read first: if the job is over then, the events read next are all of its
     // events.
     let finished = reader.state(job)?.is_none_or(JobState::is_final) && !active.does_go_on(job);

@@ -1,7 +1,7 @@
 //! Finds the due schedules, and the time of the next one. Has no clock and no threads.
 
 use super::cron::Cron;
-use super::store::{Reader, ScheduleRow, StoreError};
+use super::store::{Read, ScheduleRow, StoreError};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Delay before a slot that could not be stored is tried again, in milliseconds.
@@ -34,7 +34,7 @@ pub(super) struct Timetable {
 
 impl Timetable {
     /// Reads all stored schedules.
-    pub(super) fn read(reader: &mut Reader) -> Result<Self, StoreError> {
+    pub(super) fn read(reader: &mut impl Read) -> Result<Self, StoreError> {
         let mut table = Self::default();
         reader.schedules()?.into_iter().for_each(|row| table.set(row));
         Ok(table)

@@ -8,7 +8,8 @@ use super::jobs_config::JobsConfig;
 use super::json;
 use super::lifecycle::{RunOutcome, change_after};
 use super::notice::{Notice, now_ms};
-use super::store::{Change, Changed, EventBlob, JobState, Reader, Store, Writer};
+use super::run_ends::{EndedRun, RunEnds};
+use super::store::{Change, Changed, EventBlob, JobState, Read, Reader, Run, Store, Writer};
 use crate::logbook::{self, Kind};
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use std::hash::{BuildHasher, RandomState};
@@ -54,22 +55,42 @@ pub(super) struct WorkerShared {
     pub(super) limits: SizeLimits,
     pub(super) store: Arc<Mutex<Option<Store>>>,
     pub(super) blobs: Blobs,
+    pub(super) ends: Arc<RunEnds>,
 }
 
 impl WorkerShared {
     /// Commits the change that ends a job. An earlier cancellation takes precedence. The job's streams end then.
     fn finish(&self, job: &ActiveJob, change: Change) {
         let (active, hub, id) = (Arc::clone(&self.active), Arc::clone(&self.hub), job.id);
-        let done = move |_| {
+        self.end(job, change, move || {
             active.is_over(id);
             hub.end(id);
+        });
+    }
+
+    /// Sends the end of a run to the store, looks at the answer, and then calls `after`.
+    fn end(&self, job: &ActiveJob, change: Change, after: impl FnOnce() + Send + 'static) -> bool {
+        let (ends, ended) = (Arc::clone(&self.ends), EndedRun::of(job));
+        let done = move |answer| {
+            ends.look(&ended, &answer);
+            after();
         };
-        let _ = self.writer.change(id, change, Box::new(done));
+        let sent = self.writer.change(job.id, change, Box::new(done));
+        if let Err(error) = &sent {
+            self.ends.look(&EndedRun::of(job), &Err(error.clone()));
+        }
+        sent.is_ok()
     }
 
     /// Records that the run of a decided job has returned: all its events have been sent to the writer.
     fn returned(&self, job: &ActiveJob) {
-        self.finish(job, Change::Return);
+        let (active, hub, id) = (Arc::clone(&self.active), Arc::clone(&self.hub), job.id);
+        // The answer does not matter: the job may have been deleted meanwhile, and a cancellation may have come first.
+        let done = move |_| {
+            active.is_over(id);
+            hub.end(id);
+        };
+        let _ = self.writer.change(id, Change::Return { attempt: job.attempt() }, Box::new(done));
     }
 }
 
@@ -160,6 +181,7 @@ impl Worker {
         if !self.start(job) {
             return self.over(job);
         }
+        let run = job.run();
         let _ = self.shared.notices.send(Notice::Began(Arc::clone(job)));
         let outcome = match code.and_then(|code| Ok((code, self.given_to(job)?))) {
             Ok((code, given)) => self.run(job, &*code, given),
@@ -177,14 +199,15 @@ impl Worker {
             return After::GivenUp;
         }
         let Some(outcome) = outcome.filter(|_| !job.is_canceled()) else { return self.over(job) };
-        let random = self.random.hash_one((job.id, job.attempt()));
-        let left = job.max_attempts.saturating_sub(job.attempt());
-        let begun = job.attempt().saturating_sub(job.attempts_before);
-        let change = change_after(&outcome, begun, begun.saturating_add(left), job.backoff_ms, now_ms(), random);
+        let random = self.random.hash_one((job.id, run.attempt));
+        let left = job.max_attempts.saturating_sub(run.attempt);
+        let begun = run.attempt.saturating_sub(job.attempts_before);
+        let allowed = begun.saturating_add(left);
+        let change = change_after(&outcome, run.attempt, begun, allowed, job.backoff_ms, now_ms(), random);
         let mut retry_at_ms = None;
         if let Change::Retry { run_at_ms, .. } = change {
             retry_at_ms = Some(run_at_ms);
-            let _ = self.shared.writer.change(job.id, change, Box::new(|_| {}));
+            self.shared.end(job, change, || {});
         } else {
             self.shared.active.remove(job);
             self.shared.finish(job, change);
@@ -244,7 +267,8 @@ impl Worker {
         let files = RunFiles::new(&self.shared.blobs, &job.uuid, job.attempt());
         let (said, inputs, reader) = (Mutex::default(), OnceLock::new(), &self.reader);
         let oversized = AtomicU64::new(0);
-        let running = Running { job, shared: &self.shared, said, deadline, saved, inputs, reader, files, oversized };
+        let (shared, run) = (&*self.shared, job.run());
+        let running = Running { job, run, shared, said, deadline, saved, inputs, reader, files, oversized };
         let ended = code.run(&job.uuid, &payload, &running);
         if let Ended::Crashed(how) = &ended {
             let text = format!("job {} ({} of module {}) crashed: {how}", job.uuid, job.job, job.module);
@@ -286,6 +310,7 @@ enum Said {
 /// A run, as its code sees it.
 struct Running<'a> {
     job: &'a ActiveJob,
+    run: Run,
     shared: &'a WorkerShared,
     said: Mutex<Said>,
     /// When the run's time is over.
@@ -357,7 +382,7 @@ impl Running<'_> {
                 blobs.wake(Wake::Unused(unused));
             }
         };
-        let sent = self.shared.writer.made(self.job.id, Arc::clone(&self.job.uuid), dir, files, Box::new(done));
+        let sent = self.shared.writer.made(self.run, Arc::clone(&self.job.uuid), dir, files, Box::new(done));
         sent.map_err(|error| error.to_string())
     }
 
@@ -383,8 +408,8 @@ impl Running<'_> {
         self.shared.active.goes_on(self.job.id);
         // From here on the job has this end, unless a cancellation came first; that has the same effect as a later
         // cancellation.
-        let sent = self.shared.writer.change(self.job.id, Change::Decide { state, result, error }, Box::new(|_| {}));
-        if sent.is_err() {
+        let change = Change::Decide { attempt: self.run.attempt, state, result, error };
+        if !self.shared.end(self.job, change, || {}) {
             self.shared.active.is_over(self.job.id);
             return false;
         }
@@ -407,7 +432,7 @@ impl JobCalls for Running<'_> {
             return false;
         }
         // Waits while the writer is behind, so that a job can't outrun the disk and no event is lost.
-        self.shared.writer.event(self.job.id, Arc::clone(&self.job.uuid), kind.into(), json::one_line(data)).is_ok()
+        self.shared.writer.event(self.run, Arc::clone(&self.job.uuid), kind.into(), json::one_line(data)).is_ok()
     }
 
     fn set_result(&self, result: &str) -> bool {
@@ -439,8 +464,7 @@ impl JobCalls for Running<'_> {
         let done = move |kept| {
             let _ = sender.send(kept);
         };
-        let sent =
-            self.shared.writer.checkpoint(self.job.id, Arc::clone(&self.job.uuid), bytes.to_vec(), Box::new(done));
+        let sent = self.shared.writer.checkpoint(self.run, Arc::clone(&self.job.uuid), bytes.to_vec(), Box::new(done));
         match sent.map(|()| receiver.recv()) {
             Ok(Ok(Ok(true))) => Ok(()),
             Ok(Ok(Ok(false))) => Err(libc::ECANCELED),
@@ -468,7 +492,7 @@ impl JobCalls for Running<'_> {
         })?;
         let (data, blob) = (event_reference(&id, bytes.len()).into(), EventBlob { name: id.to_string(), _pins: pins });
         let uuid = Arc::clone(&self.job.uuid);
-        self.shared.writer.event_with_blob(self.job.id, uuid, kind.into(), data, blob).map_err(|_| libc::EIO)
+        self.shared.writer.event_with_blob(self.run, uuid, kind.into(), data, blob).map_err(|_| libc::EIO)
     }
 
     fn resume(&self) -> Result<Option<Vec<u8>>, i32> {

@@ -16,7 +16,7 @@ pub(super) use units::UnitCache;
 pub(super) use workdir::Workdir;
 
 use super::deploy::{DeployError, SourceFields};
-use super::dialect::{Language, Recipe, messages};
+use super::dialect::{Language, Recipe, refusal};
 use super::instruments::{self, Instruments};
 use super::libraries::{Allowed, Libraries};
 use super::project::Source;
@@ -259,7 +259,7 @@ impl Compiler {
                 other => return other,
             }
         }
-        Err(DeployError::Compile(hints::with_hints(messages::refusal(reading, source, &refusals))))
+        Err(DeployError::Compile(hints::with_hints(refusal::refusal(reading, source, &refusals))))
     }
 
     /// Writes a ready shared object to the file `path`, in place of a compilation.

@@ -2,6 +2,7 @@
 
 mod conflicts;
 mod flags;
+mod refusal;
 
 use super::table::method_index;
 use super::{captures, pattern};
@@ -11,6 +12,8 @@ use crate::jobs::cron::{Cron, ZONE_DEFAULT};
 use conflicts::Matcher;
 pub(super) use conflicts::conflict;
 use flags::{check_handshake, check_killable};
+pub(super) use refusal::Refusal;
+use refusal::refuse;
 use std::collections::HashSet;
 use std::time::Duration;
 
@@ -19,15 +22,6 @@ const NAME_BYTES_MAX: usize = 127;
 
 /// Paths that belong to the server.
 pub(super) const RESERVED: [&str; 5] = ["/mgnt", "/jobs", "/blobs", "/healthz", "/metrics"];
-
-/// The reason why a module can't be served.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Refusal(pub(super) String);
-
-fn refuse(text: impl Into<String>) -> Result<(), Refusal> {
-    Err(Refusal(text.into()))
-}
 
 /// The operator's limits on routes.
 #[derive(Debug, Clone, Copy)]

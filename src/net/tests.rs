@@ -12,6 +12,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 /// Echoes; `!` closes after the echo, `x` aborts, `b` answers with 8 MiB, `e` answers without end, `p` panics.
 struct Echo {

@@ -53,8 +53,8 @@ pub(super) fn start_host(config: &Config, jobs_file: &Path, wakers: &[Arc<Waker>
     }
     check_calls(config)?;
     let reach = reach(config)?;
-    // Must come before any directory is given to the modules' user: the lock of the store proves that no other server is
-    // running here.
+    // Must come before any directory is given to the modules' user: the lock of the data directory proves that no
+    // other server is running here.
     let records = config.data_dir.join(".domains");
     end_orphans(&records);
     let scratch = config.data_dir.join("scratch");

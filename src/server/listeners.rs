@@ -1,6 +1,6 @@
 //! The server's listeners: the addresses of the settings or the passed sockets, plain or with TLS.
 
-use super::{ServeError, setup};
+use super::error::{ServeError, setup};
 use crate::config::Config;
 use crate::net::{self, Certificate, ClientAuthorities, ListenAddr, Listener, TlsError, UnixAccess};
 use socket2::Socket;

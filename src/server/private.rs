@@ -67,7 +67,8 @@ fn close_left_open(config: &Config) -> io::Result<()> {
         for entry in fs::read_dir(dir).into_iter().flatten() {
             let path = entry?.path();
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            let is_ours = name.starts_with("jobs.sqlite3") || name.ends_with(".json") && *dir == config.module_dir;
+            let is_data = name.starts_with("jobs.sqlite3") || name == super::data_lock::LOCK_FILE;
+            let is_ours = is_data || name.ends_with(".json") && *dir == config.module_dir;
             if is_ours && fs::symlink_metadata(&path).is_ok_and(|data| data.is_file()) {
                 close(&path, 0o600).map_err(at(&path))?;
             }

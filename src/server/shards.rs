@@ -1,7 +1,7 @@
 //! The shards: their threads, cores and limits, and the executors of modules in this process.
 
+use super::error::{ServeError, setup};
 use super::host::{ModuleHost, bodies_bytes_max, shard_cores, stream_sizes};
-use super::{ServeError, setup};
 use crate::abi::rooms::set_outlets;
 use crate::abi::websocket::Outlet;
 use crate::admin::Admin;

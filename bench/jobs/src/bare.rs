@@ -4,7 +4,7 @@ use rusqlite::{Connection, params};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-const SCHEMA: &str = include_str!("../../../src/jobs/store/schema_1.sql");
+const SCHEMA: &str = include_str!("../../../src/jobs/store/sqlite/schema_1.sql");
 const INSERT_JOB: &str = "INSERT INTO jobs (uuid, module_name, job_name, state, module_hash, created_at, updated_at, \
      payload_json, max_attempts, backoff_ms, timeout_ms, run_at, priority, unique_key) \
      VALUES (?1, 'jobs', 'quiet', 'pending', ?2, ?3, ?3, '{}', 1, 0, 0, ?3, 0, NULL)";

@@ -2,10 +2,12 @@
 
 use super::super::client::{Answer, Client, GREEN, RED, YELLOW, escaped};
 use super::super::exit::{Exit, Failure};
+use super::output::Problem;
 use clap::ValueEnum;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
+use uuid::Uuid;
 
 /// The path of a list, restricted to `module` if one is named.
 pub(super) fn of_module(path: &str, module: Option<&str>) -> String {
@@ -150,6 +152,12 @@ pub(super) fn compact(json: &str) -> String {
         was_quoted || !c.is_ascii_whitespace()
     });
     shown(&kept.collect::<String>())
+}
+
+/// Gets the job `uuid`.
+pub(super) fn look_up(client: &Client, uuid: &Uuid) -> Result<Job, Problem> {
+    let answer = client.get(&format!("/jobs/{uuid}"))?;
+    Ok(read(client, &accepted(client, answer, NO_SUCH_JOB)?)?)
 }
 
 #[cfg(test)]

@@ -2,7 +2,8 @@
 
 use super::super::client::{Client, escaped};
 use super::answer::{self, JobState, shown};
-use super::{Problem, end, say};
+use super::end;
+use super::output::{Problem, say};
 use clap::Args;
 use serde::Deserialize;
 use std::process::ExitCode;

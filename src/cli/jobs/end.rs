@@ -2,7 +2,8 @@
 
 use super::super::client::Client;
 use super::super::exit::Exit;
-use super::{Problem, answer};
+use super::answer;
+use super::output::{Problem, say};
 use std::process::ExitCode;
 use uuid::Uuid;
 
@@ -25,5 +26,5 @@ pub(super) fn each(jobs: &[Uuid], act: impl Fn(&Uuid) -> Result<(), Problem>) ->
 pub(super) fn delete(client: &Client, job: &Uuid) -> Result<(), Problem> {
     let answer = client.delete(&format!("/jobs/{job}"))?;
     answer::accepted(client, answer, answer::NO_SUCH_JOB)?;
-    super::say(format_args!("deleted {job}"))
+    say(format_args!("deleted {job}"))
 }

@@ -2,8 +2,8 @@
 
 use super::super::client::{GREEN, RED, YELLOW, coloured_on};
 use super::answer::{compact, shown};
+use super::output::{Problem, say};
 use super::time::rfc3339;
-use super::{Problem, say};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Deserialize;
 use serde_json::value::RawValue;

@@ -3,7 +3,7 @@
 use super::super::client::Client;
 use super::super::exit::{Exit, Failure};
 use super::answer::{self, shown};
-use super::{Problem, say};
+use super::output::{Problem, say};
 use clap::Args;
 use data_encoding::HEXLOWER;
 use serde::Deserialize;

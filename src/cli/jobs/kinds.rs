@@ -4,7 +4,7 @@ use super::super::client::{Client, escaped};
 use super::super::exit::{Exit, Failure};
 use super::answer::{self, shown};
 use super::list::columns;
-use super::{Problem, say};
+use super::output::{Problem, say};
 use clap::Args;
 use serde::Deserialize;
 use std::process::ExitCode;

@@ -2,8 +2,8 @@
 
 use super::super::client::{Client, coloured, escaped};
 use super::answer::{self, Job, JobState, first_line, shown};
+use super::output::{Problem, say};
 use super::time::{now_ms, short};
-use super::{Problem, say};
 use clap::Args;
 use serde::Deserialize;
 use serde_json::value::RawValue;

@@ -7,6 +7,7 @@ mod event;
 mod files;
 mod kinds;
 mod list;
+mod output;
 mod schedules;
 pub(super) mod sse;
 mod status;
@@ -15,12 +16,10 @@ pub(super) mod time;
 mod watch;
 
 use super::client::{Client, SERVER_DEFAULT};
-use super::exit::{Exit, Failure, exit_codes};
+use super::exit::{Exit, exit_codes, fail};
 use super::trust::TrustArgs;
-use answer::{Job, JobState};
 use clap::{Args, Subcommand};
-use std::fmt::Display;
-use std::io::{self, Write};
+use output::Problem;
 use std::process::ExitCode;
 use uuid::Uuid;
 
@@ -86,40 +85,10 @@ enum JobsCommand {
     Schedules(schedules::SchedulesArgs),
 }
 
-/// The reason why a command ends without success.
-enum Problem {
-    /// An error for the user.
-    Said(Failure),
-    /// The output has no reader any more: nothing is left to do or to print.
-    OutputClosed,
-}
-
-impl From<String> for Problem {
-    fn from(text: String) -> Self {
-        Self::Said(text.into())
-    }
-}
-
-impl From<Failure> for Problem {
-    fn from(failure: Failure) -> Self {
-        Self::Said(failure)
-    }
-}
-
-/// For errors of writing output; other errors get a message that names their object.
-impl From<io::Error> for Problem {
-    fn from(error: io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::BrokenPipe => Self::OutputClosed,
-            _ => Self::Said(format!("the output can't be written: {error}").into()),
-        }
-    }
-}
-
 pub(super) fn run(args: &JobsArgs) -> ExitCode {
     let client = match Client::new(&args.server, &args.trust) {
         Ok(client) => client,
-        Err(text) => return super::fail(text),
+        Err(text) => return fail(text),
     };
     let result = match &args.command {
         JobsCommand::Submit(args) => submit::run(&client, args),
@@ -139,24 +108,4 @@ pub(super) fn run(args: &JobsArgs) -> ExitCode {
         Problem::Said(failure) => failure.end(),
         Problem::OutputClosed => Exit::Failed.into(),
     })
-}
-
-/// The exit code for the final state of a watched job.
-fn exit_code(state: JobState) -> ExitCode {
-    match state {
-        JobState::Failed => ExitCode::FAILURE,
-        JobState::Canceled => Exit::Canceled.into(),
-        JobState::Pending | JobState::Running | JobState::Done => ExitCode::SUCCESS,
-    }
-}
-
-/// Writes a line of output. (`println!` would panic without a reader.)
-fn say(line: impl Display) -> Result<(), Problem> {
-    Ok(writeln!(io::stdout().lock(), "{line}")?)
-}
-
-/// Gets the job `uuid`.
-fn look_up(client: &Client, uuid: &Uuid) -> Result<Job, Problem> {
-    let answer = client.get(&format!("/jobs/{uuid}"))?;
-    Ok(answer::read(client, &answer::accepted(client, answer, answer::NO_SUCH_JOB)?)?)
 }

@@ -2,8 +2,8 @@
 
 use super::super::client::{Client, coloured};
 use super::answer::{self, Job, compact, short_hash, shown};
+use super::output::{Problem, say};
 use super::time::{now_ms, rfc3339, short};
-use super::{Problem, say};
 use clap::Args;
 use std::process::ExitCode;
 use uuid::Uuid;
@@ -23,7 +23,7 @@ pub(super) fn run(client: &Client, args: &StatusArgs) -> Result<ExitCode, Proble
         let answer = client.get(&format!("/jobs/{}", args.job))?;
         say(answer::accepted(client, answer, answer::NO_SUCH_JOB)?)?;
     } else {
-        say(summary(&super::look_up(client, &args.job)?, now_ms()))?;
+        say(summary(&answer::look_up(client, &args.job)?, now_ms()))?;
     }
     Ok(ExitCode::SUCCESS)
 }

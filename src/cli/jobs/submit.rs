@@ -4,8 +4,9 @@ use super::super::client::Client;
 use super::super::exit::{Exit, Failure};
 use super::answer::{self, JobState, short_hash, shown};
 use super::files::GivenFile;
+use super::output::{Problem, say};
 use super::time::{Span, When, now_ms};
-use super::{Problem, files, watch};
+use super::{files, watch};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -130,7 +131,7 @@ pub(super) fn run(client: &Client, args: &SubmitArgs) -> Result<ExitCode, Proble
     let job_uuid: Uuid = job_uuid
         .parse()
         .map_err(|_| format!("{} names the job \"{}\", which is not a UUID", client.base(), shown(&job_uuid)))?;
-    super::say(job_uuid)?;
+    say(job_uuid)?;
     eprintln!("{}, to run on version {}", state.as_str(), short_hash(&module_hash));
     if !args.watch && args.output_dir.is_none() {
         return Ok(ExitCode::SUCCESS);

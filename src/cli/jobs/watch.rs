@@ -5,11 +5,11 @@
 //! stream.
 
 use super::super::client::{Client, Opened};
-use super::super::exit::Failure;
+use super::super::exit::{Exit, Failure};
 use super::answer::{self, JobState};
 use super::event::{JobEvent, View};
+use super::output::Problem;
 use super::sse::SseReader;
-use super::{Problem, exit_code};
 use clap::Args;
 use std::io::Read;
 use std::process::ExitCode;
@@ -86,7 +86,7 @@ impl Watch<'_> {
                     match (stream.broken, ended) {
                         // The job had ended before this stream began, so the server has sent all events.
                         (None, Some(state)) => return Ok(state),
-                        (None, None) => match super::look_up(self.client, self.job) {
+                        (None, None) => match answer::look_up(self.client, self.job) {
                             Ok(job) if job.state.is_final() => {
                                 if job.state.as_str() == self.last_kind {
                                     return Ok(job.state);
@@ -147,7 +147,7 @@ impl Watch<'_> {
 
     fn shows(&mut self, sse: &mut SseReader, bytes: &[u8]) -> Result<(), Problem> {
         let events = sse.feed(bytes).map_err(|error| {
-            format!("an event of job {} is larger than {} bytesand can't be shown", self.job, error.bytes_max)
+            format!("an event of job {} is larger than {} bytes and can't be shown", self.job, error.bytes_max)
         })?;
         for sent in events {
             let event: JobEvent<'_> = serde_json::from_str(&sent.data).map_err(|error| {
@@ -184,6 +184,15 @@ impl Watch<'_> {
 
 fn wait_before(tries: u32) -> Duration {
     WAIT_FIRST.saturating_mul(1 << tries.min(16)).min(WAIT_LONGEST)
+}
+
+/// The exit code for the final state of a watched job.
+fn exit_code(state: JobState) -> ExitCode {
+    match state {
+        JobState::Failed => ExitCode::FAILURE,
+        JobState::Canceled => Exit::Canceled.into(),
+        JobState::Pending | JobState::Running | JobState::Done => ExitCode::SUCCESS,
+    }
 }
 
 #[cfg(test)]

@@ -3,10 +3,10 @@
 use super::response_ring::ResponseRing;
 use super::wire::{self, StreamToDomain};
 use crate::domain::stream::call::Pipes;
-use crate::domain::stream::detached::{self, StreamAddress};
+use crate::domain::stream::detached;
 use crate::domain::stream::running::{self, Key, Reason};
 use crate::domain::stream::slots::{Part, Slots};
-use crate::domain::stream::{Begun, Pipe, Uplink};
+use crate::domain::stream::{Begun, Pipe, StreamAddress, Uplink};
 use std::sync::Arc;
 
 /// One shard's streams.

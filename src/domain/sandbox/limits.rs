@@ -1,6 +1,7 @@
 //! Resource limits (`setrlimit(2)`).
 
-use super::{Policy, SandboxError, system};
+use super::error::system;
+use super::{Policy, SandboxError};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Sets the limits of the policy for good, including the hard limits.

@@ -8,12 +8,15 @@
 
 mod calls;
 mod environment;
+mod error;
 mod files;
 mod levels;
 mod limits;
 mod namespaces;
 mod owner;
+mod parent;
 mod paths;
+mod policy;
 pub mod program;
 mod refusals;
 #[cfg(test)]
@@ -21,101 +24,25 @@ mod tests;
 mod user;
 
 pub use environment::environment;
+pub use error::SandboxError;
 pub use levels::{Level, check, has_namespaces};
 pub use limits::processes_with;
 pub use owner::{closed_to, hand_over, not_writable};
+pub use parent::end_with_parent;
 pub use paths::{compiler_inputs, compiler_paths, network_paths, system_paths};
+pub use policy::Policy;
 pub use refusals::Refusals;
 pub use user::{User, are_mapped, unprivileged};
 
-use serde::{Deserialize, Serialize};
+use error::system;
 use std::io;
 use std::os::fd::RawFd;
-use std::path::PathBuf;
-
-/// The rights that the calling process keeps. Everything else is refused; an empty policy permits only computing without
-/// further threads, and the use of what is already open.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Policy {
-    /// Files, and directories with everything below them, that may be read. A path that does not exist grants nothing.
-    pub read: Vec<PathBuf>,
-    /// Files and directories that may be read, written, created and removed.
-    pub write: Vec<PathBuf>,
-    /// Files and directories that may be read and executed.
-    pub execute: Vec<PathBuf>,
-    /// Whether programs and processes may be started. These are the system's programs, so the filter grants them calls that
-    /// it refuses to foreign code.
-    pub exec_allowed: bool,
-    /// Whether threads may be started.
-    pub threads_allowed: bool,
-    /// Whether sockets of the usual families for communication may be created; libraries also need to read
-    /// [`network_paths`] for that.
-    pub network: bool,
-    /// Whether TCP sockets may be created that connect to nothing: connect(2) is refused, and the handler of the refusal
-    /// connects instead.
-    #[serde(default)]
-    pub connects: bool,
-    /// Whether the process may trace itself from a copy of its own: the leak check stops all threads in this way.
-    #[serde(default)]
-    pub traces_itself: bool,
-    /// Whether the process forks others that run single calls: see `no_forks`.
-    #[serde(default)]
-    pub starts_workers: bool,
-    /// Limit on the address space of each process, in bytes.
-    pub memory_bytes_max: Option<u64>,
-    /// Limit on the CPU time of each process, in seconds; the kernel kills a process beyond it.
-    pub cpu_seconds_max: Option<u64>,
-    /// Limit on each file that is written, in bytes.
-    pub file_bytes_max: Option<u64>,
-    /// Limit on the user's processes and threads, including those outside the sandbox. Does not apply to root.
-    pub processes_max: Option<u64>,
-    /// Limit on the core file of the process, in bytes; `None`: no core file.
-    #[serde(default)]
-    pub core_bytes_max: Option<u64>,
-    /// Limit on the open descriptors of each process.
-    pub open_files_max: Option<u64>,
-    /// The user to become; only root can change its user.
-    pub user: Option<User>,
-    /// System calls, by name, that are granted in addition and with any arguments. An unknown name grants nothing: see
-    /// [`unknown_calls`].
-    #[serde(default)]
-    pub calls: Vec<String>,
-    /// Whether the process gets namespaces of its own, which contain only what is granted here.
-    #[serde(default)]
-    pub namespaces: bool,
-}
 
 /// The result of applying a policy.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Applied {
     /// The layers that this kernel lacks, for people.
     pub missing: Vec<&'static str>,
-}
-
-/// The policy could not be applied; the process must end.
-#[derive(Debug, thiserror::Error)]
-pub enum SandboxError {
-    /// A system call failed.
-    #[error("{what}: {error}")]
-    System {
-        /// The failed step.
-        what: &'static str,
-        /// The error of the call.
-        error: io::Error,
-    },
-    /// Landlock refused the rules.
-    #[error("landlock: {0}")]
-    Landlock(#[from] landlock::RulesetError),
-    /// The filter could not be built.
-    #[error("the filter of system calls: {0}")]
-    Filter(String),
-    /// The machine lacks a layer that the operator requires.
-    #[error("the sandbox of modules is too weak here: {0}; {1}")]
-    TooWeak(String, &'static str),
-}
-
-fn system(what: &'static str) -> impl FnOnce(io::Error) -> SandboxError {
-    move |error| SandboxError::System { what, error }
 }
 
 impl Policy {
@@ -190,13 +117,6 @@ fn no_new_privileges() -> Result<(), SandboxError> {
     // SAFETY: no memory is involved.
     let set = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
     if set < 0 { Err(system("setting no_new_privs")(io::Error::last_os_error())) } else { Ok(()) }
-}
-
-/// Makes the kernel kill this process when its parent ends. Must follow [`Policy::apply`], because a change of the user
-/// clears the setting.
-pub fn end_with_parent() {
-    // SAFETY: no memory is involved.
-    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
 }
 
 /// The `names` that are not system calls.

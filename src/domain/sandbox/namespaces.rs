@@ -5,8 +5,9 @@
 //! are mounted read-only, so a bug in Landlock opens no file for writing. The process stays in the server's PID namespace,
 //! since leaving that takes a second process.
 
+use super::error::system;
 use super::program::{self, NotRun};
-use super::{Policy, SandboxError, system};
+use super::{Policy, SandboxError};
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
 use std::fs::{self, DirBuilder, File};

@@ -4,7 +4,8 @@
 //! module to a pipe, once for each such pair, and makes the call return its error. A thread reads the pipe and reports. The
 //! pipe's content is a hint, since foreign code in the process can write to the pipe, too.
 
-use super::{Policy, SandboxError, calls, files, system};
+use super::error::system;
+use super::{Policy, SandboxError, calls, files};
 use crate::abi::guard;
 use std::collections::HashSet;
 use std::io::{self, PipeReader, Read};

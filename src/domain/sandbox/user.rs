@@ -1,6 +1,7 @@
 //! The user of a process.
 
-use super::{SandboxError, system};
+use super::SandboxError;
+use super::error::system;
 use serde::{Deserialize, Serialize};
 use std::io;
 

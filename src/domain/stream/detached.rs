@@ -2,22 +2,15 @@
 //!
 //! Module code knows a stream by this number; a shard knows it by its [`StreamAddress`].
 
-use super::Uplink;
 use super::down::Down;
 use super::running::Reason;
+use super::{StreamAddress, Uplink};
 use crate::abi::stream::{self, Event, Streams};
 use crate::threads::module_thread;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
-
-/// The address of a stream's answer: the number of its shard, and its slot there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(in crate::domain) struct StreamAddress {
-    pub(in crate::domain) shard: usize,
-    pub(in crate::domain) slot: u32,
-}
 
 /// One detached stream.
 pub(super) struct Detached {

@@ -1,6 +1,7 @@
 //! A streamed answer on the writer's side: a handler, or the threads of a detached stream.
 
 use super::Uplink;
+use super::limits::borrowed_threads_max;
 use super::pipe::{Closed, Writer};
 use super::slots::ANSWER_BYTES_MAX;
 use crate::domain::compress::StreamCoder;
@@ -24,7 +25,7 @@ impl BorrowedThread {
     pub(super) fn take() -> Result<Self, i32> {
         let borrowed = BORROWED_THREADS.fetch_add(1, Ordering::Relaxed);
         let taken = Self; // A refusal drops this value, which decrements the count.
-        if borrowed < super::borrowed_threads_max() { Ok(taken) } else { Err(libc::EBUSY) }
+        if borrowed < borrowed_threads_max() { Ok(taken) } else { Err(libc::EBUSY) }
     }
 }
 

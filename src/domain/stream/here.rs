@@ -1,9 +1,9 @@
 //! The streams of a shard whose modules run in the server's own process.
 
-use super::Pipe;
 use super::answer::Home;
-use super::detached::{self, StreamAddress};
+use super::detached;
 use super::slots::{CallSlot, Part, Slots, StreamSizes};
+use super::{Pipe, StreamAddress};
 use crate::domain::ring::Region;
 use std::fmt;
 use std::io;

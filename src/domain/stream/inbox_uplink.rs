@@ -1,9 +1,8 @@
 //! The connection of calls to their shard if modules run in the server's own process: notices are messages to the shard.
 
 use super::answer::{Answer, StreamBegin, begin_answer};
-use super::detached::StreamAddress;
 use super::slots::CallSlot;
-use super::{Begun, Pipe, Uplink};
+use super::{Begun, Pipe, StreamAddress, Uplink};
 use crate::domain::call::AnswerMeta;
 use crate::domain::inbox::Inbox;
 use crate::domain::module_message::ModuleMessage;

@@ -1,7 +1,7 @@
 //! Commands to the writer, and the guarantee that each command is answered.
 
 use super::budget::Weight;
-use super::types::{Checkpoint, MadeFiles};
+use super::types::{Checkpoint, MadeFiles, Run};
 use super::{
     Change, Changed, Deleted, Done, JobKind, NewJob, Paused, ScheduleChange, ScheduleOutcome, StoreError, Submitted,
 };
@@ -27,10 +27,14 @@ pub(super) enum Command {
     Pause(JobKind, bool, Reply<Paused>),
     /// Wakes the writer, so that it sees that it must end.
     Wake,
-    /// Runs on the writing connection as soon as the command is received.
+    /// Runs on the writer's thread as soon as the command is received, with the engine's inside.
     #[cfg(test)]
-    Hook(Box<dyn FnOnce(&rusqlite::Connection) + Send>),
+    Hook(Hook),
 }
+
+/// Looks at the engine's inside.
+#[cfg(test)]
+pub(super) type Hook = Box<dyn FnOnce(&dyn std::any::Any) + Send>;
 
 /// The blob of an event. The blob can't be deleted while this value or the job exists.
 pub struct EventBlob {
@@ -42,7 +46,7 @@ pub struct EventBlob {
 
 /// An event that the job itself emits.
 pub(super) struct OwnEvent {
-    pub(super) job: i64,
+    pub(super) run: Run,
     pub(super) uuid: Arc<str>,
     pub(super) kind: Box<str>,
     pub(super) data: Box<str>,
@@ -74,16 +78,16 @@ impl Command {
         }
     }
 
-    /// Reports the failure to the caller.
-    pub(super) fn fail(self, error: StoreError) {
+    /// Reports the failure to the caller. Nothing that happens to the command later reaches the caller.
+    pub(super) fn fail(&mut self, error: StoreError) {
         match self {
-            Self::Submit(_, reply) => reply.send(Err(error)),
-            Self::Change(_, _, reply) => reply.send(Err(error)),
-            Self::Delete(_, reply) => reply.send(Err(error)),
-            Self::Checkpoint(_, reply) | Self::Made(_, reply) => reply.send(Err(error)),
-            Self::Sweep { reply, .. } => reply.send(Err(error)),
-            Self::Schedule(_, reply) => reply.send(Err(error)),
-            Self::Pause(_, _, reply) => reply.send(Err(error)),
+            Self::Submit(_, reply) => reply.call(Err(error)),
+            Self::Change(_, _, reply) => reply.call(Err(error)),
+            Self::Delete(_, reply) => reply.call(Err(error)),
+            Self::Checkpoint(_, reply) | Self::Made(_, reply) => reply.call(Err(error)),
+            Self::Sweep { reply, .. } => reply.call(Err(error)),
+            Self::Schedule(_, reply) => reply.call(Err(error)),
+            Self::Pause(_, _, reply) => reply.call(Err(error)),
             Self::Event(_) | Self::ForgetDirs(_) | Self::Wake => {}
             #[cfg(test)]
             Self::Hook(_) => {}
@@ -106,6 +110,11 @@ impl<T> Reply<T> {
 
     pub(super) fn send(mut self, outcome: Result<T, StoreError>) {
         self.call(outcome);
+    }
+
+    /// Whether the caller has its answer.
+    pub(super) fn is_answered(&self) -> bool {
+        self.done.is_none()
     }
 
     fn call(&mut self, outcome: Result<T, StoreError>) {

@@ -1,6 +1,5 @@
 //! Errors of the store, in words for the person who must act.
 
-use rusqlite::ErrorCode;
 use std::path::PathBuf;
 
 /// Why the store could not be opened.
@@ -20,12 +19,12 @@ pub enum OpenError {
         /// The system's error.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The file is damaged, or is no SQLite database.
+    /// The file is damaged, or is no database.
     #[error("the job database {} is damaged ({detail}): restore it from a backup, or move it away to start empty", path.display())]
     Corrupt {
         /// The database.
         path: PathBuf,
-        /// SQLite's finding.
+        /// The engine's finding.
         detail: String,
     },
     /// A later version of this server has written the file.
@@ -57,6 +56,12 @@ pub enum StoreError {
         /// A short clause, such as "the disk is full".
         why: String,
     },
+    /// The commit failed, and the engine can't say whether this command is stored. A repeat may do it twice.
+    #[error("the store can't tell whether this is stored: {why}; look before you send it again")]
+    InDoubt {
+        /// A short clause, such as "the disk reports an error".
+        why: String,
+    },
     /// This command can never succeed; other commands are not affected.
     #[error("the job store refuses this: {why}")]
     Refused {
@@ -66,7 +71,7 @@ pub enum StoreError {
     /// A read failed.
     #[error("jobs can't be read: {why}")]
     Read {
-        /// SQLite's error.
+        /// The engine's error.
         why: String,
     },
     /// The store has been shut down.
@@ -81,37 +86,35 @@ pub(super) enum Fault {
     Surroundings(String),
     /// The command itself: it fails each time.
     Command(String),
+    /// The commit failed, and the transaction may be stored or not. The caller must call
+    /// [`Apply::resolve`](super::engine::Apply::resolve) until the engine knows, before any other transaction.
+    InDoubt(String),
 }
 
 impl Fault {
+    /// The same fault once it is known that nothing is stored.
+    pub(super) fn resolved(self) -> Self {
+        match self {
+            Self::InDoubt(why) => Self::Surroundings(why),
+            fault => fault,
+        }
+    }
+
     /// The reason, as a clause for a person.
     pub(super) fn why(&self) -> &str {
         match self {
-            Self::Surroundings(why) | Self::Command(why) => why,
+            Self::Surroundings(why) | Self::Command(why) | Self::InDoubt(why) => why,
         }
     }
 }
 
-impl From<rusqlite::Error> for Fault {
-    fn from(error: rusqlite::Error) -> Self {
-        let clause = match error.sqlite_error_code() {
-            Some(ErrorCode::DiskFull) => "the disk is full",
-            Some(ErrorCode::SystemIoFailure) => "the disk reports an error",
-            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => "another connection holds the database's lock",
-            Some(ErrorCode::OutOfMemory) => "memory is exhausted",
-            Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => "the database is read-only",
-            Some(ErrorCode::CannotOpen) => "the database file can't be opened",
-            Some(ErrorCode::FileLockingProtocolFailed) => "the file system's locking fails",
-            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => "the database is damaged",
-            Some(ErrorCode::OperationInterrupted | ErrorCode::OperationAborted) => "the operation was interrupted",
-            _ => return Self::Command(error.to_string()),
-        };
-        Self::Surroundings(format!("{clause} ({error})"))
-    }
-}
-
-impl From<rusqlite::Error> for StoreError {
-    fn from(error: rusqlite::Error) -> Self {
-        Self::Read { why: error.to_string() }
+impl From<&Fault> for StoreError {
+    /// The answer to a command that the writer gives up.
+    fn from(fault: &Fault) -> Self {
+        let why = fault.why().to_owned();
+        match fault {
+            Fault::InDoubt(_) => Self::InDoubt { why },
+            Fault::Surroundings(_) | Fault::Command(_) => Self::Unavailable { why },
+        }
     }
 }

@@ -2,10 +2,12 @@
 
 use super::budget::{Budget, Weight};
 use super::command::{Command, EventBlob, OwnEvent, Reply};
+use super::types::{Checkpoint, MadeFiles, Run};
 use super::{
     Change, Changed, Deleted, Done, JobKind, JobState, NewJob, Paused, ScheduleChange, ScheduleOutcome, Settled,
     StoreError, Submitted,
 };
+use crate::jobs::blobs::MadeFile;
 use crossbeam::channel::{Sender, TrySendError};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -21,7 +23,7 @@ pub struct Writer {
     shared: Arc<StoreShared>,
 }
 
-/// Called with jobs whose dependencies have ended, on the writer's thread, so it must not block.
+/// Called with news of jobs that no caller waits for, on the writer's thread, so it must not block.
 pub(super) type TellSettled = Box<dyn Fn(Vec<Settled>) + Send + Sync>;
 
 /// State shared by the writer's thread and its handles.
@@ -48,7 +50,7 @@ impl Writer {
         Self { sender, shared }
     }
 
-    /// Calls `tell` with jobs whose dependencies have ended, after the answers of that transaction; `tell` must not block.
+    /// Calls `tell` with news of jobs that no caller waits for, after the answers of that transaction; `tell` must not block.
     /// Only the first call counts.
     pub fn on_settled(&self, tell: Box<dyn Fn(Vec<Settled>) + Send + Sync>) {
         let _ = self.shared.settled.set(tell);
@@ -103,13 +105,13 @@ impl Writer {
     /// Stores an event that the job itself emits; waits while the channel or the budget of bytes is full. `data` must be valid
     /// JSON.
     ///
-    /// The event survives failing transactions like a change. It is silently dropped if the job's code is not running any more,
-    /// or the job is not the one called `uuid`.
+    /// The event survives failing transactions like a change. It is silently dropped if the run does not hold the job any more, or
+    /// the job is not the one called `uuid`.
     ///
     /// # Errors
     /// [`StoreError::Full`] only on the writer's own thread, where waiting would never end.
-    pub fn event(&self, job: i64, uuid: Arc<str>, kind: Box<str>, data: Box<str>) -> Result<(), StoreError> {
-        self.event_of(job, uuid, kind, data, None)
+    pub fn event(&self, run: Run, uuid: Arc<str>, kind: Box<str>, data: Box<str>) -> Result<(), StoreError> {
+        self.event_of(run, uuid, kind, data, None)
     }
 
     /// Like [`Writer::event`]; `data` names `blob`, which is kept as long as the job from the commit on.
@@ -118,25 +120,25 @@ impl Writer {
     /// See [`Writer::event`].
     pub fn event_with_blob(
         &self,
-        job: i64,
+        run: Run,
         uuid: Arc<str>,
         kind: Box<str>,
         data: Box<str>,
         blob: EventBlob,
     ) -> Result<(), StoreError> {
-        self.event_of(job, uuid, kind, data, Some(blob))
+        self.event_of(run, uuid, kind, data, Some(blob))
     }
 
     fn event_of(
         &self,
-        job: i64,
+        run: Run,
         uuid: Arc<str>,
         kind: Box<str>,
         data: Box<str>,
         blob: Option<EventBlob>,
     ) -> Result<(), StoreError> {
         let weight = self.wait_for_room(kind.len() + data.len())?;
-        self.send(Command::Event(OwnEvent { job, uuid, kind, data, blob, _weight: weight }))
+        self.send(Command::Event(OwnEvent { run, uuid, kind, data, blob, _weight: weight }))
     }
 
     /// Deletes at most `limit` jobs that ended before `before_ms` (Unix milliseconds), oldest first, and reports how many;
@@ -170,9 +172,45 @@ impl Writer {
         self.try_send(Command::Pause(kind, pause, Reply::new(done, self.shared.budget.charge(0))))
     }
 
-    /// Runs `hook` on the writing connection, between transactions.
+    /// Stores `bytes` as the checkpoint of a running job in place of the earlier one; empty `bytes` remove it. Waits while the
+    /// channel or the budget of bytes is full. `done` is called with whether the run still holds the job.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`] only on the writer's own thread. Through `done`: [`StoreError::Unavailable`].
+    pub fn checkpoint(&self, run: Run, uuid: Arc<str>, bytes: Vec<u8>, done: Done<bool>) -> Result<(), StoreError> {
+        let weight = self.wait_for_room(bytes.len())?;
+        let reply = Reply::new(done, self.no_weight());
+        self.send(Command::Checkpoint(Checkpoint { run, uuid, bytes, _weight: weight }, reply))
+    }
+
+    /// Stores the list of a running job's outputs in the directory `dir`. Must precede the change that ends the job. Waits
+    /// while the channel is full. `done` is called with whether the run still held the job; if not, nothing is stored.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`] only on the writer's own thread.
+    pub fn made(
+        &self,
+        run: Run,
+        uuid: Arc<str>,
+        dir: String,
+        files: Vec<MadeFile>,
+        done: Done<bool>,
+    ) -> Result<(), StoreError> {
+        let reply = Reply::new(done, self.no_weight());
+        self.send(Command::Made(MadeFiles { run, uuid, dir, files }, reply))
+    }
+
+    /// Forgets the directories of deleted jobs after they have been removed.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`] only on the writer's own thread.
+    pub fn forget_dirs(&self, dirs: Vec<String>) -> Result<(), StoreError> {
+        self.send(Command::ForgetDirs(dirs))
+    }
+
+    /// Runs `hook` on the writer's thread, between transactions.
     #[cfg(test)]
-    pub(super) fn hook(&self, hook: impl FnOnce(&rusqlite::Connection) + Send + 'static) {
+    pub(super) fn hook(&self, hook: impl FnOnce(&dyn std::any::Any) + Send + 'static) {
         self.send(Command::Hook(Box::new(hook))).unwrap();
     }
 
@@ -192,11 +230,11 @@ impl Writer {
         StoreError::Full { queue_max: self.shared.queue_max }
     }
 
-    pub(super) fn no_weight(&self) -> Weight {
+    fn no_weight(&self) -> Weight {
         self.shared.budget.charge(0)
     }
 
-    pub(super) fn wait_for_room(&self, bytes: usize) -> Result<Weight, StoreError> {
+    fn wait_for_room(&self, bytes: usize) -> Result<Weight, StoreError> {
         if self.is_closed() {
             return Err(StoreError::Closed);
         }
@@ -224,7 +262,7 @@ impl Writer {
         })
     }
 
-    pub(super) fn send(&self, mut command: Command) -> Result<(), StoreError> {
+    fn send(&self, mut command: Command) -> Result<(), StoreError> {
         if self.shared.closing.load(Ordering::Relaxed) {
             command.disarm();
             return Err(StoreError::Closed);

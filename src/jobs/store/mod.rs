@@ -1,48 +1,40 @@
 //! The durable store of background jobs.
 //!
-//! One thread, `cweb-jobs-writer`, owns the only connection that writes jobs. Every change reaches it as a command over a
-//! bounded channel. The thread groups the waiting commands into one transaction, commits, and only then publishes the events
-//! and acknowledges the commands. Published events and acknowledged commands are therefore on disk. Reads have connections of
-//! their own.
+//! One thread, `cweb-jobs-writer`, owns the engine that stores jobs. Every change reaches it as a command over a bounded channel.
+//! The thread groups the waiting commands into one transaction, commits, and only then publishes the events and acknowledges the
+//! commands. Published events and acknowledged commands are therefore on disk. Reads have connections of their own.
 //!
 //! Inputs are jobs, guarded state changes and events; outputs are rows, events and outcomes. HTTP, scheduling and recovery
-//! never enter: they belong to the callers.
+//! never enter: they belong to the callers. Types of a database never leave `sqlite`, the only engine: the store and its
+//! callers know the traits of `engine` and `read`. `tests/layers.rs` checks this.
 //!
 //! | file | responsibility |
 //! | --- | --- |
 //! | `types`, `schedule_types` | jobs, events, schedules, changes, outcomes |
+//! | `engine` | traits of the writing side; what an engine promises |
+//! | `read` | [`Read`]: trait of the reading side |
 //! | `handle` | [`Writer`]: the sending side, limits and back-pressure |
 //! | `budget` | limit on the waiting bytes |
 //! | `command` | commands to the writer; replies that can't be forgotten |
-//! | `writer` | the thread: gather, commit, publish, answer; behaviour when the disk fails |
-//! | `batch` | commands applied in one transaction |
+//! | `thread` | start and end of the writer's thread |
+//! | `writer` | the thread's loop: gather, commit, publish, answer; behaviour when the disk fails |
 //! | `transition` | transitions of states, and the changes that cause them |
-//! | `dependencies` | dependencies between jobs |
-//! | `feed` | the events of many jobs |
-//! | `live` | the unfinished jobs in memory, rolled back with the transaction |
-//! | `pauses` | paused kinds of jobs |
-//! | `schedules` | schedules: their rows, and the processing of a slot |
-//! | `schema`, `statements`, `rows` | lock, pragmas, migrations; SQL |
-//! | `readers` | [`Reader`]: read-only queries |
-//! | `tables` | [`Tables`]: the tables as modules read them, a page at a time |
+//! | `tables`, `table_pages` | the tables as modules read them; [`Tables`]: a page at a time |
+//! | `stats` | counts |
+//! | `sqlite` | the engine |
 
-mod batch;
 mod budget;
 mod command;
-mod data;
-mod dependencies;
+mod engine;
 mod error;
-mod feed;
 mod handle;
-mod live;
-mod pauses;
-mod readers;
-mod rows;
+mod read;
 mod schedule_types;
-mod schedules;
-mod schema;
-mod statements;
+mod sqlite;
+mod stats;
+mod table_pages;
 mod tables;
+mod thread;
 mod transition;
 mod types;
 mod writer;
@@ -52,28 +44,23 @@ mod tests;
 
 pub use command::EventBlob;
 pub use error::{OpenError, StoreError};
-pub use feed::{FeedFilter, FeedPage};
 pub use handle::Writer;
-pub use readers::Reader;
+pub use read::{FeedFilter, FeedPage, Read};
 pub use schedule_types::{ScheduleChange, ScheduleOutcome, ScheduleRow, ScheduleSpec};
-pub use tables::{Key, Table, TableQuery, Tables};
+pub use sqlite::Reader;
+pub use stats::StoreStats;
+pub use table_pages::Tables;
+pub use tables::{Key, Table, TableQuery};
 pub use types::{
     Change, Changed, Deleted, Done, Durability, JobEvent, JobFiles, JobFilter, JobKind, JobRow, JobState, NewJob,
-    PAUSED_MAX, Paused, Settled, Slot, Submitted,
+    PAUSED_MAX, Paused, Run, Settled, Slot, Submitted,
 };
 
-use budget::Budget;
-use command::Command;
-use crossbeam::channel::{Receiver, Sender, bounded};
-use handle::StoreShared;
-use rusqlite::Connection;
-use std::fs::File;
+use sqlite::Sqlite;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
-use std::thread::JoinHandle;
-use std::time::Duration;
-use writer::{Limits, Loop, Published};
+use std::sync::Arc;
+use thread::{QueueLimits, StartError, WriterThread};
+use writer::Published;
 
 /// Limit, in bytes, on waiting commands: hundreds of the largest events, which the disk takes in about a second.
 const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -108,56 +95,17 @@ impl StoreConfig {
             batch_wait_ms: 2,
         }
     }
-}
 
-/// Counts since the store was opened.
-pub struct StoreStats {
-    commits: AtomicU64,
-    commands: AtomicU64,
-    events: AtomicU64,
-    failures: AtomicU64,
-    queue: Sender<Command>,
-}
-
-impl StoreStats {
-    /// Number of committed transactions.
-    #[must_use]
-    pub fn commits(&self) -> u64 {
-        self.commits.load(Ordering::Relaxed)
-    }
-
-    /// Number of commands in committed transactions.
-    #[must_use]
-    pub fn commands(&self) -> u64 {
-        self.commands.load(Ordering::Relaxed)
-    }
-
-    /// Number of events written, by changes and by jobs.
-    #[must_use]
-    pub fn events(&self) -> u64 {
-        self.events.load(Ordering::Relaxed)
-    }
-
-    /// Number of failed transactions.
-    #[must_use]
-    pub fn failures(&self) -> u64 {
-        self.failures.load(Ordering::Relaxed)
-    }
-
-    /// Number of commands waiting for the writer.
-    #[must_use]
-    pub fn queue_length(&self) -> usize {
-        self.queue.len()
+    fn limits(&self) -> QueueLimits {
+        let &Self { queue_max, queue_bytes_max, batch_max, batch_wait_ms, .. } = self;
+        QueueLimits { queue_max, queue_bytes_max, batch_max, batch_wait_ms }
     }
 }
 
 /// The open store; dropping it shuts it down.
 pub struct Store {
     path: PathBuf,
-    writer: Writer,
-    shared: Arc<StoreShared>,
-    stats: Arc<StoreStats>,
-    thread: Option<JoinHandle<()>>,
+    thread: WriterThread,
 }
 
 impl Store {
@@ -165,50 +113,25 @@ impl Store {
     ///
     /// The writer's thread calls `published` after each commit with the transaction's events in order, before the transaction's
     /// callbacks. `published` must return soon and must not block. Running jobs keep their state: the caller must recover them,
-    /// with [`Reader::unfinished`].
+    /// with [`Read::unfinished`].
     ///
     /// # Errors
     /// [`OpenError`]: each variant says when.
     pub fn open(config: StoreConfig, published: Published) -> Result<Self, OpenError> {
-        let lock = schema::lock(&config.path)?;
-        let connection = schema::open_writing(&config.path, config.durability)?;
-        let queue_max = config.queue_max.max(1);
-        let (sender, receiver) = bounded(queue_max);
-        let budget = Budget::new(config.queue_bytes_max);
-        let shared = Arc::new(StoreShared {
-            queue_max,
-            budget,
-            closing: AtomicBool::new(false),
-            thread: OnceLock::new(),
-            settled: OnceLock::new(),
-        });
-        let stats = Arc::new(StoreStats {
-            commits: AtomicU64::new(0),
-            commands: AtomicU64::new(0),
-            events: AtomicU64::new(0),
-            failures: AtomicU64::new(0),
-            queue: sender.clone(),
-        });
-        let limits = Limits {
-            batch_max: config.batch_max.max(1),
-            batch_wait: Duration::from_millis(config.batch_wait_ms),
-            kept_max: config.batch_max.max(1).saturating_add(queue_max),
-        };
-        let start =
-            Start { lock, connection, receiver, shared: shared.clone(), stats: stats.clone(), limits, published };
-        let thread = start.spawn().map_err(|error| match error {
-            StartError::Thread(error) => OpenError::Open { path: config.path.clone(), source: error.into() },
-            StartError::Sqlite(error) => schema::open_error(&config.path, error),
-        })?;
-        let _ = shared.thread.set(thread.thread().id());
-        let writer = Writer::new(sender, shared.clone());
-        Ok(Self { path: config.path, writer, shared, stats, thread: Some(thread) })
+        let engine = Sqlite::open(&config.path, config.durability)?;
+        let limits = config.limits();
+        let path = config.path;
+        match WriterThread::start(engine, &limits, published) {
+            Ok(thread) => Ok(Self { path, thread }),
+            Err(StartError::Engine(error)) => Err(error),
+            Err(StartError::Thread(error)) => Err(OpenError::Open { path, source: error.into() }),
+        }
     }
 
     /// A handle for sending commands.
     #[must_use]
     pub fn writer(&self) -> Writer {
-        self.writer.clone()
+        self.thread.writer()
     }
 
     /// Opens a new read-only connection.
@@ -222,91 +145,12 @@ impl Store {
     /// The counts; they outlive the store.
     #[must_use]
     pub fn stats(&self) -> Arc<StoreStats> {
-        Arc::clone(&self.stats)
+        self.thread.stats()
     }
 
-    /// Refuses new commands, commits accepted ones (trying for 5 s if transactions fail), moves the log into the database file
-    /// and ends the thread.
+    /// Refuses new commands, commits accepted ones (trying for 5 s if transactions fail), tidies up the engine's files and ends
+    /// the thread.
     pub fn shutdown(self) {
         drop(self);
-    }
-}
-
-impl Drop for Store {
-    fn drop(&mut self) {
-        self.writer.close();
-        // A callback that drops the store runs on the thread itself, which can't wait for its own end.
-        if self.shared.is_writer() {
-            return;
-        }
-        if let Some(Err(_)) = self.thread.take().map(JoinHandle::join) {
-            tracing::error!("the job writer's thread panicked");
-        }
-    }
-}
-
-/// Values that the writer's thread takes over.
-struct Start {
-    lock: File,
-    connection: Connection,
-    receiver: Receiver<Command>,
-    shared: Arc<StoreShared>,
-    stats: Arc<StoreStats>,
-    limits: Limits,
-    published: Published,
-}
-
-enum StartError {
-    Thread(std::io::Error),
-    Sqlite(rusqlite::Error),
-}
-
-impl Start {
-    /// Starts the thread and waits until it is ready.
-    fn spawn(self) -> Result<JoinHandle<()>, StartError> {
-        let (ready, readiness) = bounded(1);
-        let thread = std::thread::Builder::new()
-            .name("cweb-jobs-writer".to_owned())
-            .spawn(move || self.run(&ready))
-            .map_err(StartError::Thread)?;
-        match readiness.recv() {
-            Ok(Err(error)) => Err(StartError::Sqlite(error)),
-            Ok(Ok(())) => Ok(thread),
-            Err(_) => Err(StartError::Thread(std::io::Error::other("the job writer's thread ended at once"))),
-        }
-    }
-
-    fn run(self, ready: &Sender<rusqlite::Result<()>>) {
-        let Self { lock, connection, receiver, shared, stats, limits, published } = self;
-        let applier = match batch::Applier::new(&connection) {
-            Ok(applier) => applier,
-            Err(error) => {
-                let _ = ready.send(Err(error));
-                return;
-            }
-        };
-        let _ = ready.send(Ok(()));
-        let work = Loop {
-            applier,
-            receiver,
-            shared,
-            stats,
-            limits,
-            published,
-            #[cfg(test)]
-            connection: &connection,
-        };
-        work.run();
-        finish(connection);
-        // Must come last: the next holder of the lock must find no other user of the file.
-        drop(lock);
-    }
-}
-
-/// Leaves a single file behind if readers allow it; otherwise the log stays beside it, which loses nothing.
-fn finish(connection: Connection) {
-    let truncated = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
-    if let Err(error) = truncated.and_then(|()| connection.close().map_err(|(_, error)| error)) {
-        tracing::warn!(%error, "the job database was not tidied up; nothing is lost");
     }
 }

@@ -1,9 +1,26 @@
 //! The transitions between states, and the events that report them.
 
-use super::live::LiveJob;
 use super::{Change, JobState};
 use crate::jobs::json::without_line_ends;
 use serde_json::{Value, json};
+use std::sync::Arc;
+
+/// The state of a job that the writer needs to guard the job's changes without a query.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct LiveJob {
+    pub(super) uuid: Arc<str>,
+    pub(super) state: JobState,
+    pub(super) attempt: u32,
+    /// How often the job was retried by request.
+    pub(super) retries: u32,
+}
+
+impl LiveJob {
+    /// A newly submitted job.
+    pub(super) fn new(uuid: Arc<str>) -> Self {
+        Self { uuid, state: JobState::Pending, attempt: 0, retries: 0 }
+    }
+}
 
 /// The result of an allowed change.
 #[derive(Debug, PartialEq, Eq)]
@@ -23,22 +40,24 @@ pub(super) fn step(job: &LiveJob, change: &Change) -> Option<Step> {
             let data = format!("{{\"attempt\":{attempt}}}").into();
             Some(Step { state: JobState::Running, attempt, kind: "started", data })
         }
-        (JobState::Running, Change::Retry { reason, run_at_ms }) => {
+        (JobState::Running, Change::Retry { attempt: run, reason, run_at_ms }) if *run == attempt => {
             let data = json!({ "reason": reason, "attempt": attempt, "run_at": run_at_ms }).to_string().into();
             Some(Step { state: JobState::Pending, attempt, kind: "retrying", data })
         }
-        (JobState::Running, Change::Finish { state, result, error } | Change::Decide { state, result, error }) => {
-            match state {
-                JobState::Done => {
-                    Some(Step { state: JobState::Done, attempt, kind: "done", data: json_or_string(result.as_deref()) })
-                }
-                JobState::Failed => {
-                    let data = json!(error).to_string().into();
-                    Some(Step { state: JobState::Failed, attempt, kind: "failed", data })
-                }
-                _ => None,
+        (
+            JobState::Running,
+            Change::Finish { attempt: run, state, result, error }
+            | Change::Decide { attempt: run, state, result, error },
+        ) if *run == attempt => match state {
+            JobState::Done => {
+                Some(Step { state: JobState::Done, attempt, kind: "done", data: json_or_string(result.as_deref()) })
             }
-        }
+            JobState::Failed => {
+                let data = json!(error).to_string().into();
+                Some(Step { state: JobState::Failed, attempt, kind: "failed", data })
+            }
+            _ => None,
+        },
         (JobState::Pending, Change::Fail { error }) => {
             Some(Step { state: JobState::Failed, attempt, kind: "failed", data: json!(error).to_string().into() })
         }
@@ -79,7 +98,7 @@ mod tests {
     }
 
     fn finish(state: JobState, result: Option<&str>, error: Option<&str>) -> Change {
-        Change::Finish { state, result: result.map(Into::into), error: error.map(Into::into) }
+        Change::Finish { attempt: 2, state, result: result.map(Into::into), error: error.map(Into::into) }
     }
 
     fn told(state: JobState, change: &Change) -> Option<(JobState, u32, &'static str, String)> {
@@ -96,10 +115,22 @@ mod tests {
 
     #[test]
     fn only_a_running_job_is_retried() {
-        let retry = Change::Retry { reason: "say \"no\"".into(), run_at_ms: 9 };
+        let retry = Change::Retry { attempt: 2, reason: "say \"no\"".into(), run_at_ms: 9 };
         let data = r#"{"attempt":2,"reason":"say \"no\"","run_at":9}"#.to_owned();
         assert_eq!(told(JobState::Running, &retry), Some((JobState::Pending, 2, "retrying", data)));
         assert_eq!(told(JobState::Pending, &retry), None);
+    }
+
+    #[test]
+    fn only_the_run_that_holds_the_job_ends_it() {
+        for attempt in [0, 1, 3] {
+            let (state, result, error) = (JobState::Done, None, None);
+            let retry = Change::Retry { attempt, reason: String::new(), run_at_ms: 9 };
+            let finish = Change::Finish { attempt, state, result: result.clone(), error: error.clone() };
+            for change in [retry, finish, Change::Decide { attempt, state, result, error }] {
+                assert_eq!(told(JobState::Running, &change), None, "{change:?}");
+            }
+        }
     }
 
     #[test]

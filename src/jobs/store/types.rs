@@ -233,7 +233,18 @@ pub enum Submitted {
     Existing(JobRow),
 }
 
+/// A run of a job. The store takes events and ends only from the run that holds the job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Run {
+    /// [`JobRow::id`].
+    pub job: i64,
+    /// [`JobRow::attempt`] since the start of the run.
+    pub attempt: u32,
+}
+
 /// A guarded state change; its event is written in the same transaction.
+///
+/// Changes with an `attempt` come from a run: [`JobRow::attempt`] since its start. They are refused if another run holds the job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     /// pending → running, counts an attempt; event `started` `{"attempt":n}`.
@@ -243,6 +254,8 @@ pub enum Change {
     },
     /// running → pending; event `retrying` `{"attempt":n,"reason":…,"run_at":ms}`.
     Retry {
+        /// The run that has ended.
+        attempt: u32,
         /// Why this attempt did not end the job.
         reason: String,
         /// When the next attempt may start (Unix milliseconds).
@@ -250,6 +263,8 @@ pub enum Change {
     },
     /// running → done or failed; event `done` with the result, or `failed` with the error as a string.
     Finish {
+        /// The run that has ended.
+        attempt: u32,
         /// [`JobState::Done`] or [`JobState::Failed`]; any other state is refused with [`StoreError::Refused`].
         state: JobState,
         /// JSON, or any text; the event has JSON unchanged, and other text as a JSON string.
@@ -259,6 +274,8 @@ pub enum Change {
     },
     /// Like `Finish`, but the run continues: its events are still stored, until `Return`.
     Decide {
+        /// The run that decides.
+        attempt: u32,
         /// As in `Finish`.
         state: JobState,
         /// As in `Finish`.
@@ -267,7 +284,10 @@ pub enum Change {
         error: Option<String>,
     },
     /// The run that continued has returned; writes nothing.
-    Return,
+    Return {
+        /// That run.
+        attempt: u32,
+    },
     /// pending → failed, because a dependency has failed; event `failed` with the error as a string.
     Fail {
         /// The error text, for a person.
@@ -361,7 +381,7 @@ pub enum Paused {
 
 /// A checkpoint to be stored.
 pub(super) struct Checkpoint {
-    pub(super) job: i64,
+    pub(super) run: Run,
     pub(super) uuid: Arc<str>,
     pub(super) bytes: Vec<u8>,
     /// Bytes of the queue's budget that the checkpoint holds until it is stored.
@@ -370,7 +390,7 @@ pub(super) struct Checkpoint {
 
 /// A list of a job's outputs to be stored.
 pub(super) struct MadeFiles {
-    pub(super) job: i64,
+    pub(super) run: Run,
     pub(super) uuid: Arc<str>,
     pub(super) dir: String,
     pub(super) files: Vec<MadeFile>,
@@ -387,9 +407,13 @@ pub struct JobFiles {
     pub made: Vec<MadeFile>,
 }
 
-/// The change of a job after its dependencies have ended; the writer reports it once the transaction is committed.
+/// News of a job that no caller waits for; the writer reports it once the transaction is committed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Settled {
+    /// The job is stored after all: its caller was told [`StoreError::InDoubt`]. Reported before the other news of the commit.
+    Stored(Box<JobRow>),
+    /// The kind is paused (`true`) or resumed (`false`) after all, likewise.
+    Paused(JobKind, bool),
     /// All dependencies are done: the job may run.
     Ready {
         /// The job's uuid.

@@ -1,10 +1,10 @@
 //! The writer's thread: gathers waiting commands, commits them, then publishes and answers.
 
-use super::batch::{Applier, Isolation, Outcome};
 use super::command::{Command, guarded};
+use super::engine::{Apply, Isolation, Outcome};
 use super::error::Fault;
 use super::handle::StoreShared;
-use super::{JobEvent, StoreError, StoreStats, Submitted};
+use super::{JobEvent, Paused, ScheduleOutcome, Settled, StoreError, StoreStats, Submitted};
 use crossbeam::channel::{Receiver, RecvTimeoutError};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,6 +15,8 @@ const PAUSE_FIRST: Duration = Duration::from_millis(50);
 const PAUSE_LONGEST: Duration = Duration::from_secs(1);
 /// How long a closing store tries to write the commands that it kept.
 const CLOSING_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a command that the writer would not repeat waits for its answer while a commit is in doubt.
+const DOUBT_PATIENCE: Duration = Duration::from_secs(1);
 /// A batch of several commands stays open while the next command arrives within this time.
 const GAP: Duration = Duration::from_micros(100);
 
@@ -35,18 +37,16 @@ struct Streak {
     pause: Duration,
 }
 
-pub(super) struct Loop<'c> {
-    pub(super) applier: Applier<'c>,
+pub(super) struct Loop<A> {
+    pub(super) applier: A,
     pub(super) receiver: Receiver<Command>,
     pub(super) shared: Arc<StoreShared>,
     pub(super) stats: Arc<StoreStats>,
     pub(super) limits: Limits,
     pub(super) published: Published,
-    #[cfg(test)]
-    pub(super) connection: &'c rusqlite::Connection,
 }
 
-impl Loop<'_> {
+impl<A: Apply> Loop<A> {
     /// Works until the store closes and all accepted commands are committed, or can't be committed.
     pub(super) fn run(mut self) {
         let mut batch = Vec::new();
@@ -67,9 +67,17 @@ impl Loop<'_> {
                 end_streak(&mut streak);
                 continue;
             };
-            self.stats.failures.fetch_add(1, Ordering::Relaxed);
+            self.stats.failed();
             streak = Some(next_streak(streak.as_ref(), &fault));
+            let mut later = Vec::new();
+            if matches!(fault, Fault::InDoubt(_)) && !self.resolve(&mut batch, &mut later, &fault) {
+                refuse(later, &fault.clone().resolved());
+                return self.give_up(batch, &fault);
+            }
+            // From here on the engine knows: the batch is answered, or no part of it is stored.
+            let fault = fault.resolved();
             batch = keep(batch, &fault);
+            batch.append(&mut later);
             if self.is_closing() {
                 let give_up_at = *give_up_at.get_or_insert_with(|| Instant::now() + CLOSING_PATIENCE);
                 if Instant::now() >= give_up_at {
@@ -122,7 +130,7 @@ impl Loop<'_> {
         match command {
             Command::Wake => {}
             #[cfg(test)]
-            Command::Hook(hook) => hook(self.connection),
+            Command::Hook(hook) => hook(self.applier.inside()),
             command => batch.push(command),
         }
     }
@@ -134,22 +142,53 @@ impl Loop<'_> {
             Err(Fault::Command(_)) => self.applier.transaction(batch, Isolation::Apart)?,
             other => other?,
         };
+        self.committed(batch, outcomes);
+        Ok(())
+    }
+
+    /// Publishes and answers a committed batch, and empties it.
+    fn committed(&mut self, batch: &mut Vec<Command>, outcomes: Vec<Outcome>) {
         let events = self.applier.events();
-        self.stats.commits.fetch_add(1, Ordering::Relaxed);
-        self.stats.commands.fetch_add(batch.len() as u64, Ordering::Relaxed);
-        self.stats.events.fetch_add(events.len() as u64, Ordering::Relaxed);
+        self.stats.committed(batch.len(), events.len());
         if !events.is_empty() {
             guarded("the publication of job events", || (self.published)(events));
         }
-        for (command, outcome) in batch.drain(..).zip(outcomes) {
-            answer(command, outcome);
-        }
+        let mut settled: Vec<Settled> =
+            batch.drain(..).zip(outcomes).filter_map(|(command, outcome)| answer(command, outcome)).collect();
         // Must come after the answers: the caller must know a job of this batch before the job is reported as ready.
-        let settled = self.applier.take_settled();
+        settled.append(&mut self.applier.take_settled());
         if let Some(tell) = self.shared.settled.get().filter(|_| !settled.is_empty()) {
             guarded("the word of settled jobs", || tell(settled));
         }
-        Ok(())
+    }
+
+    /// Asks the engine for the fate of a batch in doubt until the engine knows. A committed batch is answered and emptied;
+    /// otherwise the batch stays unchanged. Commands that the writer would not repeat wait for [`DOUBT_PATIENCE`] only.
+    /// Commands that arrive meanwhile are refused, or kept in `later`. False: the store closes, and the engine does not know.
+    fn resolve(&mut self, batch: &mut Vec<Command>, later: &mut Vec<Command>, fault: &Fault) -> bool {
+        let begun = Instant::now();
+        let (mut pause, mut closing_at) = (PAUSE_FIRST, None);
+        loop {
+            match self.applier.resolve() {
+                Ok(Some(outcomes)) => {
+                    self.committed(batch, outcomes);
+                    return true;
+                }
+                Ok(None) => return true,
+                Err(error) => tracing::debug!(why = error.why(), "a commit of the job store is still in doubt"),
+            }
+            if begun.elapsed() >= DOUBT_PATIENCE {
+                for command in batch.iter_mut().filter(|command| !command.is_kept()) {
+                    command.fail(fault.into());
+                }
+            }
+            if self.is_closing() && closing_at.get_or_insert_with(Instant::now).elapsed() >= CLOSING_PATIENCE {
+                return false;
+            }
+            self.gather_for(pause, later);
+            *later = keep(std::mem::take(later), &fault.clone().resolved());
+            pause = (pause * 2).min(PAUSE_LONGEST);
+        }
     }
 
     /// Answers the commands that could not be written before the end.
@@ -184,26 +223,43 @@ fn keep(batch: Vec<Command>, fault: &Fault) -> Vec<Command> {
 }
 
 fn refuse(batch: Vec<Command>, fault: &Fault) {
-    for command in batch {
-        command.fail(StoreError::Unavailable { why: fault.why().to_owned() });
+    for mut command in batch {
+        command.fail(fault.into());
     }
 }
 
 /// Answers the caller. A reply that does not match its command can't occur; it would report that the store is closed.
-fn answer(command: Command, outcome: Outcome) {
+///
+/// Returns news for the dispatcher if the caller has been told meanwhile that the commit is in doubt.
+fn answer(command: Command, outcome: Outcome) -> Option<Settled> {
     match (command, outcome) {
-        (command, Outcome::Refused(why)) => command.fail(StoreError::Refused { why }),
+        (mut command, Outcome::Refused(why)) => command.fail(StoreError::Refused { why }),
         (Command::Submit(job, reply), Outcome::Inserted(id, now_ms, waits)) => {
-            reply.send(Ok(Submitted::New(job.into_row(id, now_ms, waits))));
+            let row = job.into_row(id, now_ms, waits);
+            if reply.is_answered() {
+                return Some(Settled::Stored(Box::new(row)));
+            }
+            reply.send(Ok(Submitted::New(row)));
         }
         (Command::Submit(_, reply), Outcome::NeedsRefused(why)) => reply.send(Ok(Submitted::Refused(why))),
         (Command::Submit(_, reply), Outcome::Existing(row)) => reply.send(Ok(Submitted::Existing(*row))),
         (Command::Change(_, _, reply), Outcome::Changed(changed)) => reply.send(Ok(changed)),
         (Command::Delete(_, reply), Outcome::Deleted(deleted)) => reply.send(Ok(deleted)),
-        (Command::Pause(_, _, reply), Outcome::Paused(outcome)) => reply.send(Ok(outcome)),
-        (Command::Schedule(_, reply), Outcome::Schedule(outcome)) => reply.send(Ok(*outcome)),
+        (Command::Pause(kind, pause, reply), Outcome::Paused(outcome)) => {
+            if reply.is_answered() && outcome == Paused::Done {
+                return Some(Settled::Paused(kind, pause));
+            }
+            reply.send(Ok(outcome));
+        }
+        (Command::Schedule(_, reply), Outcome::Schedule(outcome)) => {
+            if let (true, ScheduleOutcome::Fired(row, _)) = (reply.is_answered(), &*outcome) {
+                return Some(Settled::Stored(row.clone()));
+            }
+            reply.send(Ok(*outcome));
+        }
         (Command::Checkpoint(_, reply) | Command::Made(_, reply), Outcome::Kept(kept)) => reply.send(Ok(kept)),
         (Command::Sweep { reply, .. }, Outcome::Swept(count)) => reply.send(Ok(count)),
         _ => {}
     }
+    None
 }

@@ -1,7 +1,7 @@
 //! Present modules: `<cweb.h>` and handlers with a context.
 
 use super::lexer::Words;
-use super::{Dialect, Recipe};
+use super::recipe::{Dialect, Recipe, checked_copies, includes_sdk, strict};
 
 /// The recipe of a module in C++. The language itself refuses undeclared functions and functions of another type.
 pub(super) fn recipe_of_cpp(words: &Words) -> Recipe {
@@ -13,10 +13,10 @@ pub(super) fn recipe_of_cpp(words: &Words) -> Recipe {
 
 pub(super) fn recipe(words: &Words) -> Recipe {
     // A source with other headers of the SDK needs the symbols that the loader looks for and the targets of `--wrap`.
-    let needs_host = !words.includes("cweb.h") && super::includes_sdk(words);
+    let needs_host = !words.includes("cweb.h") && includes_sdk(words);
     let epilogue = if needs_host { "\n\n#include <cweb_host.h>\n" } else { "" };
-    let mut flags = super::strict();
-    flags.extend(super::checked_copies(words));
+    let mut flags = strict();
+    flags.extend(checked_copies(words));
     if has_first_uuid(words) {
         flags.push("-DCWEB_UUID_T".to_owned());
     }

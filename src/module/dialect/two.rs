@@ -2,7 +2,7 @@
 //! The oldest modules export no `config`: fields of the form register one function.
 
 use super::lexer::Words;
-use super::{Dialect, Recipe, is_identifier, literal};
+use super::recipe::{Dialect, Recipe, checked_copies, includes_sdk, is_identifier, literal, strict};
 use crate::module::deploy::SourceFields;
 
 /// The fields that register a function, unless the source registers it itself.
@@ -20,15 +20,15 @@ pub(super) fn relevant(words: &Words, fields: &SourceFields) -> SourceFields {
 /// # Errors
 /// A text for the author: a field has an invalid value.
 pub(super) fn recipe(words: &Words, fields: &SourceFields) -> Result<Recipe, String> {
-    let mut flags = super::strict();
-    flags.extend(super::checked_copies(words));
+    let mut flags = strict();
+    flags.extend(checked_copies(words));
     flags.push("-DCWEB_MODULE_API=2".to_owned());
     if words.any(|word| word.starts_with("http_kv_")) && !words.any(|word| word == "map" || word.starts_with("map_")) {
         // The last of these generations: its stores hold strings, which modules pass to `printf` directly.
         flags.push("-DCWEB_MAP_VALUE=char".to_owned());
     }
     let mut epilogue = String::new();
-    if !words.includes("cweb.h") && super::includes_sdk(words) {
+    if !words.includes("cweb.h") && includes_sdk(words) {
         // Such a source has no global variables for services, and may define others with these names.
         epilogue.push_str("\n\n#ifndef CWEB_H\n#define CWEB_WITHOUT_SERVICES\n#endif\n#include <cweb.h>");
     }

@@ -1,7 +1,7 @@
 //! Single-file apps for nope.c and WAFer.
 
 use super::lexer::Words;
-use super::{Dialect, Recipe, literal};
+use super::recipe::{Dialect, Recipe, literal};
 use crate::module::deploy::SourceFields;
 use crate::module::verify::RESERVED;
 

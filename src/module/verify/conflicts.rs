@@ -1,6 +1,6 @@
 //! Conflicts between the routes of modules: of two modules that match a path, the module that was deployed first answers.
 
-use super::{Refusal, refuse};
+use super::refusal::{Refusal, refuse};
 use crate::abi::manifest::{Manifest, RouteDecl};
 use crate::module::pattern;
 use regex::bytes::Regex;

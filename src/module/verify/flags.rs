@@ -1,6 +1,6 @@
 //! Flags of routes that exclude each other, or that need a further declaration.
 
-use super::{Refusal, refuse};
+use super::refusal::{Refusal, refuse};
 use crate::abi::manifest::{FLAG_INLINE, Manifest, RouteDecl};
 
 /// Checks a route that is asked before a WebSocket is opened.

@@ -18,11 +18,13 @@
 
 mod call;
 mod forker;
+mod host;
 mod packets;
 mod zygote;
 mod zygotes;
 
 pub(super) use forker::Forker;
+pub(super) use host::WorkerHost;
 pub(super) use zygote::keep as keep_fault;
 
 use super::control::CaughtFault;
@@ -33,38 +35,11 @@ use crate::domain::{NoAnswer, output};
 use crate::proto::http1::RequestView;
 use call::{Ask, Ended, Outcome, Reply, SpawnerEnd, exchange};
 use forker::Zygote;
+use host::Place;
 use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use tracing::Level;
 use zygotes::Zygotes;
-
-/// State that all modules of the process share.
-pub(super) struct WorkerHost {
-    pub(super) forker: Forker,
-    /// Limit on concurrent calls.
-    pub(super) calls_max: usize,
-    pub(super) calls: AtomicUsize,
-    /// Reports a fault in a worker to the server.
-    pub(super) tell: Box<dyn Fn(CaughtFault) + Send + Sync>,
-}
-
-/// One of the permitted concurrent calls, until it is dropped.
-struct Place<'a>(&'a AtomicUsize);
-
-impl<'a> Place<'a> {
-    fn take(host: &'a WorkerHost) -> Option<Self> {
-        // Relaxed: the counter orders no other access.
-        let more = |calls: usize| (calls < host.calls_max).then_some(calls + 1);
-        host.calls.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok().map(|_| Self(&host.calls))
-    }
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
 
 /// The workers of one loaded module.
 struct ModuleWorkers {

@@ -4,8 +4,8 @@
 //! Each attempt has a number. Only the result of the newest attempt is kept; the result of an attempt that an order has
 //! made obsolete is dropped, however late it comes.
 
-use super::WorkerHost;
 use super::forker::Zygote;
+use super::host::WorkerHost;
 use crate::abi::stream::StreamCall;
 use crate::domain::in_process::InProcessModule;
 use crate::domain::stream::call::CallState;

@@ -4,7 +4,7 @@
 //! that a listed call costs nothing.
 
 use super::list::{self, Call};
-use super::{Policy, SandboxError};
+use crate::domain::sandbox::{Policy, SandboxError};
 use seccompiler::sock_filter;
 use std::collections::BTreeMap;
 

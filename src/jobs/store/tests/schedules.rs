@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn spec(name: &str) -> ScheduleSpec {
+pub(super) fn spec(name: &str) -> ScheduleSpec {
     ScheduleSpec {
         name: name.into(),
         module: "shop".into(),
@@ -15,11 +15,11 @@ fn spec(name: &str) -> ScheduleSpec {
     }
 }
 
-fn change(fixture: &Fixture, change: ScheduleChange) -> ScheduleOutcome {
-    ask(|done| fixture.store.writer().try_schedule(change, done)).unwrap()
+fn change<S: Subject>(fixture: &Fixture<S>, change: ScheduleChange) -> ScheduleOutcome {
+    ask(|done| fixture.writer().try_schedule(change, done)).unwrap()
 }
 
-fn put(fixture: &Fixture, spec: ScheduleSpec, next_ms: i64) -> ScheduleOutcome {
+fn put<S: Subject>(fixture: &Fixture<S>, spec: ScheduleSpec, next_ms: i64) -> ScheduleOutcome {
     change(fixture, ScheduleChange::Put { spec, next_ms })
 }
 
@@ -31,15 +31,14 @@ fn is(outcome: ScheduleOutcome) -> ScheduleRow {
 }
 
 /// Processes the slot at `at_ms`.
-fn fire(fixture: &Fixture, uuid: &str, at_ms: i64, revision: i64) -> ScheduleOutcome {
+fn fire<S: Subject>(fixture: &Fixture<S>, uuid: &str, at_ms: i64, revision: i64) -> ScheduleOutcome {
     let slot = Some(Slot { schedule: "s".into(), at_ms });
     let job = Box::new(NewJob { slot, ..new_job(uuid) });
     change(fixture, ScheduleChange::Fire { revision, next_ms: at_ms + 10, job })
 }
 
-#[test]
-fn a_slot_has_one_turn_and_the_job_before_has_to_have_ended() {
-    let fixture = Fixture::new();
+pub(super) fn a_slot_has_one_turn_and_the_job_before_has_to_have_ended<S: Subject>() {
+    let fixture = Fixture::<S>::new();
     put(&fixture, spec("s"), 100);
     assert!(matches!(fire(&fixture, "wrong", 90, 1), ScheduleOutcome::Is(row) if row.next_ms == 100 && row.runs == 0));
     let ScheduleOutcome::Fired(job, row) = fire(&fixture, "a", 100, 1) else { panic!("not fired") };
@@ -61,13 +60,12 @@ fn a_slot_has_one_turn_and_the_job_before_has_to_have_ended() {
     put(&fixture, spec("s"), 120);
     let passed = is(fire(&fixture, "e", 120, 1));
     assert_eq!((passed.next_ms, passed.runs, passed.skipped), (130, 0, 0));
-    assert_eq!(fixture.store.reader().unwrap().schedules().unwrap(), [passed]);
+    assert_eq!(fixture.reader().schedules().unwrap(), [passed]);
     assert!(matches!(fire(&fixture, "f", 7, 1), ScheduleOutcome::Is(_)));
 }
 
-#[test]
-fn a_change_keeps_the_slot_that_is_due_and_each_kind_to_itself() {
-    let fixture = Fixture::new();
+pub(super) fn a_change_keeps_the_slot_that_is_due_and_each_kind_to_itself<S: Subject>() {
+    let fixture = Fixture::<S>::new();
     let far = i64::MAX - 5;
     let hourly = ScheduleSpec { cron: "0 * * * *".into(), ..spec("s") };
     assert_eq!(is(put(&fixture, spec("s"), 100)).next_ms, 100);
@@ -88,4 +86,25 @@ fn a_change_keeps_the_slot_that_is_due_and_each_kind_to_itself() {
     let slot = Some(Slot { schedule: "s".into(), at_ms: 110 });
     let fire = ScheduleChange::Fire { revision: 3, next_ms: 200, job: Box::new(NewJob { slot, ..new_job("x") }) };
     assert_eq!(change(&fixture, fire), ScheduleOutcome::Gone, "its schedule has ended meanwhile");
+}
+
+/// The slot of a fire and its job are one transaction: after a failure both are as before, and the same fire does both.
+pub(super) fn a_slot_and_its_job_are_stored_together<S: Subject>() {
+    let mut fixture = Fixture::<S>::new();
+    put(&fixture, spec("s"), 100);
+    let jam = fixture.store().jam(&fixture.home);
+    let slot = || Some(Slot { schedule: "s".into(), at_ms: 100 });
+    let fire = || {
+        let job = Box::new(NewJob { slot: slot(), ..new_job("a") });
+        ScheduleChange::Fire { revision: 1, next_ms: 110, job }
+    };
+    let failed = ask(|done| fixture.writer().try_schedule(fire(), done));
+    assert!(matches!(failed, Err(StoreError::Unavailable { .. })), "{failed:?}");
+    let row = fixture.reader().schedules().unwrap().remove(0);
+    assert_eq!((row.next_ms, row.runs, fixture.reader().job("a").unwrap()), (100, 0, None));
+    drop(jam);
+    assert!(matches!(change(&fixture, fire()), ScheduleOutcome::Fired(..)));
+    fixture.reopen();
+    let row = fixture.reader().schedules().unwrap().remove(0);
+    assert_eq!((row.next_ms, row.runs, fixture.row("a").slot), (110, 1, slot()));
 }

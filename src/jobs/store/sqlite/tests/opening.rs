@@ -1,7 +1,6 @@
 //! Opening and closing, and the files that the store accepts.
 
 use super::*;
-use crate::jobs::store::JobRow;
 use std::fs;
 
 fn failure(path: &Path) -> OpenError {
@@ -10,64 +9,48 @@ fn failure(path: &Path) -> OpenError {
 
 #[test]
 fn a_second_store_is_refused_while_the_first_is_open() {
-    let fixture = Fixture::new();
-    assert!(matches!(failure(&fixture.path()), OpenError::Locked { .. }));
-    let Fixture { store, dir, log } = fixture;
+    let fixture = Fixture::<Store>::new();
+    assert!(matches!(failure(&path(&fixture)), OpenError::Locked { .. }));
+    let Fixture { open: opened, home: dir, log } = fixture;
+    let store = opened.unwrap();
     store.shutdown();
     open(&database(dir.path()), &log).unwrap();
 }
 
 #[test]
 fn a_closed_store_leaves_one_file_and_refuses_commands() {
-    let fixture = Fixture::new();
+    let fixture = Fixture::<Store>::new();
     fixture.add("a");
-    let Fixture { store, dir, .. } = fixture;
+    let Fixture { open: opened, home: dir, .. } = fixture;
+    let store = opened.unwrap();
     let writer = store.writer();
     store.shutdown();
     let path = database(dir.path());
     assert!(!path.with_extension("db-wal").exists());
     let refused = writer.try_submit(new_job("b"), Box::new(|_| panic!("must not be called")));
     assert_eq!(refused, Err(StoreError::Closed));
-    assert_eq!(writer.event(1, "a".into(), "x".into(), "1".into()), Err(StoreError::Closed));
-}
-
-#[test]
-fn closing_commits_what_was_accepted() {
-    let fixture = Fixture::new();
-    let id = fixture.add("a");
-    fixture.change(id, Change::Start { retries: 0 });
-    let release = fixture.hold();
-    for _ in 0..500 {
-        fixture.event(id, "a", "step");
-    }
-    drop(release);
-    let Fixture { store, dir, log } = fixture;
-    store.shutdown();
-    let store = open(&database(dir.path()), &Log::default()).unwrap();
-    let stored = store.reader().unwrap().events(id, 0, 1000, usize::MAX).unwrap();
-    assert_eq!(stored.len(), 502);
-    assert_eq!(stored, *log.lock().unwrap());
+    assert_eq!(writer.event(Run { job: 1, attempt: 1 }, "a".into(), "x".into(), "1".into()), Err(StoreError::Closed));
 }
 
 #[test]
 fn what_was_acknowledged_survives_the_end_of_the_process() {
-    let fixture = Fixture::new();
+    let fixture = Fixture::<Store>::new();
     let id = fixture.add("a");
     fixture.change(id, Change::Start { retries: 0 });
     fixture.add("b");
     // The next process would find the files in their present state.
     let after = tempfile::tempdir().unwrap();
-    for entry in fs::read_dir(fixture.dir.path()).unwrap() {
+    for entry in fs::read_dir(fixture.home.path()).unwrap() {
         let entry = entry.unwrap();
         fs::copy(entry.path(), after.path().join(entry.file_name())).unwrap();
     }
     let log = Log::default();
     let store = open(&database(after.path()), &log).unwrap();
-    let reopened = Fixture { dir: after, store, log };
-    let unfinished = reopened.store.reader().unwrap().unfinished(0, 10).unwrap();
+    let reopened = Fixture { home: after, open: Some(store), log };
+    let unfinished = reopened.reader().unfinished(0, 10).unwrap();
     let without_payload = |name| JobRow { payload: String::new(), ..fixture.row(name) };
     assert_eq!(unfinished, [without_payload("a"), without_payload("b")]);
-    assert_eq!(reopened.store.reader().unwrap().payload(id).unwrap(), Some(fixture.row("a").payload));
+    assert_eq!(reopened.reader().payload(id).unwrap(), Some(fixture.row("a").payload));
     assert_eq!(reopened.stored_events(id), fixture.stored_events(id));
     // The jobs' states are known again, too.
     assert_eq!(reopened.change(id, Change::Start { retries: 0 }), Changed::Refused(JobState::Running));
@@ -76,14 +59,15 @@ fn what_was_acknowledged_survives_the_end_of_the_process() {
 
 #[test]
 fn time_never_goes_backwards() {
-    let fixture = Fixture::new();
+    let fixture = Fixture::<Store>::new();
     fixture.add("a");
     let future = 1 << 50;
-    fixture.on_writer("UPDATE jobs SET updated_at = 1 << 50");
-    let Fixture { store, dir, log } = fixture;
+    on_writer(&fixture, "UPDATE jobs SET updated_at = 1 << 50");
+    let Fixture { open: opened, home: dir, log } = fixture;
+    let store = opened.unwrap();
     store.shutdown();
     let store = open(&database(dir.path()), &log).unwrap();
-    let fixture = Fixture { dir, store, log };
+    let fixture = Fixture { home: dir, open: Some(store), log };
     let id = fixture.add("b");
     assert_eq!(fixture.row("b").created_at_ms, future);
     assert_eq!(fixture.stored_events(id)[0].ts_ms, future);
@@ -91,7 +75,8 @@ fn time_never_goes_backwards() {
 
 #[test]
 fn a_later_format_is_refused() {
-    let Fixture { store, dir, .. } = Fixture::new();
+    let Fixture { open: opened, home: dir, .. } = Fixture::<Store>::new();
+    let store = opened.unwrap();
     store.shutdown();
     let path = database(dir.path());
     Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
@@ -127,11 +112,12 @@ fn a_file_that_is_no_database_is_corrupt() {
 
 #[test]
 fn a_damaged_table_is_corrupt() {
-    let fixture = Fixture::new();
+    let fixture = Fixture::<Store>::new();
     for n in 0..200 {
         fixture.add(&format!("job {n}"));
     }
-    let Fixture { store, dir, .. } = fixture;
+    let Fixture { open: opened, home: dir, .. } = fixture;
+    let store = opened.unwrap();
     store.shutdown();
     let path = database(dir.path());
     let mut bytes = fs::read(&path).unwrap();
@@ -158,7 +144,8 @@ fn a_directory_in_the_files_place_does_not_open() {
 
 #[test]
 fn a_store_dropped_in_its_own_callback_ends() {
-    let Fixture { store, dir, log } = Fixture::new();
+    let Fixture { open: opened, home: dir, log } = Fixture::<Store>::new();
+    let store = opened.unwrap();
     let writer = store.writer();
     let slot = Arc::new(Mutex::new(Some(store)));
     let done = Box::new(move |_| drop(slot.lock().unwrap().take()));

@@ -1,9 +1,11 @@
 //! Schedules in the database: a slot's job and the record of the slot are written in one transaction.
 
-use super::batch::{Applier, Outcome};
-use super::error::Fault;
-use super::{NewJob, Reader, ScheduleChange, ScheduleOutcome, ScheduleRow, ScheduleSpec, Slot, StoreError, rows};
-use rusqlite::{OptionalExtension, Row, params};
+use super::applier::Applier;
+use super::rows;
+use crate::jobs::store::engine::Outcome;
+use crate::jobs::store::error::Fault;
+use crate::jobs::store::{NewJob, ScheduleChange, ScheduleOutcome, ScheduleRow, ScheduleSpec, Slot};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
 const COLUMNS: &str = "name, module_name, job_name, cron, timezone, payload_json, overlap, declared, revision, next_at, \
      last_slot, last_job, runs, skipped";
@@ -29,16 +31,9 @@ fn row(row: &Row<'_>) -> rusqlite::Result<ScheduleRow> {
     })
 }
 
-impl Reader {
-    /// All schedules, by name.
-    ///
-    /// # Errors
-    /// [`StoreError::Read`].
-    pub fn schedules(&mut self) -> Result<Vec<ScheduleRow>, StoreError> {
-        let mut statement = self.prepare(&format!("SELECT {COLUMNS} FROM schedules ORDER BY name"))?;
-        let found = statement.query_map([], row)?.collect::<Result<_, _>>()?;
-        Ok(found)
-    }
+/// All schedules, by name.
+pub(super) fn all(connection: &Connection) -> rusqlite::Result<Vec<ScheduleRow>> {
+    connection.prepare(&format!("SELECT {COLUMNS} FROM schedules ORDER BY name"))?.query_map([], row)?.collect()
 }
 
 /// Statements are prepared on demand, because a schedule is processed at most once a second.

@@ -1,6 +1,6 @@
 //! Converts a row of `jobs` to a [`JobRow`].
 
-use super::{JobRow, JobState, Slot};
+use crate::jobs::store::{JobRow, JobState, Slot};
 use rusqlite::Row;
 use rusqlite::types::Type;
 

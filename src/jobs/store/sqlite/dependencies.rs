@@ -1,9 +1,10 @@
 //! Dependencies between jobs: updated in the transaction that ends a dependency.
 
-use super::batch::Applier;
-use super::error::Fault;
-use super::types::Needs;
-use super::{Change, Changed, JobState, Settled, rows};
+use super::applier::Applier;
+use super::rows;
+use crate::jobs::store::error::Fault;
+use crate::jobs::store::types::Needs;
+use crate::jobs::store::{Change, Changed, JobState, Settled};
 use rusqlite::{OptionalExtension, params};
 use std::sync::Arc;
 

@@ -1,47 +1,20 @@
 //! Applies a batch of commands in one transaction: all commands, or none.
 
-use super::command::{Command, OwnEvent};
-use super::error::Fault;
-use super::live::{Live, LiveJob};
+use super::live::Live;
 use super::statements::Statements;
-use super::transition::{self, Step};
-use super::types::Needs;
-use super::{Change, Changed, Deleted, JobEvent, JobRow, JobState, NewJob, Paused, ScheduleOutcome, Settled, rows};
+use super::{faults, rows, schema};
+use crate::jobs::store::command::{Command, OwnEvent};
+use crate::jobs::store::engine::{Apply, Isolation, Outcome};
+use crate::jobs::store::error::Fault;
+use crate::jobs::store::transition::{self, LiveJob, Step};
+use crate::jobs::store::types::{Needs, Run};
+use crate::jobs::store::{Change, Changed, Deleted, JobEvent, JobState, NewJob, Settled};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// The result of a command, reported once its transaction is committed.
-pub(super) enum Outcome {
-    /// The row's id and time, and whether the job waits for other jobs.
-    Inserted(i64, i64, bool),
-    /// The dependencies do not exist, or have failed or are canceled.
-    NeedsRefused(String),
-    Existing(Box<JobRow>),
-    Changed(Changed),
-    Deleted(Deleted),
-    Swept(usize),
-    Schedule(Box<ScheduleOutcome>),
-    Paused(Paused),
-    /// Whether the checkpoint was stored.
-    Kept(bool),
-    /// The command has no answer.
-    Nothing,
-    /// This command failed, through its own fault.
-    Refused(String),
-}
-
-/// How the commands of a batch depend on each other.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Isolation {
-    /// The first fault undoes the whole batch: fast, and sufficient as long as faults have external causes.
-    Together,
-    /// Each command has its own savepoint, so only the command with the fault is left out.
-    Apart,
-}
-
 /// The database side of the writer.
-pub(super) struct Applier<'c> {
+pub(in crate::jobs::store) struct Applier<'c> {
     connection: &'c Connection,
     sql: Statements<'c>,
     live: Live,
@@ -50,6 +23,43 @@ pub(super) struct Applier<'c> {
     /// Whether a job may depend on another.
     pub(super) has_dependencies: bool,
     pub(super) settled: Vec<Settled>,
+}
+
+impl Apply for Applier<'_> {
+    fn transaction(&mut self, commands: &[Command], isolation: Isolation) -> Result<Vec<Outcome>, Fault> {
+        self.events.clear();
+        self.settled.clear();
+        self.tick();
+        let done = self.apply_all(commands, isolation);
+        match done {
+            Ok(_) => self.live.commit(),
+            Err(_) => self.undo(),
+        }
+        done
+    }
+
+    /// The rollback has undone the transaction for every connection, but its pages may be in the log with their commit record: a
+    /// crash would bring them back. The next commit overwrites them, so an empty one ends the doubt.
+    fn resolve(&mut self) -> Result<Option<Vec<Outcome>>, Fault> {
+        let done = self.overwrite_log();
+        if done.is_err() {
+            self.undo();
+        }
+        done.map(|()| None)
+    }
+
+    fn events(&self) -> &[JobEvent] {
+        &self.events
+    }
+
+    fn take_settled(&mut self) -> Vec<Settled> {
+        std::mem::take(&mut self.settled)
+    }
+
+    #[cfg(test)]
+    fn inside(&self) -> &dyn std::any::Any {
+        self.connection
+    }
 }
 
 impl<'c> Applier<'c> {
@@ -72,20 +82,6 @@ impl<'c> Applier<'c> {
         })
     }
 
-    /// Runs `commands` in one transaction. On success they are on disk, with one outcome each, and [`Self::events`] has their
-    /// events. On a fault nothing has changed, in memory or on disk.
-    pub(super) fn transaction(&mut self, commands: &[Command], isolation: Isolation) -> Result<Vec<Outcome>, Fault> {
-        self.events.clear();
-        self.settled.clear();
-        self.tick();
-        let done = self.apply_all(commands, isolation);
-        match done {
-            Ok(_) => self.live.commit(),
-            Err(_) => self.undo(),
-        }
-        done
-    }
-
     pub(super) fn sql(&mut self) -> &mut Statements<'c> {
         &mut self.sql
     }
@@ -94,18 +90,15 @@ impl<'c> Applier<'c> {
         self.live.get(id)
     }
 
+    /// The job, if it is the one called `uuid` and `run` holds it: running, or decided by that run, which continues.
+    pub(super) fn held_by(&self, run: Run, uuid: &Arc<str>) -> Option<&LiveJob> {
+        let is_held =
+            |job: &&LiveJob| job.state != JobState::Pending && job.attempt == run.attempt && job.uuid == *uuid;
+        self.live.get(run.job).filter(is_held)
+    }
+
     pub(super) fn now_ms(&self) -> i64 {
         self.now_ms
-    }
-
-    /// The events of the last transaction, in the order of their ids.
-    pub(super) fn events(&self) -> &[JobEvent] {
-        &self.events
-    }
-
-    /// The jobs whose dependencies the last transaction has settled.
-    pub(super) fn take_settled(&mut self) -> Vec<Settled> {
-        std::mem::take(&mut self.settled)
     }
 
     pub(super) fn connection(&self) -> &'c Connection {
@@ -127,8 +120,14 @@ impl<'c> Applier<'c> {
                 Isolation::Apart => self.apply_apart(command)?,
             });
         }
-        self.sql.commit.execute([])?;
+        self.sql.commit.execute([]).map_err(faults::of_commit)?;
         Ok(outcomes)
+    }
+
+    fn overwrite_log(&self) -> Result<(), Fault> {
+        self.connection.execute_batch("BEGIN IMMEDIATE")?;
+        schema::touch(self.connection)?;
+        self.connection.execute_batch("COMMIT").map_err(faults::of_commit)
     }
 
     fn undo(&mut self) {
@@ -242,7 +241,7 @@ impl<'c> Applier<'c> {
         if let Changed::Applied(state) = changed
             && state.is_final()
             && self.has_dependencies
-            && !matches!(change, Change::Return)
+            && !matches!(change, Change::Return { .. })
         {
             let uuid = self.events.last().map(|event| Arc::clone(&event.uuid)).unwrap_or_default();
             self.settle(id, state, &uuid)?;
@@ -258,7 +257,7 @@ impl<'c> Applier<'c> {
                 _ => self.change_of_ended(id),
             };
         };
-        if matches!(change, Change::Return) && job.state.is_final() {
+        if matches!(change, Change::Return { attempt } if *attempt == job.attempt) && job.state.is_final() {
             let state = job.state;
             self.live.set(id, None);
             return Ok(Changed::Applied(state));
@@ -268,12 +267,12 @@ impl<'c> Applier<'c> {
         };
         let (uuid, retries) = (Arc::clone(&job.uuid), job.retries);
         let (run_at, result, error) = match change {
-            Change::Retry { run_at_ms, reason } => (Some(run_at_ms), None, Some(reason)),
+            Change::Retry { run_at_ms, reason, .. } => (Some(run_at_ms), None, Some(reason)),
             Change::Fail { error } => (None, None, Some(error)),
             Change::Finish { result, error, .. } | Change::Decide { result, error, .. } => {
                 (None, result.as_ref(), error.as_ref())
             }
-            Change::Start { .. } | Change::Cancel | Change::Return | Change::Again { .. } => (None, None, None),
+            Change::Start { .. } | Change::Cancel | Change::Return { .. } | Change::Again { .. } => (None, None, None),
         };
         let changed =
             self.sql.change.execute(params![id, state.as_str(), self.now_ms, attempt, run_at, result, error])?;
@@ -326,12 +325,12 @@ impl<'c> Applier<'c> {
     }
 
     fn own_event(&mut self, event: &OwnEvent) -> Result<Outcome, Fault> {
-        let runs = |job: &&LiveJob| job.state != JobState::Pending && job.uuid == event.uuid;
-        let Some(job) = self.live.get(event.job).filter(runs) else { return Ok(Outcome::Nothing) };
+        let id = event.run.job;
+        let Some(job) = self.held_by(event.run, &event.uuid) else { return Ok(Outcome::Nothing) };
         // A job that has ended while its run continues may have been deleted or swept.
-        if !job.state.is_final() || self.sql.state_by_id.exists([event.job])? {
+        if !job.state.is_final() || self.sql.state_by_id.exists([id])? {
             self.insert_event(JobEvent {
-                job_id: event.job,
+                job_id: id,
                 uuid: Arc::clone(&event.uuid),
                 id: 0,
                 ts_ms: 0,
@@ -340,7 +339,7 @@ impl<'c> Applier<'c> {
                 is_final: false,
             })?;
             if let Some(blob) = &event.blob {
-                self.sql.insert_event_blob.execute(params![event.job, blob.name])?;
+                self.sql.insert_event_blob.execute(params![id, blob.name])?;
             }
         }
         Ok(Outcome::Nothing)

@@ -1,35 +1,31 @@
-//! Full disks, held locks, commands that can't succeed, callbacks that panic.
+//! Full disks, held locks, callbacks that panic.
 
 use super::*;
 
 /// Keeps the file from growing; only a few small rows may still fit into its pages.
 fn fill_disk(fixture: &Fixture) {
-    fixture.on_writer("PRAGMA max_page_count = 1");
+    on_writer(fixture, "PRAGMA max_page_count = 1");
 }
 
 fn free_disk(fixture: &Fixture) {
-    fixture.on_writer("PRAGMA max_page_count = 1000000");
+    on_writer(fixture, "PRAGMA max_page_count = 1000000");
 }
 
 fn big() -> Box<str> {
     format!("\"{}\"", "x".repeat(20_000)).into()
 }
 
-fn wait_for(what: &str, condition: impl Fn() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !condition() {
-        assert!(Instant::now() < deadline, "waited in vain: {what}");
-        std::thread::sleep(Duration::from_millis(2));
-    }
+fn first_run(job: i64) -> Run {
+    Run { job, attempt: 1 }
 }
 
 #[test]
 fn a_full_disk_loses_no_change_and_no_event() {
-    let fixture = Fixture::new();
+    let fixture = Fixture::<Store>::new();
     let (a, b) = (fixture.add("a"), fixture.add("b"));
     fixture.change(b, Change::Start { retries: 0 });
     let before = fixture.published().len();
-    let (writer, stats) = (fixture.store.writer(), fixture.store.stats());
+    let (writer, stats) = (fixture.writer(), fixture.store().stats());
     fill_disk(&fixture);
     let (answer, answers) = mpsc::channel();
     // One batch: a start, an event without room, and an end. The start must be undone in memory too.
@@ -37,9 +33,9 @@ fn a_full_disk_loses_no_change_and_no_event() {
     for (change, name) in [(Change::Start { retries: 0 }, "start"), (finish(JobState::Done), "finish")] {
         let answer = answer.clone();
         writer.try_change(a, change, Box::new(move |outcome| answer.send((name, outcome)).unwrap())).unwrap();
-        writer.event(a, "a".into(), "big".into(), big()).unwrap();
+        writer.event(first_run(a), "a".into(), "big".into(), big()).unwrap();
     }
-    writer.event(b, "b".into(), "other".into(), "2".into()).unwrap();
+    writer.event(first_run(b), "b".into(), "other".into(), "2".into()).unwrap();
     drop(release);
     wait_for("failures", || stats.failures() >= 2);
     let refused = fixture.submit(NewJob { payload: big().into(), ..new_job("c") });
@@ -61,11 +57,11 @@ fn a_full_disk_loses_no_change_and_no_event() {
 
 #[test]
 fn bytes_that_wait_are_limited_and_events_wait_for_room() {
-    let fixture = Fixture::new();
+    let fixture = Fixture::<Store>::new();
     let id = fixture.add("a");
     fixture.change(id, Change::Start { retries: 0 });
     let large = || -> Box<str> { format!("\"{}\"", "x".repeat(8 * 1024 * 1024)).into() };
-    let writer = fixture.store.writer();
+    let writer = fixture.writer();
     let release = fixture.hold();
     // The limit is 64 MiB.
     let mut taken = 0;
@@ -83,7 +79,7 @@ fn bytes_that_wait_are_limited_and_events_wait_for_room() {
     let (done, waited) = mpsc::channel();
     let other = writer.clone();
     std::thread::spawn(move || {
-        let events = (0..20).map(|n| other.event(id, "a".into(), format!("{n}").into(), large()));
+        let events = (0..20).map(|n| other.event(first_run(id), "a".into(), format!("{n}").into(), large()));
         done.send(events.collect::<Result<Vec<()>, _>>()).unwrap();
     });
     assert!(waited.recv_timeout(Duration::from_millis(50)).is_err(), "events did not wait");
@@ -97,8 +93,9 @@ fn bytes_that_wait_are_limited_and_events_wait_for_room() {
     // A waiting sender is told that the store ends.
     let release = fixture.hold();
     let other = writer.clone();
-    let waiting =
-        std::thread::spawn(move || (0..20).try_for_each(|_| other.event(id, "a".into(), "e".into(), large())));
+    let waiting = std::thread::spawn(move || {
+        (0..20).try_for_each(|_| other.event(first_run(id), "a".into(), "e".into(), large()))
+    });
     wait_for("a waiting event", || {
         writer.try_submit(NewJob { payload: large().into(), ..new_job("w") }, Box::new(|_| {})).is_err()
     });
@@ -109,13 +106,13 @@ fn bytes_that_wait_are_limited_and_events_wait_for_room() {
 
 #[test]
 fn commands_sent_during_a_failure_come_after_those_kept() {
-    let fixture = Fixture::new();
+    let fixture = Fixture::<Store>::new();
     let id = fixture.add("a");
     fixture.change(id, Change::Start { retries: 0 });
     fill_disk(&fixture);
-    let (writer, stats) = (fixture.store.writer(), fixture.store.stats());
+    let (writer, stats) = (fixture.writer(), fixture.store().stats());
     for n in 0..50 {
-        writer.event(id, "a".into(), format!("{n}").into(), big()).unwrap();
+        writer.event(first_run(id), "a".into(), format!("{n}").into(), big()).unwrap();
         if n % 10 == 0 {
             let failures = stats.failures();
             wait_for("another failure", || stats.failures() > failures);
@@ -131,15 +128,15 @@ fn commands_sent_during_a_failure_come_after_those_kept() {
 
 #[test]
 fn a_held_lock_delays_and_loses_nothing() {
-    let fixture = Fixture::new();
+    let fixture = Fixture::<Store>::new();
     let id = fixture.add("a");
-    fixture.on_writer("PRAGMA busy_timeout = 1");
-    let other = Connection::open(fixture.path()).unwrap();
+    on_writer(&fixture, "PRAGMA busy_timeout = 1");
+    let other = Connection::open(path(&fixture)).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     assert!(matches!(fixture.submit(new_job("b")), Err(StoreError::Unavailable { why }) if why.contains("lock")));
     let (answer, answered) = mpsc::channel();
     fixture
-        .store
+        .store()
         .writer()
         .change(id, Change::Start { retries: 0 }, Box::new(move |got| answer.send(got).unwrap()))
         .unwrap();
@@ -156,9 +153,9 @@ fn a_full_queue_is_told_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let config = StoreConfig { queue_max: 3, ..StoreConfig::new(database(dir.path())) };
     let store = Store::open(config, Box::new(|_| {})).unwrap();
-    let fixture = Fixture { dir, store, log: Log::default() };
+    let fixture = Fixture { home: dir, open: Some(store), log: Log::default() };
     let release = fixture.hold();
-    let writer = fixture.store.writer();
+    let writer = fixture.writer();
     let (answer, answers) = mpsc::channel();
     for n in 0..5 {
         let answer = answer.clone();
@@ -170,50 +167,18 @@ fn a_full_queue_is_told_at_once() {
 }
 
 #[test]
-fn a_command_that_cannot_work_does_no_harm_to_others() {
-    let fixture = Fixture::new();
-    let id = fixture.add("a");
-    let connection = Connection::open(fixture.path()).unwrap();
-    connection.execute_batch(POISON).unwrap();
-    let release = fixture.hold();
-    let (answer, answers) = mpsc::channel();
-    for uuid in ["b", "a", "c", "d"] {
-        let answer = answer.clone();
-        let payload = if uuid == "c" { "\"poison\"" } else { "{}" };
-        let job = NewJob { payload: payload.to_owned(), ..new_job(uuid) };
-        let done = Box::new(move |outcome: Result<_, _>| answer.send((uuid, outcome.is_ok())).unwrap());
-        fixture.store.writer().try_submit(job, done).unwrap();
-    }
-    fixture.store.writer().try_change(id, Change::Start { retries: 0 }, Box::new(drop)).unwrap();
-    fixture.event(id, "a", "poison");
-    fixture.event(id, "a", "step");
-    drop((release, answer));
-    let outcomes: Vec<_> = answers.iter().collect();
-    assert_eq!(outcomes, [("b", true), ("a", false), ("c", false), ("d", true)]);
-    fixture.settle();
-    assert_eq!(kinds(&fixture.published()), ["created", "created", "created", "started", "step"]);
-    assert_eq!(fixture.stored_events(id), [&fixture.published()[..1], &fixture.published()[3..]].concat());
-    assert_eq!(fixture.store.stats().failures(), 0);
-}
-
-/// Makes inserts of certain events fail.
-pub(super) const POISON: &str = "CREATE TRIGGER poison BEFORE INSERT ON job_events \
-     WHEN new.type = 'poison' OR new.data_json LIKE '%poison%' \
-     BEGIN SELECT RAISE(ABORT, 'poisoned'); END";
-
-#[test]
 fn a_row_removed_behind_the_stores_back_is_unknown() {
-    let fixture = Fixture::new();
+    let fixture = Fixture::<Store>::new();
     let id = fixture.add("a");
-    Connection::open(fixture.path()).unwrap().execute("DELETE FROM jobs", []).unwrap();
+    Connection::open(path(&fixture)).unwrap().execute("DELETE FROM jobs", []).unwrap();
     assert_eq!(fixture.change(id, Change::Start { retries: 0 }), Changed::Unknown);
     fixture.add("b");
 }
 
 #[test]
 fn a_panicking_callback_does_not_end_the_writer() {
-    let fixture = Fixture::new();
-    fixture.store.writer().try_submit(new_job("a"), Box::new(|_| panic!("on purpose"))).unwrap();
+    let fixture = Fixture::<Store>::new();
+    fixture.writer().try_submit(new_job("a"), Box::new(|_| panic!("on purpose"))).unwrap();
     fixture.add("b");
 }
 
@@ -226,7 +191,7 @@ fn a_callback_may_send_but_never_waits() {
     let (answer, answered) = mpsc::channel();
     let inner = writer.clone();
     let done = Box::new(move |_| {
-        let send = || inner.event(1, "a".into(), "x".into(), "1".into());
+        let send = || inner.event(first_run(1), "a".into(), "x".into(), "1".into());
         answer.send([send(), send()]).unwrap();
     });
     writer.try_submit(new_job("a"), done).unwrap();
@@ -235,17 +200,17 @@ fn a_callback_may_send_but_never_waits() {
 
 #[test]
 fn closing_waits_for_space_but_not_for_ever() {
-    let fixture = Fixture::new();
+    let fixture = Fixture::<Store>::new();
     let id = fixture.add("a");
     fixture.change(id, Change::Start { retries: 0 });
     fill_disk(&fixture);
     let (answer, answered) = mpsc::channel();
-    fixture.store.writer().event(id, "a".into(), "big".into(), big()).unwrap();
+    fixture.writer().event(first_run(id), "a".into(), "big".into(), big()).unwrap();
     let result = Some(big().into());
-    let end = Change::Finish { state: JobState::Done, result, error: None };
-    fixture.store.writer().change(id, end, Box::new(move |outcome| answer.send(outcome).unwrap())).unwrap();
+    let end = Change::Finish { attempt: 1, state: JobState::Done, result, error: None };
+    fixture.writer().change(id, end, Box::new(move |outcome| answer.send(outcome).unwrap())).unwrap();
     let started = Instant::now();
-    fixture.store.shutdown();
+    fixture.open.unwrap().shutdown();
     assert!((4..10).contains(&started.elapsed().as_secs()));
     assert!(matches!(answered.recv().unwrap(), Err(StoreError::Unavailable { .. })));
 }

@@ -1,21 +1,9 @@
 //! Paused kinds of jobs, by module and name.
 
-use super::batch::Applier;
-use super::error::Fault;
-use super::{JobKind, PAUSED_MAX, Paused, Reader, StoreError};
+use super::applier::Applier;
+use crate::jobs::store::error::Fault;
+use crate::jobs::store::{JobKind, PAUSED_MAX, Paused};
 use rusqlite::params;
-
-impl Reader {
-    /// The paused kinds.
-    ///
-    /// # Errors
-    /// [`StoreError::Read`].
-    pub fn paused(&mut self) -> Result<Vec<JobKind>, StoreError> {
-        let mut statement = self.prepare("SELECT module_name, job_name FROM paused_jobs")?;
-        let found = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
-        Ok(found)
-    }
-}
 
 impl Applier<'_> {
     pub(super) fn pause(&self, (module, job): &JobKind, pause: bool) -> Result<Paused, Fault> {

@@ -1,26 +1,9 @@
 //! The unfinished jobs in memory, always equal to the database.
 
-use super::JobState;
+use crate::jobs::store::JobState;
+use crate::jobs::store::transition::LiveJob;
 use rusqlite::Connection;
 use std::collections::HashMap;
-use std::sync::Arc;
-
-/// The state of a job that the writer needs to guard the job's changes without a query.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct LiveJob {
-    pub(super) uuid: Arc<str>,
-    pub(super) state: JobState,
-    pub(super) attempt: u32,
-    /// How often the job was retried by request.
-    pub(super) retries: u32,
-}
-
-impl LiveJob {
-    /// A newly submitted job.
-    pub(super) fn new(uuid: Arc<str>) -> Self {
-        Self { uuid, state: JobState::Pending, attempt: 0, retries: 0 }
-    }
-}
 
 /// Pending and running jobs by id, and decided jobs whose run continues; with an undo list for a rollback.
 #[derive(Default)]
