@@ -166,8 +166,8 @@ fn who_is_not_trusted_is_told_why_and_what_helps() {
         let said = fails(command(dir, url, &[&["modules"], args].concat()));
         assert!(parts.iter().all(|part| said.contains(part)), "{parts:?}: {said}");
     };
-    expect(&url, &[], &[&url, "nobody whom this machine trusts", "--cacert FILE or CWEB_CACERT"]);
-    expect(&url, &["--cacert", &authority.text("ca.pem")], &["nobody whom this machine trusts"]);
+    expect(&url, &[], &[&url, "no authority that this machine trusts", "--cacert FILE or CWEB_CACERT"]);
+    expect(&url, &["--cacert", &authority.text("ca.pem")], &["no authority that this machine trusts"]);
     expect(&url, &["--cacert", "missing.pem"], &["--cacert missing.pem: No such file"]);
     expect(&url, &["--cacert", "own.key"], &["--cacert own.key: no PEM certificate in it"]);
     // A name that leads to the server and is not in its certificate.

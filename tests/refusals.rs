@@ -46,7 +46,7 @@ fn rows_behind_the_count_are_refused_with_the_right_count() {
 fn parameters_of_other_routers_and_captures_that_can_t_be_told_are_refused() {
     let server = Server::start();
     let routes = r#"{"/user/{id}","GET",f,NONE},{"/:a/:a","GET",f,NONE},{"/(a*)(a*)/:x","GET",f,NONE}"#;
-    let expected = [r#"write "/user/:id""#, "the segment :a stands there twice", "can't be told in one pass"];
+    let expected = [r#"write "/user/:id""#, "two segments have the name :a", "can't be told apart in one pass"];
     refused(&deploy(&server, "params", routes, 3, ""), &expected);
     for path in ["/ws/{id}", "/ws/:a/:a", "/ws/[0-9", "ws/:id"] {
         let fields = format!(".websockets = {{{{.path = \"{path}\"}}}}, .ws_size = 1,");

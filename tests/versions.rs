@@ -29,7 +29,7 @@ fn refused(server: &Server, dir: &Path, args: &[&str]) -> String {
     said
 }
 
-/// The number of the live version, and those that are kept, the newest first.
+/// The number of the live version, and the numbers of the kept versions, the newest first.
 fn versions(server: &Server, name: &str) -> (u64, Vec<u64>) {
     let list = json(&server.get(&format!("/mgnt/{name}/versions")));
     let numbers = list["versions"].as_array().unwrap().iter().map(|version| version["version"].as_u64().unwrap());
@@ -61,7 +61,7 @@ fn every_deployment_is_a_version_that_can_be_gone_back_to() {
     println!("the rollback took {took:?}");
     assert_eq!(versions(&server, "m"), (1, vec![2, 1]));
     assert!(server.post("/mgnt/m/rollback", b"").text().contains("no version before 1"));
-    assert!(server.post("/mgnt/m/rollback?version=7", b"").text().contains("those that are kept: 1, 2"));
+    assert!(server.post("/mgnt/m/rollback?version=7", b"").text().contains("the kept versions: 1, 2"));
     assert_eq!(server.post("/mgnt/m/rollback?version=x", b"").status, 400);
     // What is live stays live over a restart, and a new version gets a new number.
     server.stop();

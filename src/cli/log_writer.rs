@@ -106,7 +106,7 @@ impl LogWriter {
             let lost = if lines.is_empty() { self.lost.swap(0, Ordering::Relaxed) } else { 0 };
             self.write_whole(&line);
             if lost > 0 {
-                self.write_whole(format!("{lost} lines of the log are lost: nobody read it\n").as_bytes());
+                self.write_whole(format!("{lost} lines of the log are lost: its reader was too slow\n").as_bytes());
             }
             self.waiting_bytes.fetch_sub(bytes, Ordering::AcqRel);
         }
@@ -173,13 +173,13 @@ mod tests {
         let mut file = reader;
         let mut all = Vec::new();
         let mut buffer = vec![0; 65536];
-        while !all.ends_with(b"nobody read it\n") {
+        while !all.ends_with(b"its reader was too slow\n") {
             let count = file.read(&mut buffer).unwrap();
             all.extend_from_slice(&buffer[..count]);
         }
         let all = String::from_utf8(all).unwrap();
         let (told, kept): (Vec<&str>, Vec<&str>) = all.lines().partition(|line| line.contains("lost"));
-        assert_eq!(told, [format!("{lost} lines of the log are lost: nobody read it")]);
+        assert_eq!(told, [format!("{lost} lines of the log are lost: its reader was too slow")]);
         assert_eq!(kept.len(), 6000 - lost);
         assert!(kept.iter().enumerate().all(|(number, line)| **line == *text(number).trim_end()));
         drop(file);

@@ -89,8 +89,8 @@ pub(super) fn explain(error: &ureq::Error) -> Option<String> {
 
 fn certificate(reason: &CertificateError) -> String {
     match reason {
-        CertificateError::UnknownIssuer => "nobody whom this machine trusts has signed its certificate. If it is a \
-             server of yours, name its certificate, or that of its authority, with --cacert FILE or CWEB_CACERT"
+        CertificateError::UnknownIssuer => "no authority that this machine trusts has signed its certificate. If the \
+             server is yours, name its certificate, or that of its authority, with --cacert FILE or CWEB_CACERT"
             .to_owned(),
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
             format!("its certificate is for other names: {reason}. Use one of these names, or issue a certificate for this name")

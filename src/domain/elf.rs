@@ -278,8 +278,8 @@ impl<'a> Elf<'a> {
             if let Some((_, name)) = SEARCHING.iter().find(|(searching, _)| searching == tag) {
                 let text = self.string(*value).map(printable).unwrap_or_default();
                 problems.push(format!(
-                    "it says where libraries are looked for or loaded from ({name} \"{text}\"): the server uses only the system's libraries; \
-                     link without -rpath and the like, or remove it: patchelf --remove-rpath FILE"
+                    "it sets where libraries are searched for or loaded from ({name} \"{text}\"): the server uses only the system's \
+                     libraries; link without -rpath and the like, or remove it: patchelf --remove-rpath FILE"
                 ));
             }
         }

@@ -1,9 +1,9 @@
 //! The threads that run module code.
 //!
-//! Each shard has a [`Companion`]: one executor on the shard's own core, for handlers known to be short. Waking it
-//! needs no inter-processor interrupt, and it runs once the shard sleeps, with a whole batch waiting. Everything
-//! else goes to the [`Pool`]: threads on the cores that no shard is pinned to (on all cores when shards take
-//! every one), more of them while handlers block, so that slow handlers overlap.
+//! Each shard has a [`Companion`]: one executor on the shard's own core, for handlers known to be short. Waking it needs no
+//! inter-processor interrupt, and it runs once the shard sleeps, when a whole batch waits. All other calls go to the
+//! [`Pool`]: threads on the cores to which no shard is pinned, or on all cores if shards occupy every one. The pool grows
+//! while handlers block, so that slow handlers run at the same time.
 
 use super::local_call::Call;
 use crate::threads::module_thread;
@@ -14,29 +14,29 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
-/// Runs one piece of work on the current thread. Each executor thread makes one by the factory it was given.
+/// Runs tasks on the current thread. Each executor thread creates its runner by its factory.
 pub trait Runner<W = Call> {
     /// Runs `work` and delivers its outcome. Must not panic.
     fn run(&mut self, work: W);
 
-    /// The same; gives `work` back if its memory can be used for the next piece.
+    /// Like [`Runner::run`]. Returns `work` if its memory can be used for the next task.
     fn run_and_return(&mut self, work: W) -> Option<W> {
         self.run(work);
         None
     }
 }
 
-/// Makes the [`Runner`] of a new executor thread, on that thread.
+/// Creates the [`Runner`] of a new executor thread, on that thread.
 pub type RunnerFactory<W = Call> = Arc<dyn Fn() -> Box<dyn Runner<W>> + Send + Sync>;
 
-/// A call that has kept a companion busy this long is no short one: what waits behind it moves to the pool.
+/// A call is not short once it has run for this time, in µs: the calls behind it then move to the pool.
 const STUCK_AFTER_US: u64 = 2_000;
 
-/// How long an idle pool thread beyond the smallest number stays.
+/// The time after which an idle pool thread beyond the smallest number ends.
 const IDLE_EXIT: Duration = Duration::from_secs(10);
 
 fn now_us(epoch: Instant) -> u64 {
-    // Never 0: that stands for "idle".
+    // Never 0, which means "idle".
     u64::try_from(epoch.elapsed().as_micros()).unwrap_or(u64::MAX).max(1)
 }
 
@@ -44,7 +44,7 @@ fn now_us(epoch: Instant) -> u64 {
 struct CompanionShared {
     queue: SegQueue<Call>,
     stop: AtomicBool,
-    /// Start of the running call in µs since `epoch`, 0 when idle. Written by the companion alone.
+    /// Start of the running call in µs since `epoch`; 0: idle. Only the companion writes it.
     busy_since_us: AtomicU64,
     epoch: Instant,
 }
@@ -58,10 +58,10 @@ pub struct Companion {
 }
 
 impl Companion {
-    /// Starts the companion of shard number `shard`, pinned to `core` if given.
+    /// Starts the companion of shard number `shard`, pinned to `core`, if there is one.
     ///
     /// # Errors
-    /// The thread could not be created.
+    /// The thread can't be created.
     pub fn start(shard: usize, core: Option<core_affinity::CoreId>, factory: RunnerFactory) -> std::io::Result<Self> {
         let shared = Arc::new(CompanionShared {
             queue: SegQueue::new(),
@@ -85,14 +85,14 @@ impl Companion {
         self.pushed = true;
     }
 
-    /// Wakes the thread if anything was pushed since the last wake: once a batch, at most one `futex(2)`.
+    /// Wakes the thread if a call was pushed since the last wake: once a batch, with at most one `futex(2)`.
     pub fn wake(&mut self) {
         if std::mem::take(&mut self.pushed) {
             self.thread.unpark();
         }
     }
 
-    /// Whether one call has been running so long that others should not queue behind it.
+    /// Whether the running call has taken so long that no other call should wait behind it.
     #[must_use]
     pub fn is_stuck(&self) -> bool {
         let since = self.shared.busy_since_us.load(Ordering::Relaxed);
@@ -112,12 +112,12 @@ impl Companion {
 }
 
 impl Companion {
-    /// Ends the thread. The running call may finish; waiting ones are dropped.
+    /// Ends the thread. The running call may finish; waiting calls are dropped.
     pub fn stop(&mut self) {
         while self.reclaim().is_some() {}
         self.shared.stop.store(true, Ordering::Release);
         self.thread.unpark();
-        // A handler that never returns would hold up the exit: such a thread is left to the end of the process.
+        // A handler that never returns would delay the exit, so its thread is left to the end of the process.
         if let Some(join) = self.join.take().filter(|_| !self.is_stuck()) {
             let _ = join.join();
         }
@@ -130,10 +130,10 @@ impl Drop for Companion {
     }
 }
 
-/// Makes all thread-local state of this crate that calls of modules use. A thread that runs such calls must do this before it
-/// takes the first call, because the first use of a thread-local with a destructor waits for the dynamic loader's lock
-/// (`__cxa_thread_atexit_impl`), and a module's constructor may hold that lock for ever. `tests/layers.rs` fails when a
-/// file gets a `thread_local!` that is not made here.
+/// Creates all thread-local state of this crate that calls of modules use. A thread that runs such calls must do this
+/// before it takes the first call, because the first use of a thread-local with a destructor waits for the dynamic loader's
+/// lock (`__cxa_thread_atexit_impl`), and a module's constructor may hold that lock for ever. `tests/layers.rs` fails when
+/// a file gets a `thread_local!` that is not created here.
 pub(super) fn prepare_thread() {
     super::running::ready();
     super::output::ready();
@@ -154,12 +154,12 @@ fn companion_main(shared: &CompanionShared, runner: &mut dyn Runner) {
         if shared.stop.load(Ordering::Acquire) {
             return;
         }
-        // A push between the last pop and here left an unpark token, so this returns at once.
+        // A push after the last pop has left an unpark token, so this call then returns at once.
         thread::park();
     }
 }
 
-/// Least time between two attempts to start a thread that a caller of [`Pool::push`] makes after one has failed.
+/// After a failed start of a thread, the shortest time before a caller of [`Pool::push`] tries again, in µs.
 const RETRY_AFTER_US: u64 = 50_000;
 
 /// State shared by the pool's threads.
@@ -171,13 +171,13 @@ struct PoolShared<W> {
     named: AtomicUsize,
     threads_min: usize,
     threads_max: usize,
-    /// How long an idle thread beyond the smallest number stays.
+    /// The time after which an idle thread beyond the smallest number ends.
     idle_exit: Duration,
     cores: Vec<core_affinity::CoreId>,
     epoch: Instant,
-    /// When a thread could not be started in µs since `epoch`; 0: the last one could.
+    /// The time of the last failed start of a thread, in µs since `epoch`; 0: no start has failed since the last success.
     failed_us: AtomicU64,
-    /// Has no thread start.
+    /// Makes every start of a thread fail.
     #[cfg(test)]
     is_refused: AtomicBool,
 }
@@ -189,10 +189,11 @@ pub struct Pool<W = Call> {
 }
 
 impl<W: Send + 'static> Pool<W> {
-    /// Starts `threads_min` threads that may run on `cores` (anywhere if empty) and grow to `threads_max`.
+    /// Starts a pool of `threads_min` threads, which grows up to `threads_max`. The threads may run on `cores`; empty: on
+    /// all.
     ///
     /// # Errors
-    /// No thread could be created.
+    /// No thread can be created.
     pub fn start(
         threads_min: usize,
         threads_max: usize,
@@ -232,17 +233,17 @@ impl<W: Send + 'static> Pool<W> {
         Ok(Self { sender, shared })
     }
 
-    /// Queues a call. Shards bound what they have in flight, and so this queue.
+    /// Queues a call. The queue is bounded because shards limit their unfinished calls.
     pub fn push(&self, call: W) {
-        // The receiver lives in `shared`, so the channel can't be disconnected.
+        // `shared` has the receiver, so the channel can't be disconnected.
         let _ = self.sender.send(call);
         if self.shared.failed_us.load(Ordering::Relaxed) != 0 {
             self.shared.retry();
         }
     }
 
-    /// Whether the next call that is pushed waits for the end of another one: there are as many calls as there may be threads. A hint:
-    /// it orders nothing.
+    /// Whether the next pushed call must wait for the end of another call: there are as many calls as the limit on threads.
+    /// A hint, which orders no other access.
     #[must_use]
     pub fn is_busy(&self) -> bool {
         let shared = &self.shared;
@@ -252,7 +253,7 @@ impl<W: Send + 'static> Pool<W> {
         running + shared.receiver.len() >= most
     }
 
-    /// Threads that exist now.
+    /// The number of existing threads.
     #[must_use]
     pub fn threads(&self) -> usize {
         self.shared.threads.load(Ordering::Relaxed)
@@ -275,13 +276,13 @@ impl<W: Send + 'static> PoolShared<W> {
         spawned.map(|_| ())
     }
 
-    /// Counts one thread less, if there are more than there must be.
+    /// Decrements the count of threads, if it exceeds the smallest number.
     fn count_one_less(&self) -> bool {
         let less = |threads: usize| (threads > self.threads_min).then(|| threads - 1);
         self.threads.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).is_ok()
     }
 
-    /// Starts a thread if there may be one more. If that fails, the next calls that are pushed lead to other attempts.
+    /// Starts a thread, within the limit. If that fails, later pushes try again.
     fn grow(self: &Arc<Self>) {
         if self.threads.load(Ordering::SeqCst) >= self.threads_max {
             return;
@@ -296,13 +297,13 @@ impl<W: Send + 'static> PoolShared<W> {
         self.failed_us.store(failed_us, Ordering::Relaxed);
     }
 
-    /// The last idle thread could not start a successor: unless one is idle again, the call that has been pushed would wait for
-    /// the end of one that may never end.
+    /// After the last idle thread has failed to start a successor: tries again, unless a thread is idle. Otherwise the
+    /// pushed call would wait for the end of another call, which may never come.
     #[cold]
     fn retry(self: &Arc<Self>) {
         let (failed_us, now_us) = (self.failed_us.load(Ordering::Relaxed), now_us(self.epoch));
         let is_due = failed_us != 0 && now_us.saturating_sub(failed_us) >= RETRY_AFTER_US;
-        // One of those who push at the same time.
+        // Only one of several simultaneous callers continues.
         if !is_due || self.failed_us.compare_exchange(failed_us, now_us, Ordering::Relaxed, Ordering::Relaxed).is_err()
         {
             return;
@@ -311,8 +312,9 @@ impl<W: Send + 'static> PoolShared<W> {
     }
 }
 
-/// At any time, one thread of a pool that is not at its largest is idle, or about to be: calls may block for any time, and the next
-/// call must not wait for their end. So the last idle thread starts a successor before it takes a call, and does not leave.
+/// A thread of the pool. At any time one thread is idle or about to be, unless the pool has reached its limit: calls may
+/// block for any time, and the next call must not wait for their end. The last idle thread therefore starts a successor
+/// before it takes a call, and does not end.
 fn pool_main<W: Send + 'static>(shared: &Arc<PoolShared<W>>) {
     super::sched::background_thread(&shared.cores);
     let mut runner = (shared.factory)();
@@ -320,7 +322,8 @@ fn pool_main<W: Send + 'static>(shared: &Arc<PoolShared<W>>) {
     loop {
         shared.idle.fetch_add(1, Ordering::SeqCst);
         let received = shared.receiver.recv_timeout(shared.idle_exit);
-        // Before this thread stops being idle: one that finds itself the last idle one must see that there may be one more.
+        // The count must change before this thread stops being idle: a thread that finds itself the last idle one must see
+        // that the pool may grow.
         let leaves = matches!(received, Err(RecvTimeoutError::Timeout)) && shared.count_one_less();
         let idle_left = shared.idle.fetch_sub(1, Ordering::SeqCst) - 1;
         match received {
@@ -345,7 +348,7 @@ mod tests {
     const WAIT: Duration = Duration::from_secs(60);
     const IDLE: Duration = Duration::from_millis(5);
 
-    /// A call tells that it runs, and ends when it is told to.
+    /// A call reports its start, and ends on request.
     type Held = (Sender<()>, Receiver<()>);
 
     struct Holder;
@@ -357,7 +360,7 @@ mod tests {
         }
     }
 
-    /// A pool, what pushes a call that stays, and what waits until a call runs.
+    /// A pool, a function that pushes a call that stays, and a function that waits until a call runs.
     struct Stage {
         pool: Pool<Held>,
         runs: (Sender<()>, Receiver<()>),
@@ -386,7 +389,7 @@ mod tests {
         for held in 1..=8 {
             stage.hold();
             stage.until_running();
-            // Longer than an idle thread stays where there is another one.
+            // Longer than the time after which a thread ends if another one is idle.
             thread::sleep(4 * IDLE);
             assert!(stage.pool.threads() > held);
         }

@@ -72,7 +72,7 @@ pub enum Message {
     },
     /// The module table has changed: take a new snapshot and release the old one.
     TableChanged,
-    /// Stop accepting, finish what is in flight, close what is idle.
+    /// Stop accepting, finish the running requests, and close idle connections.
     Drain,
     /// Stop now.
     Stop,

@@ -11,8 +11,8 @@ const F_SETSIG: libc::c_int = 10;
 #[must_use]
 pub fn is_open_for_writing(file: BorrowedFd<'_>) -> bool {
     let fd = file.as_raw_fd();
-    // SAFETY: system calls without memory, on a descriptor that is borrowed. The lease is given back at once; were it broken
-    // in between, the signal would be one that is ignored by default.
+    // SAFETY: system calls without memory, on a borrowed descriptor. The lease is returned at once; if it is broken in
+    // between, the kernel sends SIGURG, which is ignored by default.
     unsafe {
         libc::fcntl(fd, F_SETSIG, libc::SIGURG);
         if libc::fcntl(fd, libc::F_SETLEASE, libc::F_RDLCK) == 0 {

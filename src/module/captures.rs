@@ -15,11 +15,11 @@ pub(super) fn problem(path: &str) -> Option<String> {
     let twice =
         names.iter().enumerate().find(|(at, name)| names.get(..*at).is_some_and(|earlier| earlier.contains(name)));
     if let Some((_, name)) = twice {
-        return Some(format!("the segment :{name} stands there twice; give each segment a name of its own"));
+        return Some(format!("two segments have the name :{name}; give each segment a name of its own"));
     }
     if !names.is_empty() && Groups::compile(path).is_none() {
         return Some(format!(
-            "what its groups match can't be told in one pass over a path; have something fixed between them, and at most \
+            "its groups can't be told apart in one pass over a path; put fixed text between them, and use at most \
              {GROUPS_MAX} groups"
         ));
     }
@@ -99,7 +99,7 @@ mod tests {
 
     #[test]
     fn names_that_can_t_be_told_are_refused() {
-        assert!(problem("/:a/:a").unwrap().contains(":a stands there twice"));
+        assert!(problem("/:a/:a").unwrap().contains("two segments have the name :a"));
         assert!(problem("/(a*)(a*)/:b").unwrap().contains("in one pass"));
         let many: String = (0..=GROUPS_MAX).map(|n| format!("/:a{n}")).collect();
         assert!(problem(&many).unwrap().contains("at most 16 groups"));

@@ -56,7 +56,7 @@ fn live(control: &ControlState, name: &str) -> Result<u64, DeployError> {
 fn version(list: &[Version], name: &str, number: u64) -> Result<Version, DeployError> {
     let kept = || list.iter().map(|version| version.number.to_string()).collect::<Vec<_>>().join(", ");
     list.iter().find(|version| version.number == number).cloned().ok_or_else(|| {
-        DeployError::Version(format!("module {name} has no version {number}; those that are kept: {}", kept()))
+        DeployError::Version(format!("module {name} has no version {number}; the kept versions: {}", kept()))
     })
 }
 

@@ -1,4 +1,4 @@
-//! Request bodies: how large one may be, and what all of a shard's may take.
+//! Limits on request bodies: on one body, and on all incomplete bodies of a shard.
 
 use super::Shard;
 use super::conn::Conn;
@@ -11,8 +11,10 @@ use crate::proto::http1::{Method, RequestView};
 use crate::server_response::ServerAnswer;
 
 impl Shard {
-    /// Most bytes that the body of this request may have, said when its head has been read; or the answer to give
-    /// instead of reading it.
+    /// The limit, in bytes, on the body of this request, after its head has been read.
+    ///
+    /// # Errors
+    /// The answer that the request gets without its body being read.
     pub(super) fn body_limit(
         &self,
         origin: &Origin,
@@ -22,10 +24,10 @@ impl Shard {
         let limit = if !origin.is_for_server(view.path()) {
             self.module_body_limit(view)
         } else if view.path() == b"/healthz" || view.method() == Method::Options {
-            // Everybody may ask that.
+            // These requests need no key.
             self.limits.body_bytes_max
         } else {
-            // Who may not ask need not send.
+            // A client without permission should not send its body.
             self.admin.admit(view, origin.client)?;
             self.limits.own_body_bytes_max
         };
@@ -48,21 +50,21 @@ impl Shard {
         let limit = |route: &RouteDecl| self.limits.route_body_bytes_max(route);
         let found = match table.route(view.method().as_str(), view.path()) {
             RouteMatch::Found { module, route } => routes(module).and_then(|routes| routes.get(route)).map(limit),
-            // Which route it will be is known after the swap, and looked at again then.
+            // The route is known after the swap, and is then checked again.
             RouteMatch::Held { module } => routes(module).and_then(|routes| routes.iter().map(limit).max()),
             _ => None,
         };
         found.unwrap_or(self.limits.body_bytes_max)
     }
 
-    /// The route that `view` is for, as its module declares it; `None` while the module is swapped, too.
+    /// The route of `view` in its module's declaration; `None` also during a swap of the module.
     pub(super) fn declared(&self, view: &RequestView<'_>) -> Option<&RouteDecl> {
         let table = self.snapshot.table();
         let RouteMatch::Found { module, route } = table.route(view.method().as_str(), view.path()) else { return None };
         table.modules().get(module)?.manifest().routes.get(route)
     }
 
-    /// The answer to a body of more than `limit` bytes for `route` (RFC 9110 §15.5.14): which limit it is, and where it is set.
+    /// The answer to a body of more than `limit` bytes for `route` (RFC 9110 §15.5.14). It names the limit and its source.
     pub(super) fn too_large(&self, limit: usize, route: Option<&RouteDecl>) -> ServerAnswer {
         let whose = match route.map_or(BodyLimitOf::Server, RouteDecl::body_limit_of) {
             BodyLimitOf::Project => "the limit of its project: body_bytes in [limits] of module.toml",
@@ -78,7 +80,7 @@ impl Shard {
         ServerAnswer::text(413, format!("the body is larger than {limit} bytes, {whose}\n"))
     }
 
-    /// The answer to a body that has turned out to be too large while it came.
+    /// The answer to a body that proves too large while it arrives.
     pub(super) fn grown_too_large(&self, view: &RequestView<'_>) -> ServerAnswer {
         if admin::owns(view.path()) {
             return own_too_large(self.limits.own_body_bytes_max);
@@ -88,7 +90,8 @@ impl Shard {
         self.too_large(limit, route)
     }
 
-    /// Counts what has arrived of a body that is not complete. Too much of all together: this connection is answered 503.
+    /// Counts the received bytes of an incomplete body. If all such bodies together exceed the limit, this connection is
+    /// answered 503.
     pub(super) fn gather(&mut self, connections: &mut Connections, conn: &mut Conn) {
         self.ungather(conn);
         conn.gathered = conn.body_bytes();
@@ -99,18 +102,18 @@ impl Shard {
             let head_only = conn.decoder.refused_head(&[]);
             self.trace_refused(connections, conn, answer.status);
             self.answer_last(connections, conn, &answer, head_only);
-            // The body is released now: until the connection ends, it would have the bodies of other connections refused.
+            // The body is released now; otherwise other connections' bodies would be refused until this connection ends.
             self.discard_body(conn);
         }
     }
 
-    /// The body of `conn` is complete, or will never be.
+    /// Ends the count for the body of `conn`, which is complete or will never be.
     pub(super) fn ungather(&mut self, conn: &mut Conn) {
         self.gathered_bytes = self.gathered_bytes.saturating_sub(std::mem::take(&mut conn.gathered));
     }
 }
 
-/// The same answer to a request for one of the server's own paths.
+/// Like [`Shard::too_large`], for one of the server's own paths.
 fn own_too_large(limit: usize) -> ServerAnswer {
     ServerAnswer::text(
         413,

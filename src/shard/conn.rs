@@ -138,8 +138,8 @@ pub(super) struct Conn {
     pub(super) place: Place,
     /// The body that is passed to its receiver in pieces.
     pub(super) upload: Option<Box<ConnUpload>>,
-    /// Set when the head of such a request is complete, but its turn has not come; the value: whether the client waits for
-    /// `100 Continue`.
+    /// Set while a request whose body is passed on in pieces has a complete head, but must wait for its turn. The value:
+    /// whether the client waits for `100 Continue`.
     pub(super) stream_waits: Option<bool>,
     /// Requests to log when they are answered; see [`super::traces`].
     pub(super) traces: Vec<Trace>,

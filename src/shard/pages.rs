@@ -28,7 +28,7 @@ impl Shard {
         self.limits.dev && path.starts_with(ROOT)
     }
 
-    /// Answers a request for such a path; its connection ends with the answer.
+    /// Answers a request for a path of [`Shard::is_for_pages`]; the connection ends with the answer.
     pub(super) fn begin_pages(&mut self, origin: &Origin, view: &RequestView<'_>, out: &mut Vec<u8>) -> Begun {
         let mut meta = self.meta(origin, view);
         meta.keep_alive = false;

@@ -1,8 +1,8 @@
-//! Large bodies of requests that are written to the memory of their domain while they arrive.
+//! Large request bodies that are written to the memory of their domain while they arrive.
 //!
-//! The shard takes a place beside the rings when the head announces a large body, and writes each part there as it comes. So a body is
-//! copied once in the server, and takes up memory once. Where there is no place, and where the request turns out to
-//! be for another process than the place, the body gathers in the server as a small one does.
+//! The shard takes a place beside the rings when the head announces a large body, and writes each part there as it arrives.
+//! The server thus copies the body once and holds it in memory once. If there is no place, or if the request proves to be
+//! for another process than the place, the body is collected in the server like a small one.
 
 use super::Shard;
 use super::begun::Begun;
@@ -19,14 +19,15 @@ use crate::proto::http1::RequestView;
 use crate::server_response::ServerAnswer;
 use std::sync::Arc;
 
-/// Whether the body of a call of `route` may lie in its place before the call begins. A route that may decline cannot, because the
-/// next module may be in another process.
+/// Whether the body of a call of `route` may lie in its place before the call begins. A route that may decline can't have
+/// that, because the next module may be in another process.
 fn may_place(route: &RouteDecl) -> bool {
     !(route.is_stream() || route.is_handshake() || route.is_fallback())
 }
 
 impl Shard {
-    /// Takes a place for the body of the request whose head is complete, if the body is large, is for a domain, and there is room.
+    /// Takes a place for the body of the request with a complete head, if the body is large and is for a domain, and if
+    /// there is room.
     pub(super) fn place_body(&mut self, conn: &mut Conn, origin: &Origin, announced: Option<usize>) {
         let view = conn.decoder.head_view();
         let Some(bytes) = announced.filter(|_| self.local.is_none() && conn.slots.is_empty()) else { return };
@@ -39,13 +40,13 @@ impl Shard {
         if generation.route(route).is_some_and(may_place)
             && let Some(body) = self.remote.place(generation.instance(), bytes)
         {
-            // Its limit was looked at when it was announced.
+            // The limit was checked when the body was announced.
             conn.decoder.stream_body(None);
             conn.placed = Some(Box::new(body));
         }
     }
 
-    /// Writes what `input` brings of a body to its place. Returns how many bytes are done with.
+    /// Writes the body's bytes in `input` to the place. Returns the number of used bytes.
     pub(super) fn fill_place(&mut self, connections: &mut Connections, conn: &mut Conn, input: &[u8]) -> usize {
         let Some(body) = conn.placed.as_mut() else { return 0 };
         let piece = match conn.decoder.body_piece(input, usize::MAX) {
@@ -113,8 +114,8 @@ impl Shard {
         conn.last_request_seen = last && conn.taken.is_none();
     }
 
-    /// Begins a request whose body lies in its place, or answers in `out` why it does not. Gives the body back where the route
-    /// is none any more whose body may lie there.
+    /// Begins a request whose body lies in its place, or appends the refusal to `out`. Returns the body if the route no
+    /// longer permits a placed body.
     fn begin_placed(
         &mut self,
         origin: &Origin,
@@ -140,7 +141,7 @@ impl Shard {
         Ok(Begun::Running { expected })
     }
 
-    /// The head of a request is complete, and its body is awaited.
+    /// Waits for the body of a request with a complete head.
     pub(super) fn await_body(&self, connections: &mut Connections, conn: &mut Conn, expects_continue: bool) {
         conn.partial = Partial::Body;
         conn.body_paid_ms = self.now_ms;
@@ -148,7 +149,7 @@ impl Shard {
         Self::send_continue(connections, conn);
     }
 
-    /// Answers a request whose head has come, and whose body is not read.
+    /// Answers a request after its head, without reading its body.
     pub(super) fn refuse_body(
         &mut self,
         connections: &mut Connections,
@@ -161,7 +162,7 @@ impl Shard {
         self.answer_last(connections, conn, refusal, head_only);
     }
 
-    /// Gives back the memory of a body that will not be complete.
+    /// Frees the memory of a body that will not be complete.
     pub(super) fn discard_body(&mut self, conn: &mut Conn) {
         conn.decoder.discard();
         conn.placed = None;

@@ -152,7 +152,7 @@ fn busy(bytes: usize, most: usize) -> Lent {
     Lent::Refused(
         503,
         format!(
-            "it has {bytes} bytes, and with those that wait to be sent there would be more than {most} (--module-answers-bytes-max)"
+            "it has {bytes} bytes; together with the unsent answers that is more than {most} (--module-answers-bytes-max)"
         ),
     )
 }

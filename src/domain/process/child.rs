@@ -1,4 +1,5 @@
-//! The main of a domain's process: `cweb domain CONTROL RINGS BODIES WAKE… FILES…`, the numbers of its descriptors.
+//! The main function of a domain's process: `cweb domain CONTROL RINGS BODIES WAKE… FILES…`, the numbers of its
+//! descriptors.
 
 mod confine;
 
@@ -47,38 +48,38 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// How often scheduled work is looked at, when the server wants to know of its end.
+/// The interval between two checks for the end of scheduled work, while the server waits for it.
 const SETTLE_LOOK: Duration = Duration::from_millis(2);
 
-/// What the server answered, or why it did not.
+/// The server's answer, or the reason why there is none.
 type Answer = Result<String, String>;
 
-/// The way back to the server for what modules ask.
+/// The connection to the server, for questions of modules.
 struct Parent {
     stream: Mutex<UnixStream>,
-    /// Longest message that the server takes.
+    /// Limit, in bytes, on a message that the server accepts.
     message_bytes_max: usize,
     waiting: Mutex<HashMap<u64, Sender<Answer>>>,
     next: AtomicU64,
-    /// Server's number of each loaded instance, by the number its code names itself with.
+    /// The server's number of each loaded instance, by the number with which the instance's code identifies itself.
     numbers: Mutex<HashMap<u64, u64>>,
-    /// Jobs that run here: whether each is to end.
+    /// The running jobs: whether each must end.
     runs: Mutex<HashMap<u64, Arc<AtomicBool>>>,
-    /// The open files that jobs have asked for.
+    /// The open files for which jobs have asked.
     files: HandedFiles,
 }
 
 impl Parent {
     fn send(&self, message: &ToParent) {
         match control::write(&mut *lock(&self.stream), message) {
-            // The server is going away and has hung up, and this process with it.
+            // The server has hung up because it ends; this process ends, too.
             Err(error) if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {}
-            Err(error) => tracing::error!("the server can't be told: {error}"),
+            Err(error) => tracing::error!("a message to the server can't be sent: {error}"),
             Ok(()) => {}
         }
     }
 
-    /// Asks the server, and waits for its answer.
+    /// Sends a question to the server, and waits for the answer.
     fn ask(&self, what: Question) -> Answer {
         self.ask_as(self.next.fetch_add(1, Ordering::Relaxed), what)
     }
@@ -101,7 +102,7 @@ impl Parent {
         let (sender, receiver) = bounded(1);
         lock(&self.waiting).insert(call, sender);
         if let Err(error) = lock(&self.stream).write_all(&message) {
-            // No answer comes to a question that was not sent.
+            // A question that was not sent gets no answer.
             lock(&self.waiting).remove(&call);
             return Err(format!("the server can't be asked: {error}"));
         }
@@ -115,12 +116,12 @@ impl Parent {
     }
 }
 
-/// A job that runs here, as its code sees the server.
+/// A running job's connection to the server.
 struct ParentJobCalls<'a> {
     parent: &'a Parent,
     run: u64,
     must_end: Arc<AtomicBool>,
-    /// When its time is over.
+    /// The end of the run's time, if it is limited.
     deadline: Option<Instant>,
 }
 
@@ -188,7 +189,7 @@ pub fn main(descriptors: &[i32]) -> ExitCode {
 
 /// Takes a descriptor that the server left open for this process.
 fn take(number: i32) -> OwnedFd {
-    // SAFETY: the server names each descriptor once, and nothing here has opened any before.
+    // SAFETY: the server names each descriptor once, and no code here has opened one before.
     unsafe { OwnedFd::from_raw_fd(number) }
 }
 
@@ -202,7 +203,7 @@ fn run(descriptors: &[i32]) -> io::Result<()> {
     let ToChild::Start(start) = control::read(&mut stream)? else {
         return Err(io::Error::other("the server did not say how to start"));
     };
-    // One of each for a shard.
+    // Each shard has one wake descriptor and one file descriptor.
     let mut files = wakes.split_off(start.shards.min(wakes.len()));
     let core_dir = if start.leaves_core { files.pop() } else { None };
     if core_dir.is_some() {
@@ -215,7 +216,7 @@ fn run(descriptors: &[i32]) -> io::Result<()> {
     running::show(&region, layout.board());
     crate::domain::stream::configure(start.handler_timeout_ms, start.threads_max);
     for signal in [signal_hook::consts::SIGPIPE, signal_hook::consts::SIGXFSZ] {
-        // Caught so that it does not end the process: the call that met it fails instead.
+        // The handler keeps the signal from ending the process: only the call that causes the signal fails.
         signal_hook::flag::register(signal, Arc::default())?;
     }
     let for_all_threads = stream.try_clone()?;
@@ -240,8 +241,8 @@ fn run(descriptors: &[i32]) -> io::Result<()> {
     }
     let asker = Arc::clone(&parent);
     let rows = move |query: &TableQuery| asker.ask(Question::Rows(query.clone()));
-    // This may be a spare, which stays small: the threads come with the first order, and what is damaged of the database by
-    // then is seen.
+    // This process may be a spare, which must stay small, so the threads start at the first order. Damage to the database
+    // up to then is noticed, too.
     wait_readable(&stream);
     let workers = close_in(&start, &kept, &parent, &refusals)?;
     let host = InProcess::start(Path::new(&start.database), Some(JobTables::Asked(Box::new(rows))))?;
@@ -251,12 +252,12 @@ fn run(descriptors: &[i32]) -> io::Result<()> {
     let child = Arc::new(Child { parent, domain, host, workers });
     Child::serve(&child, &mut stream);
     child.look_for_leaks();
-    // Threads of modules may be running: destructors must not.
-    // SAFETY: ends the process at once.
+    // Threads of modules may be running, so destructors must not run.
+    // SAFETY: this ends the process at once.
     unsafe { libc::_exit(0) }
 }
 
-/// Waits until the server has said something, or is gone.
+/// Waits until the server has sent something, or has closed the connection.
 fn wait_readable(stream: &UnixStream) {
     let mut poll = libc::pollfd { fd: stream.as_raw_fd(), events: libc::POLLIN, revents: 0 };
     // SAFETY: one pollfd, of which the kernel writes only `revents`.
@@ -265,7 +266,7 @@ fn wait_readable(stream: &UnixStream) {
     }
 }
 
-/// Tells the server of a signal that was caught in module code. A call of exit(3) is none: it is over as it was meant to be.
+/// Reports a signal that was caught in module code to the server. A call of exit(3) is no fault, so it is not reported.
 fn tell_fault(parent: &Parent, caught: &Caught<'_>) {
     if let Trap::Signal { signal, address, instruction, stack_overflow } = caught.trap {
         let Trace { frames, registers } = guard::last_trace(instruction);
@@ -279,7 +280,7 @@ fn tell_fault(parent: &Parent, caught: &Caught<'_>) {
             stack_overflow,
             place: caught.place.to_owned(),
         };
-        // The connection to the server is not that of the process of a single call.
+        // The process of a single call must not use the connection to the server.
         if worker::is_on() {
             return workers::keep_fault(fault);
         }
@@ -287,7 +288,7 @@ fn tell_fault(parent: &Parent, caught: &Caught<'_>) {
     }
 }
 
-/// Lets module code reach the server's services.
+/// Connects module code with the server's services.
 fn connect_services(parent: &Arc<Parent>, crypto: bool) {
     let teller = Arc::clone(parent);
     in_process::observe_faults(Box::new(move |caught| tell_fault(&teller, caught)));
@@ -356,7 +357,7 @@ fn start_threads(
         long: Pool::start(start.threads_min, start.threads_max, free_cores.clone(), Arc::clone(&factory))?,
         streams: Pool::start(1, streams_max, free_cores.clone(), Arc::clone(&factory))?,
         workers: LazyPool {
-            // One more than may run finds that they do, and says so.
+            // Calls beyond the limit must start, too, to report that they exceed it.
             threads_max: start.killable_calls_max.saturating_add(2),
             cores: free_cores,
             factory: Arc::clone(&factory),
@@ -386,12 +387,12 @@ fn start_threads(
     Ok(domain)
 }
 
-/// The domain, as the control connection sees it.
+/// The domain, from the view of the control connection.
 struct Child {
     parent: Arc<Parent>,
     domain: Arc<ChildDomain>,
     host: InProcess,
-    /// What runs calls in processes of their own.
+    /// Runs calls in processes of their own.
     workers: Option<Arc<WorkerHost>>,
 }
 
@@ -401,7 +402,7 @@ impl Child {
             match control::read(stream) {
                 Ok(ToChild::Call { call, what }) => {
                     let carrier = Arc::clone(child);
-                    // A hook or a job may take long, and may itself ask: each has a thread of its own.
+                    // A hook or a job may take long, and may itself ask the server, so each has a thread of its own.
                     let spawned = module_thread("control").spawn(move || {
                         let outcome = carrier.carry_out(what);
                         carrier.parent.send(&ToParent::Done { call, outcome });
@@ -421,7 +422,7 @@ impl Child {
                     }
                 }
                 Ok(ToChild::Published { call, modules }) => {
-                    // Here, not on a thread of its own: the last one told is the one that counts.
+                    // Not on a thread of its own, because the last message must take effect last.
                     child.published(&modules);
                     child.parent.send(&ToParent::Done { call, outcome: Outcome::Done });
                 }
@@ -441,11 +442,11 @@ impl Child {
         self.host.published(found.iter());
     }
 
-    /// Has a sanitizer report memory that modules have lost, while their code and its lines are there.
+    /// Makes a sanitizer report leaked memory of modules, while their code and its line numbers are available.
     fn look_for_leaks(&self) {
         let is_empty = self.domain.instances.read().unwrap_or_else(PoisonError::into_inner).is_empty();
         if sanitizer::is_active() && !is_empty {
-            // It has told what there is.
+            // The sanitizer has printed the report.
             let _ = sanitizer::has_leaks();
         }
     }
@@ -532,7 +533,7 @@ impl Child {
                 let is_ready = !module.manifest().has_onload;
                 if workers::attach(&module, self.workers.as_ref()) {
                     self.domain.has_workers.store(true, Ordering::Relaxed);
-                    // Where there is no `onload`, what it has set up is there.
+                    // A module without `onload` has set up its state by now.
                     module.workers().filter(|_| is_ready).inspect(|workers| workers.renew());
                 }
                 self.domain.instances.write().unwrap_or_else(PoisonError::into_inner).insert(instance, module);

@@ -182,8 +182,8 @@ impl DomainShared {
         let status = status.map_or_else(|| "?".to_owned(), |status| status.to_string());
         let summary = format!("could not start ({status})");
         tracing::error!(
-            "the process of domain {} {summary}: the machine has not given it what it needs; no module has run in it, and none is held \
-             responsible; it is tried again",
+            "the process of domain {} {summary}: the machine lacks a resource that the process needs; no module has run in the \
+             process, so none is held responsible; the server tries again",
             self.name()
         );
         Death { suspect: None, is_from_outside: false, is_elsewhere: true, running: Vec::new(), summary }

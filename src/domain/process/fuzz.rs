@@ -38,7 +38,7 @@ pub(crate) fn module(manifest: Manifest) -> Arc<dyn Instance> {
     remote(manifest).0
 }
 
-/// Such a module, and its number in the process.
+/// A module of an imaginary process, and the module's number there.
 pub(super) fn remote(manifest: Manifest) -> (Arc<dyn Instance>, u64) {
     static SHARED: OnceLock<Arc<DomainShared>> = OnceLock::new();
     let shared = SHARED.get_or_init(|| {

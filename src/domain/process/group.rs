@@ -1,5 +1,5 @@
-//! The processes of a domain: its own, those of killable calls, and whatever else has been forked there. All are in one process
-//! group, which none of them can leave, and whose number is that of the domain's process.
+//! The processes of a domain: its own, the processes of killable calls, and all other processes forked there. All are in
+//! one process group, which none of them can leave, and whose number is the id of the domain's process.
 
 use super::lock;
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -8,25 +8,25 @@ use std::fs;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-/// How old a look at all processes may be, where a domain has children and where it has none.
+/// The longest age of a list of all processes, for a domain with children and for a domain without.
 const LOOK_AGE: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(2)];
 
-/// Threads of a process that are asked for children: a process with more is taken to have some.
+/// Limit on the threads of a process that are checked for children: a process with more is assumed to have some.
 const ASKED_MAX: usize = 256;
 
-/// Field 5 of proc_pid_stat(5), counted from the one behind the name.
+/// Field 5 of proc_pid_stat(5), counted from the field after the name.
 const GROUP: usize = 2;
 
 /// The processes of each group, by its number.
 type Groups = HashMap<u32, Vec<u32>>;
 
-/// All groups as they were at the last look.
+/// All groups at the last examination.
 static LAST: Mutex<Option<(Instant, Groups)>> = Mutex::new(None);
 
 /// The group of the process `pid`.
 fn group_of(pid: u32) -> Option<u32> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name, which can be anything, is in parentheses.
+    // The name, which may contain any characters, is in parentheses.
     stat.rsplit_once(')')?.1.split_whitespace().nth(GROUP)?.parse().ok()
 }
 
@@ -50,7 +50,7 @@ fn has_children(pid: u32) -> bool {
     tasks.into_iter().enumerate().any(may_have)
 }
 
-/// The processes of the domain whose process is `pid`, that one included, as they were a moment ago. One look serves all domains.
+/// The processes of the domain whose process is `pid`, including `pid`, as of a moment ago. One list serves all domains.
 pub(super) fn members(pid: u32) -> Vec<u32> {
     let [with_children, alone] = LOOK_AGE;
     let age = if has_children(pid) { with_children } else { alone };
@@ -73,8 +73,8 @@ pub(super) fn end(pid: u32) {
     }
 }
 
-/// Ends what is left of the group of a domain's process that is over. A number that a group has is given to no process, so the group is
-/// that of the domain. Returns whether there was anything.
+/// Ends the remaining processes in the group of an ended domain's process. The kernel gives no new process the number of an
+/// existing group, so the group is the domain's. Returns whether any process was left.
 pub(super) fn end_left(pid: u32) -> bool {
     let is_ours = |member: &u32| {
         let line = fs::read(format!("/proc/{member}/cmdline")).unwrap_or_default();

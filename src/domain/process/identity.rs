@@ -1,4 +1,4 @@
-//! Who a domain is: its name, its number, and what is counted of it.
+//! The identity of a domain: its name, its number, and its counters.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,16 +7,16 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The numbers that the domains of one server have.
+/// The numbers of the domains of one server.
 #[derive(Debug)]
 struct Numbers {
-    /// Whether each domain's number is taken.
+    /// Whether each number is taken.
     taken: Mutex<Vec<bool>>,
     /// The next [`Identity::unique`].
     next: AtomicU64,
 }
 
-/// What one shard counts of a domain, in a cache line that no other shard writes.
+/// One shard's counters of a domain, in a cache line that no other shard writes.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 struct Counters {
@@ -25,8 +25,8 @@ struct Counters {
     held: AtomicUsize,
 }
 
-/// A domain's name and number. Shards index their calls by the number: it is the lowest that was free, and free again
-/// when the last that knows of the domain is gone, be it a supervisor, a module or a shard's link.
+/// A domain's name and number. Shards index their calls by the number. It is the lowest free number, and becomes free again
+/// when the last supervisor, module or shard's connection of the domain is dropped.
 #[derive(Debug)]
 pub struct Identity {
     name: String,
@@ -71,25 +71,25 @@ impl Identity {
         &self.name
     }
 
-    /// Its number, from 0.
+    /// The domain's number, from 0.
     #[must_use]
     pub fn number(&self) -> usize {
         self.number
     }
 
-    /// A number that nothing in any domain of this server has had: of a loaded module, a job's run, a call.
+    /// A number that was not used before in any domain of this server, for a loaded module, a job's run or a call.
     pub(super) fn unique(&self) -> u64 {
         self.numbers.next.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Counts a request. Each shard writes its own counter alone.
+    /// Counts a request. Only the shard itself writes its counter.
     pub(super) fn count_request(&self, shard: usize) {
         if let Some(Counters { requests: count, .. }) = self.shards.get(shard) {
             count.store(count.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
         }
     }
 
-    /// Requests handed to the domain.
+    /// The number of requests that the domain has received.
     #[must_use]
     pub fn requests(&self) -> u64 {
         self.shards.iter().map(|shard| shard.requests.load(Ordering::Relaxed)).sum()
@@ -97,14 +97,16 @@ impl Identity {
 }
 
 impl Identity {
-    /// Bodies and messages of the domain hold `bytes` bytes of shard number `shard`. Each shard writes its own counter alone.
+    /// Sets the number of bytes that bodies and messages of the domain hold in shard number `shard`. Only the shard itself
+    /// writes its counter.
     pub(super) fn set_held(&self, shard: usize, bytes: usize) {
         if let Some(counters) = self.shards.get(shard) {
             counters.held.store(bytes, Ordering::Relaxed);
         }
     }
 
-    /// Bytes that bodies and messages of the domain hold, of all shards. A hint for admission: it orders nothing else.
+    /// The number of bytes that bodies and messages of the domain hold in all shards. A hint for admission, which orders no
+    /// other access.
     #[must_use]
     pub(super) fn held_bytes(&self) -> usize {
         self.shards.iter().map(|shard| shard.held.load(Ordering::Relaxed)).fold(0, usize::saturating_add)

@@ -279,8 +279,8 @@ impl RegistryShared {
         });
         let uid = uid.ok_or_else(|| {
             io::Error::other(
-                "no user is left: those of --module-uids are other domains', or own files of removed domains in domain-data or scratch; \
-                 give a larger range, or remove these files",
+                "no user is left: each user of --module-uids belongs to another domain, or owns files of removed domains in \
+                 domain-data or scratch; give a larger range, or remove these files",
             )
         })?;
         state.users.insert(name.to_owned(), uid);

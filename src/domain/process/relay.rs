@@ -56,7 +56,7 @@ pub(in crate::domain) fn said(module: &str, level: Level, text: &str) {
 pub struct RelayFormat(());
 
 impl RelayFormat {
-    /// Must be called once, at the start of such a process.
+    /// The format; must be called once, at the start of a domain's process.
     #[must_use]
     pub fn begin() -> Self {
         ON.store(true, Ordering::Relaxed);

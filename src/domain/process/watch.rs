@@ -1,6 +1,6 @@
-//! What a domain uses of the machine beside memory: threads, space on the disk, and whether its database is still there.
+//! Watches the resources that a domain uses beside memory: threads, disk space, and the existence of its database.
 //!
-//! One thread looks at all domains, some times a second. It asks the kernel, never the domain.
+//! One thread checks all domains several times a second. It asks the kernel, never the domain.
 
 use super::group;
 use super::instance::ProcessInstance;
@@ -20,39 +20,39 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How often the threads of each process are counted.
+/// The interval between two counts of each process's threads.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// How often a domain's files are, at most; and which part of the time that may take.
+/// The shortest interval between two examinations of a domain's files, and the divisor that limits their share of the time.
 const FILES_EVERY: Duration = Duration::from_secs(1);
 const FILES_SHARE: u32 = 20;
-/// Files beyond this are not looked at: that many are too many themselves.
+/// Limit on the files that are examined; a domain with more is over its limit anyway.
 const FILES_MAX: usize = 100_000;
-/// Directories below this are not looked into.
+/// Limit on the depth of examined directories.
 const DEPTH_MAX: usize = 64;
 
-/// Processes of a killable call: it and the one that has forked it, and as many of calls that are being ended.
+/// Processes of one killable call: its own, the one from which it is forked, and as many of calls that are being ended.
 const PROCESSES_A_CALL: usize = 4;
-/// Further processes of a domain: those that are forked for calls, and waiting ones.
+/// Further processes of a domain: those from which processes for calls are forked, and waiting ones.
 const PROCESSES_BESIDE: usize = 128;
 
-/// What was seen of a domain.
+/// The findings about a domain.
 #[derive(Default)]
 pub(super) struct Seen {
-    /// When its files are looked at next.
+    /// The time of the next examination of its files.
     files_at: Option<Instant>,
-    /// It uses more space than it may.
+    /// Whether the domain uses more disk space than its limit.
     is_full: bool,
-    /// The processes that were told not to write.
+    /// The processes whose writes are disabled.
     stopped: Vec<u32>,
-    /// Its database was there.
+    /// Whether the database existed at the last examination.
     had_database: bool,
-    /// The process that has had its share of the processors lowered.
+    /// The process whose share of the processors was lowered.
     lowered: Option<u32>,
     memory: MemoryWatch,
 }
 
 impl DomainShared {
-    /// Looks at the domain once.
+    /// Checks the domain once.
     pub(super) fn look(&self, seen: &mut Seen) {
         let shared = self;
         let Some(process) = shared.current() else { return };
@@ -117,7 +117,7 @@ impl DomainShared {
             return;
         }
         let used = used_bytes([config.scratch.as_path()].into_iter().chain(config.database.parent()));
-        // It gets going again when there is room for something.
+        // Writing is possible again once a tenth of the limit is free.
         let is_full = if seen.is_full { used > most - most / 10 } else { used > most };
         if is_full && !seen.is_full {
             tracing::error!(
@@ -133,8 +133,9 @@ impl DomainShared {
     }
 }
 
-/// Removes what SQLite keeps beside the deleted `database`. A process that still has it open holds locks of its `-shm`
-/// file, so the next one would take that file for valid, and could not open a new database. An open file stays usable.
+/// Removes the files that SQLite keeps beside the deleted `database`. A process that still has the database open holds
+/// locks of its `-shm` file, so the next process would consider that file valid and could not create a new database. An
+/// open file stays usable.
 fn remove_companions(database: &Path) {
     for end in ["-wal", "-shm", "-journal"] {
         let mut name = database.as_os_str().to_owned();
@@ -148,13 +149,13 @@ fn remove_companions(database: &Path) {
     }
 }
 
-/// Threads of the process `pid`.
+/// The number of threads of the process `pid`.
 fn threads_of(pid: u32) -> Option<usize> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     status.lines().find_map(|line| line.strip_prefix("Threads:")?.trim().parse().ok())
 }
 
-/// Lets the process `pid`, which runs as `user` if that is another one than this process's, make files larger, or not.
+/// Permits or forbids the process `pid` to make files larger. `user`: the user of the process, if it is not this process's.
 fn let_write(pid: u32, user: Option<User>, may: bool) -> bool {
     let Some(target) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return false };
     let current = if may { None } else { Some(0) };
@@ -164,7 +165,7 @@ fn let_write(pid: u32, user: Option<User>, may: bool) -> bool {
         (Err(Errno::PERM), Some(user)) => really_as(user, set),
         (result, _) => result,
     };
-    // A process that has ended meanwhile, which those of single calls do all the time, writes nothing.
+    // A process that has ended meanwhile writes nothing. Processes of single calls end often.
     if let Err(error) = &result
         && *error != Errno::SRCH
     {
@@ -173,12 +174,12 @@ fn let_write(pid: u32, user: Option<User>, may: bool) -> bool {
     result.is_ok()
 }
 
-/// Runs `act` on a thread whose real user and group are those of `user`. prlimit(2) asks for the same real user and group as
-/// the process's, or for CAP_SYS_RESOURCE, which the root of a container does not have. Rights to files and signals go by
-/// the effective and the saved user, which stay root.
+/// Runs `act` on a thread whose real user and group are those of `user`. prlimit(2) requires the same real user and group
+/// as the target's, or CAP_SYS_RESOURCE, which root in a container lacks. Access to files and signals depends on the
+/// effective and the saved user, which stay root.
 fn really_as(user: User, act: impl Fn() -> Result<(), Errno> + Sync) -> Result<(), Errno> {
     let become_and_act = || {
-        // These change the calling thread alone; it ends here.
+        // These calls change only the calling thread, which ends here.
         set_thread_res_gid(Gid::from_raw(user.gid), None, None)?;
         set_thread_res_uid(Uid::from_raw(user.uid), None, None)?;
         act()
@@ -189,7 +190,7 @@ fn really_as(user: User, act: impl Fn() -> Result<(), Errno> + Sync) -> Result<(
     })
 }
 
-/// Bytes on the disk of all files below `dirs`. Links are not followed.
+/// The bytes on the disk of all files below `dirs`. Links are not followed.
 fn used_bytes<'a>(dirs: impl Iterator<Item = &'a Path>) -> u64 {
     let (mut sum, mut files) = (0_u64, 0);
     let mut left: Vec<(PathBuf, usize)> = dirs.map(|dir| (dir.to_path_buf(), 0)).collect();
@@ -209,23 +210,24 @@ fn used_bytes<'a>(dirs: impl Iterator<Item = &'a Path>) -> u64 {
     sum
 }
 
-/// Whether the processes of a domain are a session, so that Linux gives all their threads one share of the processors. The default
-/// domain shares with the server: where a client on the same machine takes a core, a share of its own costs its calls a third of their
-/// rate. Modules of which one must not take the processors from others are for domains with names.
+/// Whether the processes of a domain are a session, so that Linux gives all their threads one share of the processors. The
+/// default domain shares with the server: with a share of its own, its calls lose a third of their rate while a client on
+/// the same machine occupies a core. Modules that must not take the processors from each other belong in named domains.
 pub(super) fn has_session(domain: &str) -> bool {
     domain != DEFAULT_DOMAIN
 }
 
-/// Lowers the share of the processors that the session of the process `pid` has (sched(7), autogroup). A domain with a name is a session, so
-/// that Linux shares the processors out by domain however many threads each has. Gives whether that need not be tried again: the
-/// kernel takes one such change in 100 ms from an ordinary user. Without autogroups there is nothing to lower.
+/// Lowers the share of the processors of the session of process `pid` (sched(7), autogroup). A named domain is a session,
+/// so Linux shares the processors out by domain, regardless of the number of threads. Returns whether no further attempt is
+/// needed: the kernel accepts one such change in 100 ms from an ordinary user. Without autogroups there is nothing to
+/// lower.
 fn share_processors(pid: u32) -> bool {
     const NICE: &str = "5";
     let lowered = fs::write(format!("/proc/{pid}/autogroup"), NICE);
     lowered.is_ok() || fs::metadata("/proc/self/autogroup").is_err()
 }
 
-/// Has the kernel pick the process `pid` when memory runs out, long before the server.
+/// Makes the kernel choose the process `pid` long before the server when memory runs out.
 pub(super) fn prefer_for_oom(pid: u32) {
     const SCORE: &str = "500";
     if let Err(error) = fs::write(format!("/proc/{pid}/oom_score_adj"), SCORE) {
@@ -234,7 +236,7 @@ pub(super) fn prefer_for_oom(pid: u32) {
 }
 
 impl DomainShared {
-    /// The names of the modules that are loaded here, or to be.
+    /// The names of the modules that are loaded or will be loaded.
     pub(super) fn module_names(&self) -> Vec<String> {
         lock(&self.modules).values().map(|module| module.name.clone()).collect()
     }

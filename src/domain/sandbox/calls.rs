@@ -143,7 +143,7 @@ const NAMESPACES: [libc::c_int; 7] = [
 
 /// The last descriptor that must stay open: see `abi/native/keep.c`, which makes the calls of libc harmless.
 const RESERVED_LAST: u64 = 2;
-/// The calls that could close or replace such a descriptor, and the number of the argument that names it.
+/// The calls that could close or replace one of these descriptors, and the number of the argument that has the descriptor.
 #[cfg(target_arch = "x86_64")]
 const RESERVED_BY: &[(i64, u8)] = &[(libc::SYS_close, 0), (libc::SYS_dup2, 1), (libc::SYS_dup3, 1)];
 #[cfg(not(target_arch = "x86_64"))]

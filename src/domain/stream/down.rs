@@ -17,7 +17,7 @@ pub(super) const TRAILER_BYTES_MAX: usize = 4096;
 /// The number of answers that are being streamed from threads that other handlers need, too.
 static BORROWED_THREADS: AtomicU64 = AtomicU64::new(0);
 
-/// Counts such an answer until it is dropped.
+/// Counts one of these answers until this value is dropped.
 pub(super) struct BorrowedThread;
 
 impl BorrowedThread {

@@ -22,7 +22,7 @@ pub(super) const ANSWER_BYTES_MAX: usize = 64 * 1024;
 pub struct StreamSizes {
     /// Limit on calls of `CWEB_STREAM` routes; each has a thread.
     pub calls_max: usize,
-    /// Bytes of such a request's body, and separately of its answer, that wait for the other side.
+    /// The size of the buffer for the request body of such a call, and of the separate one for its answer, in bytes.
     pub buffer_bytes: usize,
     /// Limit on streamed answers of other handlers, including detached ones.
     pub answers_max: usize,

@@ -1,4 +1,4 @@
-//! What the process of a domain does to itself before code of others runs there.
+//! The restrictions that a domain's process imposes on itself before it runs foreign code.
 
 use super::Parent;
 use crate::abi::{guard, sanitizer};
@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::thread;
 
-/// Takes this process's rights away, while there is one thread, and before any code of others runs.
+/// Drops this process's rights, while it has one thread and before it runs any foreign code.
 pub(super) fn confine(start: &Start, core_dir: Option<OwnedFd>) -> io::Result<()> {
     let core_path =
         core_dir.as_ref().map(|dir| fs::read_link(format!("/proc/self/fd/{}", dir.as_raw_fd()))).transpose()?;
@@ -25,13 +25,13 @@ pub(super) fn confine(start: &Start, core_dir: Option<OwnedFd>) -> io::Result<()
     crate::abi::kept::keep_all();
     guard::limit_threads(start.module_threads_max);
     if let Some((mut dir, path)) = core_dir.zip(core_path) {
-        // Opened again in what is the process's own tree now: from the server's, `..` would lead out.
+        // Opened again in the process's own file tree, because `..` would lead out of the server's.
         rustix::io::dup2(fs::File::open(path)?, &mut dir)?;
-        // Open for the life of the process.
+        // The descriptor stays open for the life of the process.
         guard::leave_cores(dir.into_raw_fd());
     }
     if sanitizer::is_active() {
-        // It ends the process itself when it has found something.
+        // The sanitizer ends the process itself after a finding.
         sanitizer::open_to_itself();
     } else {
         sandbox::trap_ends(guard::EXIT_MARK).map_err(io::Error::other)?;
@@ -39,8 +39,8 @@ pub(super) fn confine(start: &Start, core_dir: Option<OwnedFd>) -> io::Result<()
     Ok(())
 }
 
-/// Installs the filters that hold for all threads that may run module code, while there is no other; what makes processes for single
-/// calls is without them. `kept` are the descriptors that modules can't close.
+/// Installs the filters for all threads that may run module code, before they exist. The thread that forks processes for
+/// single calls is exempt. `kept` are the descriptors that modules can't close.
 pub(super) fn close_in(
     start: &Start,
     kept: &[i32],
@@ -54,7 +54,7 @@ pub(super) fn close_in(
         None
     };
     let confined = if forks { sandbox::no_forks() } else { Ok(()) };
-    // The last ones: they refuse further filters.
+    // These come last, because they refuse further filters.
     confined.and_then(|()| sandbox::keep_open(kept)).and_then(|()| refusals.begin()).map_err(io::Error::other)?;
     let teller = Arc::clone(parent);
     let host = |forker| WorkerHost {
@@ -66,7 +66,7 @@ pub(super) fn close_in(
     Ok(forker.map(host).map(Arc::new))
 }
 
-/// Starts the thread that tells which system calls are refused, in the log and to the module that made them.
+/// Starts the thread that reports refused system calls, in the log and to the module that made them.
 pub(super) fn tell_refusals(domain: &Arc<ChildDomain>, refusals: Refusals) -> io::Result<()> {
     let domain = Arc::clone(domain);
     let tell = move |module: u64, sentence: String| match domain.instance(module) {

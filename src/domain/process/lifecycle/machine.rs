@@ -279,7 +279,7 @@ impl Machine {
             (Order::Load(_), End::Late(limit)) => self.kill_late(process, "a constructor", limit),
             (Order::Onload(_), End::Late(limit)) => self.kill_late(process, "onload", limit),
             (Order::Configure(_), _) => {
-                let text = "a module's settings could not be handed to its new process";
+                let text = "a module's settings could not be sent to its new process";
                 self.log(Level::ERROR, text.to_owned());
             }
             (Order::Probe, End::Late(_)) => self.kill(process, None),
@@ -394,8 +394,8 @@ impl Machine {
                 self.log(
                     Level::WARN,
                     format!(
-                        "nothing says which module ended the process of domain {name}, so none is left out; if it goes on, \
-                         give those that may have done it domains of their own (POST /mgnt?domain=NAME)"
+                        "it is unknown which module ended the process of domain {name}, so none is put into quarantine; if the \
+                         crashes continue, give each suspected module a domain of its own (POST /mgnt?domain=NAME)"
                     ),
                 );
             }

@@ -117,7 +117,7 @@ fn fork_spawners(template: Template, control: OwnedFd, most: usize) -> ! {
         }
         let Some(socket) = next_socket(&control) else { guard::end_process(0) };
         if spawners.len() >= most {
-            refuse(&socket, "those of earlier calls have not ended yet");
+            refuse(&socket, "the processes of earlier calls have not ended yet");
             continue;
         }
         // SAFETY: this process has one thread. The child does not return.

@@ -26,7 +26,7 @@ pub(super) struct Module {
 #[derive(Default)]
 pub(super) struct Process {
     pub(super) dead: bool,
-    /// Whether the machine was told of it.
+    /// Whether the machine knows of the death.
     pub(super) told: bool,
     pub(super) reaped: bool,
     pub(super) signalled: bool,
