@@ -381,7 +381,7 @@ fn connects_where_it_may(server: &Server, port: u16, other: u16) {
     assert_eq!(attack("one"), "over");
     assert_eq!(attack("two"), "allowed: errno 13;over");
     server.expect_log(
-        "[one] the system call socket is refused with these arguments (EPERM): a list of --allow-net grants connections by TCP alone",
+        "[one] the system call socket is refused with these arguments (EPERM): a list of --allow-net grants only connections by TCP",
     );
     // The process of a single call asks the server for nothing.
     let killable = server.get(&format!("/one/killable?ip=127.0.0.1&port={port}"));

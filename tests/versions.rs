@@ -178,7 +178,7 @@ fn a_file_keeps_its_name() {
     // A comparison needs two versions: which ones are there is said.
     let said = refused(&server, work.path(), &["diff", "named", "2"]);
     assert!(
-        said.contains("version 2 of module named is the live one") && said.contains("that are kept: 3, 1"),
+        said.contains("version 2 of module named is the live one") && said.contains("other stored versions: 3, 1"),
         "{said}"
     );
     run(&server, work.path(), &["rollback", "named", "1"]);
