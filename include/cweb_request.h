@@ -53,7 +53,8 @@ struct cweb_requests {
     const char *(*target)(const struct http_request *req);
     const char *(*peer_address)(const struct http_request *req, int direct);
     struct http_request *(*of_socket)(const struct websocket *ws);
-    void *reserved[7]; /* NULL; becomes further functions */
+    const char *(*client_name)(const struct http_request *req);
+    void *reserved[6]; /* NULL; becomes further functions */
 };
 
 static inline const struct cweb_requests *cweb_requests(void) {
@@ -203,6 +204,17 @@ static inline const char *cweb_peer_address(http_request_t *req) {
 static inline const char *cweb_connection_address(http_request_t *req) {
     const struct cweb_requests *table = cweb_requests();
     return table == NULL ? NULL : table->peer_address(req, 1);
+}
+
+/**
+ * The name in the certificate with which the client has proved who it is: the common name of the subject; of a subject
+ * without one, the first DNS name, e-mail address or URI of the alternative names. UTF-8 without control characters. The
+ * server asks for certificates with --tls-client-ca. A proxy in front of the server is the client here.
+ * @return NULL: the client has shown no certificate, or its certificate has no such name
+ */
+static inline const char *cweb_client_name(http_request_t *req) {
+    const struct cweb_requests *table = cweb_requests();
+    return table == NULL || table->client_name == NULL ? NULL : table->client_name(req);
 }
 
 /* ---- Cookies, status, redirects ---- */

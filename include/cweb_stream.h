@@ -146,7 +146,8 @@ static inline ssize_t cweb_part_read(http_request_t *req, void *buf, size_t n) {
  * Such an answer is compressed like others (docs/files.md), unless the route has CWEB_NO_COMPRESS. res->body is not sent. If
  * the handler faults afterwards, the connection ends so that the client notices it. "Connection: close" ends the connection.
  * @return 0; -1 with errno: EALREADY (it has begun), ECONNRESET (the client is gone), EBUSY (too many answers are streamed),
- *   E2BIG (the header fields are too large), EPERM (the route has CWEB_INLINE)
+ *   E2BIG (the header fields are too large), EINVAL (the Content-Length among them is no number), EPERM (the route has
+ *   CWEB_INLINE)
  */
 static inline int cweb_begin(http_response_t *res, int status) {
     return cweb_binding.host->stream->begin(res, status);

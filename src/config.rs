@@ -7,6 +7,7 @@ mod job_data;
 mod own_pair;
 mod projects;
 mod resources;
+mod tls_clients;
 mod user_range;
 mod values;
 
@@ -14,6 +15,7 @@ pub use args::{ServeArgs, without_env};
 pub use job_data::JobDataSettings;
 pub use projects::ProjectSettings;
 pub use resources::ResourceSettings;
+pub use tls_clients::TlsClientSettings;
 pub use values::{Durability, Isolation, ModuleDatabase, ModuleJobs, Reactor, RequireSandbox, Span};
 
 use file::{read_file, settings_path};
@@ -79,6 +81,8 @@ pub struct Config {
     pub tls_cert: Option<PathBuf>,
     /// The server's private key, PEM; absolute. Given exactly when `tls_cert` is.
     pub tls_key: Option<PathBuf>,
+    /// Whose clients are let in.
+    pub tls_clients: TlsClientSettings,
     /// The key that signs tokens of modules, PEM; absolute. The server makes the file if it is missing.
     pub token_key: Option<PathBuf>,
     /// Whether the server removes all modules at exit.
@@ -310,6 +314,7 @@ impl Config {
             production,
             tls_cert: args.tls_cert.clone(),
             tls_key: args.tls_key.clone(),
+            tls_clients: TlsClientSettings::of(args),
             token_key: args.token_key.clone(),
             purge_modules: args.purge_modules.unwrap_or(false),
             silent: args.silent.unwrap_or(false),

@@ -479,6 +479,13 @@ fn files_over_tls() {
         assert!(authority.curl(&server, &target, &[]).stdout == content, "{route}");
         assert!(authority.curl(&server, &target, &["-r", "100-2000000"]).stdout == content[100..=2_000_000]);
     }
+    // A body in pieces: with its length, in chunks, and with the expectation that curl has of large bodies.
+    let sum = content.iter().fold(0_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(*byte)));
+    let file = format!("@{}", server.dir.path().join("static/large.bin").display());
+    for framing in ["X-A: b", "Transfer-Encoding: chunked", "Expect: 100-continue"] {
+        let sent = authority.curl(&server, "/upload-stream?max=0", &["--data-binary", &file, "-H", framing]);
+        assert_eq!(String::from_utf8_lossy(&sent.stdout), format!("{LARGE_BYTES} ok {sum}"), "{framing}");
+    }
 }
 
 /// A process of modules that passes something else than files is ended; requests of others go on.

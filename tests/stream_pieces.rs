@@ -225,6 +225,18 @@ fn answers_end_with_trailer_fields_or_with_their_connection() {
     let answer = client.get("/last");
     assert_eq!((answer.text(), answer.header("connection")), ("last".to_owned(), Some("close".to_owned())));
     assert!(client.is_closed());
+    // Requests behind it get no answer: to a client of HTTP/1.0 that answer would be a part of this one. The server runs
+    // none that has side effects.
+    let second = "POST /count HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc";
+    for first in ["/last HTTP/1.1\r\nHost: x\r\n", "/lines?pieces=0 HTTP/1.0\r\nConnection: keep-alive\r\n"] {
+        for second in [second, "GET /seen HTTP/1.1\r\nHost: x\r\n\r\n", "GET /lines HTTP/1.1\r\nHost: x\r\n\r\n"] {
+            let mut client = server.connect();
+            client.send(format!("GET {first}\r\n{second}").as_bytes());
+            let answer = String::from_utf8(until_end(&mut client)).unwrap();
+            assert_eq!(answer.matches("HTTP/1.1 200").count(), 1, "{answer}");
+            assert!(answer.contains("Connection: close\r\n"), "{answer}");
+        }
+    }
 }
 
 #[test]
@@ -257,6 +269,41 @@ fn detached_answers_end_visibly_with_their_module_and_flags_that_exclude_each_ot
     let refused = server.try_deploy(&module("both", code, r#"{"/both", "POST", f, CWEB_STREAM | CWEB_DECODE}"#, 1, ""));
     assert_eq!(refused.status, 422);
     assert!(refused.text().contains("CWEB_DECODE has no effect beside CWEB_STREAM"), "{}", refused.text());
+}
+
+#[test]
+fn a_detached_answer_is_written_by_everything_and_by_the_next_version() {
+    let server = Server::with(&["--shards", "2"]);
+    let source = std::fs::read_to_string(support::root().join("tests/modules/heir.c")).unwrap();
+    server.deploy(&source);
+    let mut client = server.connect();
+    client.send(b"GET /subscribe HTTP/1.1\r\nHost: x\r\n\r\n");
+    let mut got = Vec::new();
+    let mut comes = |text: &str| {
+        while !got.windows(text.len()).any(|window| window == text.as_bytes()) {
+            let mut some = [0; 512];
+            let count = client.stream.read(&mut some).unwrap();
+            assert!(count > 0, "it ended before {text}: {}", String::from_utf8_lossy(&got));
+            got.extend_from_slice(&some[..count]);
+        }
+    };
+    comes("handler of first");
+    assert_eq!(server.get("/later").text(), "0");
+    comes("scheduler of first");
+    assert_eq!(server.post("/jobs", br#"{"job": "tell"}"#).status, 200);
+    comes("job of first");
+    let mut socket = server.websocket("/ws");
+    socket.send(tungstenite::Message::text("tell")).unwrap();
+    comes("socket of first");
+    // The handle is valid in the next version, which sets its own callbacks.
+    server.deploy(&source.replace("\"first\"", "\"second\""));
+    assert_eq!(server.get("/inherit").text(), "0 0");
+    comes("handler of second");
+    socket.send(tungstenite::Message::text("tell")).unwrap();
+    comes("socket of second");
+    drop(client);
+    eventually("its end", || server.get("/seen").text() == "gone: second");
+    assert_eq!(server.get("/end").text(), "gone: second, 1 ECONNRESET 0 -1");
 }
 
 #[test]

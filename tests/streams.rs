@@ -170,12 +170,12 @@ fn a_body_is_sent_back_while_it_comes() {
 #[test]
 fn a_handler_that_does_not_read_stops_the_client_and_memory_stays_bounded() {
     // Those whose turn comes last send nothing while the others do, which may take long on a busy machine.
-    let server = lab(&["--body-timeout-ms", "600000"]);
+    let server = lab(&["--body-timeout-ms", "600000", "--stream-buffer-bytes", "262144"]);
     let before = server.memory_kib("VmRSS");
     let mut clients: Vec<Client> = (0..3).map(|_| server.connect()).collect();
     let body = vec![7; 24 << 20];
     for client in &mut clients {
-        client.send(post_head("/later", &format!("Content-Length: {}", body.len())).as_bytes());
+        client.send(post_head("/later?largest=1&piece=1000000", &format!("Content-Length: {}", body.len())).as_bytes());
         client.stream.set_nonblocking(true).unwrap();
     }
     // As much as the sockets and the buffers take, which is far less than all.
@@ -198,6 +198,10 @@ fn a_handler_that_does_not_read_stops_the_client_and_memory_stays_bounded() {
         client.send(&body[sent..]);
         assert_eq!(client.response().text(), sum_of(&body, i64::try_from(body.len()).unwrap(), "0"));
     }
+    // The first read of each handler got all that waited for it.
+    let seen = server.get("/seen").text();
+    let largest: Vec<u32> = seen.lines().filter_map(|line| line.strip_prefix("largest ")?.parse().ok()).collect();
+    assert!(largest.len() == 3 && largest.iter().all(|bytes| (200_000..=262_144).contains(bytes)), "{seen}");
     let grown = server.memory_kib("VmRSS").saturating_sub(before);
     assert!(grown < 20 << 10, "{grown} KiB");
 }
@@ -420,6 +424,11 @@ fn cancellation_is_seen_by_every_handler_and_deadlines_are_known() {
         (10_000..=20_000).contains(&left("GET", "/remaining", &[("Request-Timeout", "500")])),
         "the route's caps it"
     );
+    for no_number in ["", "-1", "5.5", "0x5", "5, 6", "99999999999999999999"] {
+        let left = left("GET", "/remaining", &[("X-Request-Timeout-Ms", no_number)]);
+        assert!((10_000..=20_000).contains(&left), "{no_number}: {left}");
+    }
+    assert_eq!(left("GET", "/remaining", &[("X-Request-Timeout-Ms", "0")]), 0);
     assert!((0..=700).contains(&left("POST", "/remaining-stream", &[("X-Request-Timeout-Ms", "700")])));
     assert_eq!(left("POST", "/remaining-stream", &[]), -1);
     // The server stops: the handler that waits is told, answers, and the end is clean.
@@ -429,7 +438,8 @@ fn cancellation_is_seen_by_every_handler_and_deadlines_are_known() {
     seen(&server, "waits");
     let waits = std::thread::spawn(move || client.response());
     server.stop();
-    assert_eq!(waits.join().unwrap().text(), "over");
+    let answer = waits.join().unwrap();
+    assert_eq!((answer.text(), answer.header("x-why")), ("over".to_owned(), Some("3".to_owned())), "it drains");
 }
 
 fn subscribe(server: &Server, id: usize) -> Client {

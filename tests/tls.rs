@@ -500,3 +500,60 @@ fn production_takes_the_pair_of_the_data_directory() {
     let pair = ["--production", "--tls-cert", &named, "--tls-key", key.to_str().unwrap()];
     Server::on(&dir, &pair, &[("CWEB_ADMIN_KEY", "key-of-sixteen-bytes")]).stop();
 }
+
+#[test]
+fn clients_are_known_by_their_certificates() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    ["server", "alice"].iter().for_each(|name| authority.issue(name, P256, "10"));
+    other.issue("mallory", P256, "10");
+    let code = r#"
+static int who(struct cweb_context *c, http_request_t *q, http_response_t *r) { (void)c;
+  const char *name = cweb_client_name(q); return cweb_respond(r, HTTP_200_OK, NULL, "%s.", name == NULL ? "nobody" : name); }
+"#;
+    let routes = r#"{"/who","GET",who,NONE},{"/inline","GET",who,CWEB_INLINE},{"/piece","GET",who,CWEB_STREAM},{"/alone","GET",who,CWEB_KILLABLE}"#;
+    std::fs::write(authority.path("who.c"), support::module("who", code, routes, 4, "")).unwrap();
+    let pair = |of: &Authority, name: &str| {
+        ["--cert".to_owned(), of.text(&format!("{name}.pem")), "--key".to_owned(), of.text(&format!("{name}.key"))]
+    };
+    let (alice, mallory) = (pair(&authority, "alice"), pair(&other, "mallory"));
+    let ca = authority.text("ca.pem");
+    for isolation in ["none", "process"] {
+        let args = ["--shards", "1", "--isolation", isolation, "--tls-client-ca", &ca];
+        for optional in [false, true] {
+            let more: &[&str] = if optional { &["--tls-client-optional"] } else { &["--admin-listen", "127.0.0.1:0"] };
+            let server = authority.server("server", &[&args[..], more].concat());
+            // The commands show no certificate: the admin address asks for none.
+            let log = server.log();
+            let admin = log.lines().find_map(|line| line.strip_prefix("listening on ")?.strip_suffix(" (admin)"));
+            let url = admin.map_or_else(|| format!("https://{}", server.addr), str::to_owned);
+            let (deployed, said) =
+                support::cweb(&["deploy", "--server", &url, "--cacert", &ca, "who.c"], authority.dir.path(), &[]);
+            assert!(deployed, "{said}");
+            let ask = |pair: &[String]| {
+                let url = |target: &str| format!("https://{}{target}", server.addr);
+                let (inline, piece, alone) = (url("/inline"), url("/piece"), url("/alone"));
+                let pair: Vec<&str> = pair.iter().map(String::as_str).collect();
+                let output = authority.curl(
+                    &server,
+                    "/who",
+                    &[&pair[..], &[&inline, &piece, &alone, "--max-time", "60"]].concat(),
+                );
+                String::from_utf8(output.stdout).unwrap()
+            };
+            // Each request of the connection has the name.
+            assert_eq!(ask(&alice), "alice.".repeat(4), "{isolation}");
+            assert_eq!(ask(&mallory), "", "another authority");
+            assert_eq!(ask(&[]), if optional { "nobody.".repeat(4) } else { String::new() }, "no certificate");
+        }
+    }
+    let refused = |args: &[&str]| {
+        let (started, said) = support::cweb(&[&["serve", "--port", "0"], args].concat(), other.dir.path(), &[]);
+        assert!(!started && said.contains("--tls-client-ca"), "{said}");
+        said
+    };
+    assert!(refused(&["--tls-client-ca", &ca]).contains("there is no --tls-cert"));
+    let (cert, key) = (authority.text("server.pem"), authority.text("server.key"));
+    let tls = ["--tls-cert", &cert, "--tls-key", &key, "--tls-client-ca"];
+    assert!(refused(&[&tls[..], &["none.pem", "--check"]].concat()).contains("No such file"));
+    assert!(refused(&[&tls[..], &["mallory.key"]].concat()).contains("no PEM certificate"));
+}

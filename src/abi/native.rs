@@ -133,7 +133,7 @@ pub(super) struct RequestMakers {
     pub(super) parts:
         unsafe extern "C" fn(*mut RawRequest, *const c_void, *mut *const RawPart, *mut usize) -> *const c_char,
     pub(super) params: unsafe extern "C" fn(*mut RawRequest, *const c_void, *mut *const RawParam, *mut usize),
-    pub(super) addresses: unsafe extern "C" fn(*mut RawRequest, *const c_void, *mut [*const c_char; 2]),
+    pub(super) addresses: unsafe extern "C" fn(*mut RawRequest, *const c_void, *mut [*const c_char; 3]),
 }
 
 /// The beginning of a `struct cwebn_request`: its `struct cwebn_request_head`.

@@ -356,8 +356,8 @@ unsafe extern "C" fn params(
 }
 
 /// `cwebn_request_makers.addresses`
-unsafe extern "C" fn addresses(request: *mut RawRequest, asked: *const c_void, addresses: *mut [*const c_char; 2]) {
-    // SAFETY: as in `parts`; `addresses` has two places.
+unsafe extern "C" fn addresses(request: *mut RawRequest, asked: *const c_void, addresses: *mut [*const c_char; 3]) {
+    // SAFETY: as in `parts`; `addresses` has three places.
     let (view, addresses) = unsafe { (&*(*asked.cast::<Asked>()).view, &mut *addresses) };
     let client = match PROXIES.get() {
         Some(proxies) => proxies.client(view.peer, view.headers()),
@@ -368,6 +368,9 @@ unsafe extern "C" fn addresses(request: *mut RawRequest, asked: *const c_void, a
         let text = address.and_then(|address| unsafe { copy(request, address.to_string().as_bytes()) });
         *place = text.unwrap_or(ptr::null());
     }
+    // SAFETY: as in `parts`. The name has no NUL.
+    let name = view.client_name().and_then(|name| unsafe { copy(request, name) });
+    addresses[2] = name.unwrap_or(ptr::null());
 }
 
 #[cfg(test)]

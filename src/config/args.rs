@@ -265,6 +265,13 @@ settings! {
     /// Private key of the certificate, PEM [default with --production: server.key in the data directory]
     #[arg(long, env = "CWEB_TLS_KEY", value_name = "FILE")]
     tls_key: PathBuf,
+    /// Certificates of authorities, PEM: each client of an address of modules must have a certificate of one of them; the
+    /// name in it is cweb_client_name. Addresses of --admin-listen ask for none
+    #[arg(long, env = "CWEB_TLS_CLIENT_CA", value_name = "FILE")]
+    tls_client_ca: PathBuf,
+    /// Let in clients without a certificate, too; those with one need a certificate of --tls-client-ca
+    #[arg(long, env = "CWEB_TLS_CLIENT_OPTIONAL", num_args = 0..=1, default_missing_value = "true", value_parser = BoolishValueParser::new(), value_name = "BOOL", hide_possible_values = true)]
+    tls_client_optional: bool,
     /// Key that signs tokens of modules, PEM; the server makes it if it is missing; never the key of the certificate
     /// [default with HTTPS: token.key in the data directory]
     #[arg(long, env = "CWEB_TOKEN_KEY", value_name = "FILE")]

@@ -315,6 +315,7 @@ impl NewRequest<'_> {
 }
 
 /// A task for an executor.
+#[expect(clippy::large_enum_variant)] // A box would cost each request one more allocation.
 pub enum Task {
     /// An HTTP handler.
     Request {

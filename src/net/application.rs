@@ -1,6 +1,7 @@
 //! The seam between a reactor and the code that the reactor runs.
 
 use super::{CloseReason, ConnId, Connections, Peer};
+use std::sync::Arc;
 use std::time::Instant;
 
 /// The available reactors.
@@ -22,6 +23,12 @@ pub enum ReactorKind {
 pub trait Application {
     /// A connection was accepted on listener number `listener`. Returning `false` closes it once its outbox is sent.
     fn accepted(&mut self, connections: &mut Connections, conn: ConnId, peer: &Peer, listener: usize) -> bool;
+
+    /// The client of a TLS connection has a certificate with this name: UTF-8, without control characters, never empty. Called
+    /// at most once, before the first [`Application::data`].
+    fn identified(&mut self, conn: ConnId, name: &Arc<[u8]>) {
+        let _ = (conn, name);
+    }
 
     /// Bytes arrived, in order. `bytes` is never empty and valid only during the call.
     fn data(&mut self, connections: &mut Connections, conn: ConnId, bytes: &[u8]);

@@ -1,42 +1,18 @@
 //! The server's certificate and key: read from PEM files, checked, shared by all shards, and replaced while they serve.
 
+use super::client_certificates::ClientAuthorities;
+use super::pem_file::{TlsError, element, file, read_chain};
 use super::tls::Acceptor;
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use rustls_pki_types::PrivateKeyDer;
 use rustls_pki_types::pem::{self, PemObject};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
-/// Why a certificate and key can't be used.
-#[derive(Debug, thiserror::Error)]
-pub enum TlsError {
-    /// A file can't be read.
-    #[error("--tls-{what} {}: {reason}", path.display())]
-    File {
-        /// `cert` or `key`.
-        what: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with the file, and what to do.
-        reason: String,
-    },
-    /// Certificate and key do not belong together.
-    #[error("--tls-cert {} and --tls-key {} do not belong together: the key is not the one of the certificate", cert.display(), key.display())]
-    Mismatch {
-        /// The certificate's file.
-        cert: PathBuf,
-        /// The key's file.
-        key: PathBuf,
-    },
-    /// TLS itself can't be set up.
-    #[error("setting up TLS: {0}")]
-    Setup(#[from] rustls::Error),
-}
 
 /// The certificate and key in service, and their files.
 #[derive(Debug)]
@@ -45,6 +21,7 @@ pub struct Certificate {
     key: PathBuf,
     provider: Arc<CryptoProvider>,
     current: Arc<Current>,
+    clients: Option<ClientAuthorities>,
 }
 
 /// Each handshake reads the pair in service.
@@ -66,7 +43,13 @@ impl Certificate {
         let provider = Arc::new(ring::default_provider());
         let pair = read_pair(&provider, cert, key)?;
         let current = Arc::new(Current(ArcSwap::from_pointee(pair)));
-        Ok(Self { cert: cert.to_path_buf(), key: key.to_path_buf(), provider, current })
+        Ok(Self { cert: cert.to_path_buf(), key: key.to_path_buf(), provider, current, clients: None })
+    }
+
+    /// Has [`Certificate::client_acceptor`] ask for certificates of `clients`.
+    #[must_use]
+    pub fn with_clients(self, clients: Option<ClientAuthorities>) -> Self {
+        Self { clients, ..self }
     }
 
     /// Reads the files again. New connections get the new pair; open connections keep the old pair.
@@ -84,25 +67,43 @@ impl Certificate {
     /// # Errors
     /// The system gives no random numbers.
     pub fn acceptor(&self, handshake_timeout: Duration) -> Result<Acceptor, TlsError> {
-        let mut config = ServerConfig::builder_with_provider(Arc::clone(&self.provider))
-            .with_safe_default_protocol_versions()?
-            .with_no_client_auth()
-            .with_cert_resolver(Arc::clone(&self.current) as _);
+        self.acceptor_with(handshake_timeout, None)
+    }
+
+    /// An acceptor that asks for certificates of clients, if there are authorities for them. Such an acceptor gives no
+    /// tickets, because a resumed session does not check the certificate again.
+    ///
+    /// # Errors
+    /// The system gives no random numbers.
+    pub fn client_acceptor(&self, handshake_timeout: Duration) -> Result<Acceptor, TlsError> {
+        self.acceptor_with(handshake_timeout, self.clients.as_ref())
+    }
+
+    fn acceptor_with(
+        &self,
+        handshake_timeout: Duration,
+        clients: Option<&ClientAuthorities>,
+    ) -> Result<Acceptor, TlsError> {
+        let builder =
+            ServerConfig::builder_with_provider(Arc::clone(&self.provider)).with_safe_default_protocol_versions()?;
+        let builder = match clients {
+            Some(clients) => builder.with_client_cert_verifier(Arc::clone(&clients.verifier)),
+            None => builder.with_no_client_auth(),
+        };
+        let mut config = builder.with_cert_resolver(Arc::clone(&self.current) as _);
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        // The clients keep the sessions, so they cost the server no memory. Keys that change every six hours encrypt them.
-        config.ticketer = ring::Ticketer::new()?;
+        if clients.is_none() {
+            // The clients keep the sessions, so they cost the server no memory. Keys that change every six hours encrypt them.
+            config.ticketer = ring::Ticketer::new()?;
+        }
         config.session_storage = Arc::new(NoServerSessionStorage {});
         Ok(Acceptor { config: Arc::new(config), handshake_timeout })
     }
 }
 
-fn file(what: &'static str, path: &Path) -> impl Fn(String) -> TlsError {
-    move |reason| TlsError::File { what, path: path.to_path_buf(), reason }
-}
-
 fn read_pair(provider: &CryptoProvider, cert: &Path, key: &Path) -> Result<CertifiedKey, TlsError> {
     let bad_cert = file("cert", cert);
-    let chain = read_chain(cert)?;
+    let chain = read_chain("cert", cert)?;
     let leaf = chain.first().map(AsRef::<[u8]>::as_ref).unwrap_or_default();
     let validity = validity(leaf).ok_or_else(|| bad_cert("its first certificate can't be read".to_owned()))?;
     let bad_key = file("key", key);
@@ -125,19 +126,6 @@ fn read_pair(provider: &CryptoProvider, cert: &Path, key: &Path) -> Result<Certi
         return Err(bad_cert(format!("the certificate is not valid before {}", validity.from.text)));
     }
     Ok(pair)
-}
-
-fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let failed = file("cert", path);
-    let bytes = std::fs::read(path).map_err(|error| failed(error.to_string()))?;
-    let chain: Result<Vec<_>, pem::Error> = CertificateDer::pem_slice_iter(&bytes).collect();
-    match chain {
-        Ok(chain) if chain.is_empty() => {
-            Err(failed("no PEM certificate in it (-----BEGIN CERTIFICATE-----)".to_owned()))
-        }
-        Ok(chain) => Ok(chain),
-        Err(error) => Err(failed(format!("damaged PEM: {error}"))),
-    }
 }
 
 fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
@@ -183,21 +171,6 @@ fn validity(certificate: &[u8]) -> Option<Validity> {
     let (from_tag, from, times) = element(times)?;
     let (until_tag, until, _) = element(times)?;
     Some(Validity { from: time(from_tag, from)?, until: time(until_tag, until)? })
-}
-
-/// Tag and content of the first DER element, and the bytes behind it (X.690 §8.1).
-fn element(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
-    let (&[tag, first], rest) = der.split_first_chunk::<2>()?;
-    let (length, rest) = match first {
-        0..=0x7f => (usize::from(first), rest),
-        0x81..=0x84 => {
-            let (digits, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
-            (digits.iter().fold(0, |length, digit| length << 8 | usize::from(*digit)), rest)
-        }
-        _ => return None,
-    };
-    let (content, after) = rest.split_at_checked(length)?;
-    Some((tag, content, after))
 }
 
 /// Parses `UTCTime` or `GeneralizedTime`, which certificates have in UTC and to the second (RFC 5280 §4.1.2.5).

@@ -184,8 +184,11 @@ impl<A: Application, R: Runtime> Core<A, R> {
     /// Delivers the plaintext of the bytes received on a TLS connection.
     fn take_sealed(&mut self, conn: ConnId, mut session: Box<Session>, buffer: &mut [u8], count: usize) {
         let mut made = Vec::new();
-        let deliver = |bytes: &[u8]| {
+        let deliver = |bytes: &[u8], name: Option<&Arc<[u8]>>| {
             if !self.connections.is_closing(conn) {
+                if let Some(name) = name {
+                    self.event(Some(conn), |app, _| app.identified(conn, name));
+                }
                 self.event(Some(conn), |app, connections| app.data(connections, conn, bytes));
             }
         };

@@ -7,11 +7,13 @@
 
 pub mod activation;
 pub mod certificate;
+mod client_certificates;
 pub mod connections;
 pub mod destinations;
 pub mod file;
 pub mod listener;
 pub mod outbox;
+mod pem_file;
 pub mod waker;
 
 mod application;
@@ -28,7 +30,8 @@ mod warm;
 
 pub use activation::{PassedError, passed_sockets, share};
 pub use application::{Application, ReactorKind, TICK};
-pub use certificate::{Certificate, TlsError};
+pub use certificate::Certificate;
+pub use client_certificates::ClientAuthorities;
 pub use close_reason::CloseReason;
 pub use conn_id::ConnId;
 pub use connections::Connections;
@@ -37,6 +40,7 @@ pub use file::{Attached, BodyPiece, FileRange};
 pub use lent::Lent;
 pub use listener::{AddrError, BindError, ListenAddr, Listener, Peer, UnixAccess, bind_all};
 pub use outbox::Outbox;
+pub use pem_file::TlsError;
 pub use sys::{keep_descriptors_from, raise_open_files_limit};
 pub use tls::Acceptor;
 pub use waker::{Doorbell, Waker};

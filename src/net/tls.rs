@@ -4,6 +4,7 @@
 //! A waiting connection holds rustls' keys and no buffer. Received bytes are decrypted in the shard's one receive buffer. Sent
 //! bytes are sealed in a buffer that the shard's connections share; only a connection whose socket is full keeps the buffer.
 
+use super::client_certificates::client_name;
 use super::outbox::{Outbox, Sent};
 use super::sys;
 use crate::proto::http1::http_date;
@@ -70,6 +71,8 @@ pub(super) struct Session {
     open: bool,
     /// The peer has sent `close_notify`.
     ended: bool,
+    /// The name of the client was delivered, or it has none.
+    named: bool,
 }
 
 impl fmt::Debug for Session {
@@ -81,7 +84,7 @@ impl fmt::Debug for Session {
 impl Session {
     pub(super) fn new(acceptor: &Acceptor) -> Result<Self, Error> {
         let rustls = UnbufferedServerConnection::new(Arc::clone(&acceptor.config))?;
-        Ok(Self { rustls, rest: Vec::new(), fresh: true, open: false, ended: false })
+        Ok(Self { rustls, rest: Vec::new(), fresh: true, open: false, ended: false, named: false })
     }
 
     /// Whether the peer has announced that it will send no more.
@@ -90,13 +93,14 @@ impl Session {
     }
 
     /// Takes `count` bytes that were received into `buffer` after its first [`HEADROOM`] bytes. Calls `deliver` with their
-    /// plaintext, never empty; appends the bytes for the peer to `made`.
+    /// plaintext, never empty; with the first of it, also with the name in the client's certificate, if there is one. Appends
+    /// the bytes for the peer to `made`.
     pub(super) fn receive(
         &mut self,
         buffer: &mut [u8],
         count: usize,
         made: &mut Vec<u8>,
-        deliver: impl FnMut(&[u8]),
+        deliver: impl FnMut(&[u8], Option<&Arc<[u8]>>),
     ) -> Result<(), Refused> {
         let rest = std::mem::take(&mut self.rest);
         let start = HEADROOM.checked_sub(rest.len()).ok_or(Refused)?;
@@ -124,20 +128,24 @@ impl Session {
         incoming: &mut [u8],
         used: &mut usize,
         made: &mut Vec<u8>,
-        mut deliver: impl FnMut(&[u8]),
+        mut deliver: impl FnMut(&[u8], Option<&Arc<[u8]>>),
     ) -> Result<(), Error> {
         loop {
             let ahead = incoming.get_mut(*used..).unwrap_or_default();
             let UnbufferedStatus { discard, state } = self.rustls.process_tls_records(ahead);
             *used += discard;
             let mut done = false;
+            // The certificate can't be read while rustls lends the plaintext.
+            let mut first = Vec::new();
             match state? {
                 ConnectionState::ReadTraffic(mut traffic) => {
                     while let Some(record) = traffic.next_record() {
                         let record = record?;
                         *used += record.discard;
-                        if !record.payload.is_empty() {
-                            deliver(record.payload);
+                        if !self.named {
+                            first.extend_from_slice(record.payload);
+                        } else if !record.payload.is_empty() {
+                            deliver(record.payload, None);
                         }
                     }
                 }
@@ -151,6 +159,12 @@ impl Session {
                 ConnectionState::BlockedHandshake | ConnectionState::Closed => done = true,
                 // The server does not offer early data.
                 _ => return Err(Error::General("an unexpected state".to_owned())),
+            }
+            if !first.is_empty() {
+                self.named = true;
+                let certificate = self.rustls.peer_certificates().and_then(<[_]>::first);
+                let name = certificate.and_then(|certificate| client_name(certificate));
+                deliver(&first, name.as_ref());
             }
             if done {
                 return Ok(());

@@ -2,14 +2,21 @@
 
 use super::error::{ServeError, setup};
 use crate::config::Config;
-use crate::net::{self, Certificate, ListenAddr, Listener, UnixAccess};
+use crate::net::{self, Certificate, ClientAuthorities, ListenAddr, Listener, TlsError, UnixAccess};
 use socket2::Socket;
 use std::time::Duration;
 
 /// The certificate for TCP addresses, if one is configured.
 pub(super) fn load_certificate(config: &Config) -> Result<Option<Certificate>, ServeError> {
-    let (Some(cert), Some(key)) = (&config.tls_cert, &config.tls_key) else { return Ok(None) };
-    let certificate = Certificate::load(cert, key)?;
+    let (Some(cert), Some(key)) = (&config.tls_cert, &config.tls_key) else {
+        let reason = "there is no --tls-cert: plain HTTP has no certificates of clients".to_owned();
+        let refused = |path: &std::path::PathBuf| TlsError::File { what: "client-ca", path: path.clone(), reason };
+        return config.tls_clients.tls_client_ca.as_ref().map(refused).map_or(Ok(None), |error| Err(error.into()));
+    };
+    let clients = &config.tls_clients;
+    let load = |path| ClientAuthorities::load(path, clients.tls_client_optional);
+    let authorities = clients.tls_client_ca.as_deref().map(load).transpose()?;
+    let certificate = Certificate::load(cert, key)?.with_clients(authorities);
     tracing::info!("HTTPS with the certificate {} and the key {}", cert.display(), key.display());
     Ok(Some(certificate))
 }
@@ -36,13 +43,15 @@ pub(super) fn bind(
     for (shard, admin) in listeners.iter_mut().zip(admin) {
         shard.extend(admin); // Admin listeners must come last: their index tells the shard what they serve.
     }
-    Ok((secured(config, listeners, certificate)?, public))
+    Ok((secured(config, listeners, public, certificate)?, public))
 }
 
-/// Adds TLS to the listeners, if there is a certificate.
+/// Adds TLS to the listeners, if there is a certificate. The first `public` ones ask for certificates of clients, if
+/// authorities are configured.
 fn secured(
     config: &Config,
     listeners: Vec<Vec<Listener>>,
+    public: usize,
     certificate: Option<&Certificate>,
 ) -> Result<Vec<Vec<Listener>>, ServeError> {
     let Some(certificate) = certificate else {
@@ -53,8 +62,12 @@ fn secured(
         }
         return Ok(listeners);
     };
-    let acceptor = certificate.acceptor(Duration::from_millis(config.header_timeout_ms))?;
-    let secured = |shard: Vec<Listener>| shard.into_iter().map(|listener| listener.secured(&acceptor)).collect();
+    let timeout = Duration::from_millis(config.header_timeout_ms);
+    let (of_modules, of_admin) = (certificate.client_acceptor(timeout)?, certificate.acceptor(timeout)?);
+    let acceptor = |number| if number < public { &of_modules } else { &of_admin };
+    let secured = |shard: Vec<Listener>| {
+        shard.into_iter().enumerate().map(|(number, listener)| listener.secured(acceptor(number))).collect()
+    };
     Ok(listeners.into_iter().map(secured).collect())
 }
 

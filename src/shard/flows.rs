@@ -98,6 +98,11 @@ impl Shard {
                 conn.first_seq += 1;
                 conn.last_active_ms = self.now_ms;
                 conn.last_request_seen |= !flow.keeps_alive() || self.draining && conn.slots.is_empty();
+                if !flow.keeps_alive() {
+                    // RFC 9112 §9.6: the head has said that this answer is the last one. A client of HTTP/1.0 would take
+                    // further answers for a part of this one.
+                    self.drop_requests(conn);
+                }
                 self.leave_upload(conn, seq, None);
                 None
             }

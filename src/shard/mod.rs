@@ -412,6 +412,12 @@ impl Application for Shard {
         self.takes_place(connections, id, place)
     }
 
+    fn identified(&mut self, id: ConnId, name: &Arc<[u8]>) {
+        if let Some(conn) = self.conn(id) {
+            conn.decoder.set_client(Arc::clone(name));
+        }
+    }
+
     fn data(&mut self, connections: &mut Connections, id: ConnId, bytes: &[u8]) {
         if !Arc::ptr_eq(self.table.load(), self.snapshot.table()) {
             self.refresh(connections);
@@ -486,16 +492,7 @@ impl Application for Shard {
             Some(Upgrade::Logs(key)) => self.logs_gone(key),
             None => {}
         }
-        if !conn.slots.is_empty() {
-            self.remote.leave(id);
-        }
-        for slot in &conn.slots {
-            match slot {
-                Slot::Stream { by: Upgrade::Stream(key) } => self.stream_gone(*key),
-                Slot::Stream { by: Upgrade::Logs(key) } => self.logs_gone(*key),
-                _ => {}
-            }
-        }
+        self.drop_requests(&mut conn);
     }
 
     fn batch_end(&mut self, connections: &mut Connections) {

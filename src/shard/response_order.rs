@@ -158,6 +158,23 @@ impl Shard {
         }
     }
 
+    /// Forgets the requests of `conn` that are not answered, and its bytes that are not parsed. Answers that still come for
+    /// these requests find no slot and are dropped.
+    pub(super) fn drop_requests(&mut self, conn: &mut Conn) {
+        if !conn.slots.is_empty() {
+            self.remote.leave(conn.id);
+        }
+        for slot in conn.slots.drain(..) {
+            match slot {
+                Slot::Stream { by: Upgrade::Stream(key) } => self.stream_gone(key),
+                Slot::Stream { by: Upgrade::Logs(key) } => self.logs_gone(key),
+                _ => {}
+            }
+        }
+        conn.input.clear();
+        (conn.stream_waits, conn.continue_owed) = (None, false);
+    }
+
     /// Continues with bytes that had to wait, and lets the driver read again.
     pub(super) fn resume(&mut self, connections: &mut Connections, id: ConnId) {
         let Some(mut conn) = self.take(id) else { return };

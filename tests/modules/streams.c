@@ -69,7 +69,7 @@ H(sum) {
     size_t piece = (size_t)number(req, "piece", 65536);
     unsigned char *buffer = malloc(piece + 1);
     uint64_t all = 0xcbf29ce484222325u;
-    long long bytes = 0;
+    long long bytes = 0, largest = 0;
     int error = 0;
     for (;;) {
         if (http_kv_get(req->params, "view") != NULL) {
@@ -90,9 +90,13 @@ H(sum) {
             }
             all = mix(all, buffer, (size_t)got);
             bytes += got;
+            largest = got > largest ? got : largest;
         }
     }
     free(buffer);
+    if (http_kv_get(req->params, "largest") != NULL) {
+        note("largest %lld\n", largest);
+    }
     note("sum %s\n", error == 0 ? "0" : errno_name(error));
     return cweb_respond(res, HTTP_200_OK, "text/plain", "%lld %016" PRIx64 " %lld %s", bytes, all, cweb_body_length(req),
                          error == 0 ? "0" : errno_name(error));
@@ -245,6 +249,9 @@ H(wait_canceled) {
         usleep(500);
     }
     note("canceled %d\n", cweb_canceled(req));
+    char why[8];
+    snprintf(why, sizeof why, "%d", cweb_canceled(req));
+    cweb_header(res, "x-why", why);
     return cweb_respond(res, HTTP_200_OK, NULL, "over");
 }
 

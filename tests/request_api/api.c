@@ -1,5 +1,6 @@
 /* What a handler asks of its request: memory, deferred functions, form parts, cookies, redirects. tests/request_api.rs */
 #include <cweb.h>
+#include <cweb_stream.h>
 #include <defer.h>
 #include <sys/resource.h>
 
@@ -219,6 +220,21 @@ H(eat) {
     return 0;
 }
 
+/* An answer in pieces from the request's memory; ?crash before its end. */
+H(flow) {
+    (void)ctx;
+    char *memory = cweb_alloc(req, (size_t)1500 * 1024);
+    memset(memory, 'm', (size_t)1500 * 1024);
+    cweb_defer(req, tell, http_kv_get(req->params, "crash") != NULL ? "behind a broken flow" : "behind a flow");
+    cweb_header(res, "content-length", "4");
+    cweb_begin(res, HTTP_200_OK);
+    cweb_write(res, memory, 2);
+    if (http_kv_get(req->params, "crash") != NULL) {
+        abort();
+    }
+    return cweb_write(res, memory, 2);
+}
+
 static uint64_t sum(const char *bytes, size_t length) {
     uint64_t sum = 14695981039346656037u;
     for (size_t i = 0; i < length; i++) {
@@ -276,7 +292,8 @@ export module_t config = {
                {"/exit_deferred", "GET", exit_deferred, NONE},
                {"/peak", "GET", peak, NONE},
                {"/eat", "GET", eat, NONE},
+               {"/flow", "GET", flow, CWEB_STREAM},
                {"/form", "POST", form, NONE},
                {"/file", "POST", file, NONE}},
-    .size = 17,
+    .size = 18,
 };

@@ -27,7 +27,7 @@ fn parts_are_whole_whatever_their_bytes() {
     let large: Vec<u8> = (0..9_000_000_u32).map(|n| (n * 7 % 256) as u8).collect();
     let body = [
         part("name=\"text\"", b"plain"),
-        part("name=\"file\"; filename=\"a b.bin\"\r\nContent-Type: image/png", &all),
+        part("name=\"file\"; filename = \"a b.bin\"\r\nContent-Type: image/png", &all),
         part("name=\"file\"; filename=\"../../etc/passwd\"", b"\0\0\r\n--cu\0"),
         part("name=\"file\"; filename=\"\"", b""),
         part("filename=nameless", &large),

@@ -78,6 +78,11 @@ fn deferred_functions_run_in_reverse_order_also_after_a_fault() {
         server.expect_log(text);
     }
     assert_eq!(server.get("/deferred").text(), "answered");
+    assert_eq!(server.get("/flow").text(), "mmmm");
+    server.expect_log("deferred behind a flow");
+    let mut broken = server.connect();
+    broken.send(b"GET /flow?crash=1 HTTP/1.1\r\nHost: x\r\n\r\n");
+    server.expect_log("deferred behind a broken flow");
 }
 
 /// 300 MB in 200 requests, faults among them.
@@ -90,7 +95,11 @@ fn memory_comes_back_after_faults_too() {
     let mut client = server.connect();
     for round in 0..200 {
         let crash = round % 20 == 0;
-        let answer = client.get(if crash { "/eat?crash=1" } else { "/eat" });
+        let answer = client.get(match round % 2 {
+            0 if crash => "/eat?crash=1",
+            0 => "/eat",
+            _ => "/flow",
+        });
         assert_eq!(answer.status, if crash { 500 } else { 200 });
     }
     let after = peak();

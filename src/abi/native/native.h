@@ -202,7 +202,7 @@ struct cwebn_request_makers {
     const char *(*parts)(struct cwebn_request *request, const void *asked, const struct cweb_part **parts, size_t *count);
     void (*params)(struct cwebn_request *request, const void *asked, const struct cwebn_param **params, size_t *count);
     /* The client's address and that of the connection's peer; NULL: not known. */
-    void (*addresses)(struct cwebn_request *request, const void *asked, const char *addresses[2]);
+    void (*addresses)(struct cwebn_request *request, const void *asked, const char *addresses[3]);
 };
 
 /* The part of a cwebn_request that the server sees. */

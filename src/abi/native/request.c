@@ -48,7 +48,7 @@ struct cwebn_request {
     const struct cwebn_param *params;
     size_t param_count;
     int params_read;
-    const char *addresses[2];
+    const char *addresses[3]; /* the client's, the connection's, the name in the client's certificate */
     int addresses_read;
 };
 
@@ -78,7 +78,7 @@ static void forget(struct cwebn_request *request) {
     request->form_error = NULL;
     request->params = NULL;
     request->param_count = 0;
-    request->addresses[0] = request->addresses[1] = NULL;
+    request->addresses[0] = request->addresses[1] = request->addresses[2] = NULL;
     request->parts_read = request->params_read = request->addresses_read = 0;
     request->head.used = 0;
 }
@@ -305,7 +305,7 @@ static const char *service_target(const struct http_request *req) {
     return target == NULL ? NULL : memcpy(target, start + 1, length);
 }
 
-static const char *service_peer_address(const struct http_request *req, int direct) {
+static const char *address(const struct http_request *req, size_t at) {
     struct cwebn_request *request = running(req);
     if (request == NULL) {
         return NULL;
@@ -314,7 +314,15 @@ static const char *service_peer_address(const struct http_request *req, int dire
         request->addresses_read = 1;
         request->head.makers->addresses(request, request->head.asked, request->addresses);
     }
-    return request->addresses[direct != 0];
+    return request->addresses[at];
+}
+
+static const char *service_peer_address(const struct http_request *req, int direct) {
+    return address(req, direct != 0 ? 1 : 0);
+}
+
+static const char *service_client_name(const struct http_request *req) {
+    return address(req, 2);
 }
 
 static struct http_request *service_of_socket(const struct websocket *ws) {
@@ -336,4 +344,5 @@ const struct cweb_requests cwebn_requests = {
     .target = service_target,
     .peer_address = service_peer_address,
     .of_socket = service_of_socket,
+    .client_name = service_client_name,
 };

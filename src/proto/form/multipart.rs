@@ -61,7 +61,8 @@ fn find_parameter(parameters: &[u8], name: &[u8]) -> Option<usize> {
         at += skip;
         let rest = parameters.get(at..)?;
         let equals = memchr::memchr(b'=', rest)?;
-        let value_at = at + equals + 1;
+        let blanks = rest.get(equals + 1..)?.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
+        let value_at = at + equals + 1 + blanks;
         if rest.get(..equals)?.trim_ascii().eq_ignore_ascii_case(name) {
             return Some(value_at);
         }
@@ -160,7 +161,7 @@ pub(super) fn read_part<'a>(head: &'a [u8], body: &'a [u8]) -> Part<'a> {
 }
 
 /// A parameter's value without its quotes. `\"` and `\\` are escapes. Browsers write `%22` for a quote (WHATWG HTML, multipart
-/// encoding), so `%22` becomes a quote too.
+/// encoding); `%22` stays as it is, because other clients mean these three characters.
 fn unquote(value: &[u8]) -> Cow<'_, [u8]> {
     let value = value.get(..value_length(value)).unwrap_or_default();
     let Some(inner) = value.strip_prefix(b"\"") else { return Cow::Borrowed(value.trim_ascii()) };
@@ -196,7 +197,7 @@ mod tests {
     #[test]
     fn reads_fields_and_files() {
         let body = b"--B\r\nContent-Disposition: form-data; name=\"a \\\"q\\\"\"\r\n\r\none\r\n\
-                     --B\r\ncontent-disposition: form-data; filename=\"x;y.c\"; name=f\r\nContent-Type: text/x-c\r\n\r\n\0\r\n-B\r\n--B--\r\n";
+                     --B\r\ncontent-disposition: form-data; filename= \"x;y.c\"; name = f\r\nContent-Type: text/x-c\r\n\r\n\0\r\n-B\r\n--B--\r\n";
         let (all, end) = parts(body);
         assert_eq!(end, Ok(()));
         assert_eq!(all[0], ("a \"q\"".into(), None, b"one".to_vec()));

@@ -92,6 +92,11 @@ impl RequestDecoder {
         }
     }
 
+    /// Sets the name in the certificate of the client whose requests these are: see [`RequestView::client_name`].
+    pub fn set_client(&mut self, name: Arc<[u8]>) {
+        self.head.client = Some(name);
+    }
+
     /// Limits this request's body to `bytes_max` bytes, after [`Decoded::Body`]; the general limit still applies. A caller that
     /// finds the announced length too large must answer before calling this.
     pub fn limit_body(&mut self, bytes_max: usize) {

@@ -117,6 +117,8 @@ pub struct Head {
     pub(super) path: Span,
     pub(super) query: Option<Span>,
     pub(super) headers: Vec<(Span, Span)>,
+    /// The name in the certificate of the connection's client: it stays from request to request.
+    pub(super) client: Option<Arc<[u8]>>,
 }
 
 impl Default for Head {
@@ -131,6 +133,7 @@ impl Default for Head {
             path: Span::default(),
             query: None,
             headers: Vec::new(),
+            client: None,
         }
     }
 }
@@ -402,6 +405,12 @@ impl<'a> RequestView<'a> {
         self.headers()
             .filter(|(known, _)| known.eq_ignore_ascii_case(name.as_bytes()))
             .any(|(_, value)| tokens(value).any(|listed| listed.eq_ignore_ascii_case(token.as_bytes())))
+    }
+
+    /// The name in the certificate that the client has proved to have: UTF-8, without control characters.
+    #[must_use]
+    pub fn client_name(&self) -> Option<&'a [u8]> {
+        self.head.client.as_deref()
     }
 
     /// Whether the client wants to keep the connection open (RFC 9112 §9.3).

@@ -1,6 +1,7 @@
 //! A packed head: the parsed head and its bytes, for another process. That process reads the head without parsing it.
 
 use super::head::{Framing, Head, Method, RequestView, Span};
+use std::sync::Arc;
 
 /// Bytes before the spans of the header fields: flags, the method, and the spans of the path and the query.
 const FIXED_BYTES: usize = 2 + 2 * SPAN_BYTES;
@@ -16,6 +17,10 @@ const UPGRADE_WEBSOCKET: u8 = 4;
 const EXPECT_CONTINUE: u8 = 8;
 const HAS_QUERY: u8 = 16;
 const CHUNKED: u8 = 32;
+/// The length of the client's name, and the name, stand between the spans of the header fields and the bytes of the head.
+const HAS_CLIENT: u8 = 64;
+/// Bytes of the length of that name.
+const NAME_LENGTH_BYTES: usize = 2;
 
 impl Method {
     const fn number(self) -> u8 {
@@ -70,6 +75,7 @@ impl RequestView<'_> {
             (head.expect_continue, EXPECT_CONTINUE),
             (head.query.is_some(), HAS_QUERY),
             (head.framing == Framing::Chunked, CHUNKED),
+            (head.client.is_some(), HAS_CLIENT),
         ];
         let flags = flags.iter().filter(|(is_set, _)| *is_set).fold(0, |all, (_, flag)| all | flag);
         out.reserve(self.packed_bytes());
@@ -81,13 +87,24 @@ impl RequestView<'_> {
             out.extend_from_slice(&name.packed());
             out.extend_from_slice(&value.packed());
         }
+        if let Some((length, name)) = self.packed_client() {
+            out.extend_from_slice(&length.to_le_bytes());
+            out.extend_from_slice(name);
+        }
         out.extend_from_slice(self.bytes);
     }
 
     /// Bytes that [`RequestView::pack`] appends.
     #[must_use]
     pub fn packed_bytes(&self) -> usize {
-        FIXED_BYTES + COUNT_BYTES + self.head.headers.len() * FIELD_BYTES + self.bytes.len()
+        let client = self.packed_client().map_or(0, |(_, name)| NAME_LENGTH_BYTES + name.len());
+        FIXED_BYTES + COUNT_BYTES + self.head.headers.len() * FIELD_BYTES + client + self.bytes.len()
+    }
+
+    /// Length and bytes of the client's name. A name of more than 64 KiB is left out.
+    fn packed_client(&self) -> Option<(u16, &[u8])> {
+        let name = self.head.client.as_deref()?;
+        Some(u16::try_from(name.len()).map_or((0, &[][..]), |length| (length, name)))
     }
 
     /// The packed head alone.
@@ -110,12 +127,20 @@ impl Head {
         let [flags, method, spans @ ..] = fixed else { return None };
         let (path, query) = spans.split_at_checked(SPAN_BYTES)?;
         let has = |flag: u8| flags & flag != 0;
+        let (client, bytes) = if has(HAS_CLIENT) {
+            let (length, rest) = bytes.split_first_chunk::<NAME_LENGTH_BYTES>()?;
+            let (name, bytes) = rest.split_at_checked(usize::from(u16::from_le_bytes(*length)))?;
+            ((!name.is_empty()).then(|| Arc::from(name)), bytes)
+        } else {
+            (None, bytes)
+        };
         self.method = Method::of_number(*method)?;
         (self.http_1_0, self.keep_alive) = (has(HTTP_1_0), has(KEEP_ALIVE));
         (self.upgrade_websocket, self.expect_continue) = (has(UPGRADE_WEBSOCKET), has(EXPECT_CONTINUE));
         self.framing = if has(CHUNKED) { Framing::Chunked } else { Framing::Length(0) };
         self.path = Span::unpack(path, bytes.len())?;
         self.query = if has(HAS_QUERY) { Some(Span::unpack(query, bytes.len())?) } else { None };
+        self.client = client;
         self.headers.clear();
         self.headers.reserve(count);
         for field in fields.chunks_exact(FIELD_BYTES) {
@@ -154,6 +179,24 @@ mod tests {
         for length in 0..packed.len() - 4 {
             let read = Head::default().unpack(&packed[..length]).is_some();
             assert!(!read, "{length} of {} bytes", packed.len());
+        }
+    }
+
+    #[test]
+    fn the_name_of_a_client_comes_along_and_does_not_stay() {
+        let mut decoder = RequestDecoder::new(Limits::default());
+        decoder.set_client(Arc::from("Zoë".as_bytes()));
+        for _ in 0..2 {
+            let Ok(Decoded::Request { view, .. }) = decoder.decode(REQUEST) else { panic!("a request") };
+            assert_eq!(view.packed_bytes(), view.packed().len());
+            let (named, mut head) = (view.packed(), Head::default());
+            let bytes = head.unpack(&named).unwrap();
+            let again = RequestView { head: &head, bytes, body: &[], shared: None, peer: None };
+            assert_eq!((again.client_name(), again.path()), (Some("Zoë".as_bytes()), &b"/a/b"[..]));
+            assert!(!again.headers().any(|(_, value)| value == "Zoë".as_bytes()));
+            let nameless = packed();
+            head.unpack(&nameless).unwrap();
+            assert!(head.client.is_none());
         }
     }
 
