@@ -366,7 +366,7 @@ mod tests {
         }
         assert!(reason(&module("m", &[], &["ws"])).contains("websockets[0]"));
         assert!(reason(&module("m", &[("GET", "/u/{id}/x")], &[])).contains("\"/u/:id/x\""));
-        assert!(reason(&module("m", &[("GET", "/:id/:id")], &[])).contains("twice"));
+        assert!(reason(&module("m", &[("GET", "/:id/:id")], &[])).contains("two segments have the name"));
         for path in ["/ws/{id}", "/ws/:a/:a", "/ws/[0-9", "ws/:id", "/ws/:id#", "/ws x"] {
             assert!(reason(&module("m", &[], &[path])).contains("websockets[0]"), "{path}");
         }

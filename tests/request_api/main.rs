@@ -100,7 +100,7 @@ fn memory_comes_back_after_faults_too() {
             0 => "/eat",
             _ => "/flow",
         });
-        assert_eq!(answer.status, if crash { 500 } else { 200 });
+        assert_eq!(answer.status, if crash { 500 } else { 200 }, "round {round}: {}", answer.text());
     }
     let after = peak();
     assert!(after < before + 64 * 1024, "{before} KiB before, {after} after");

@@ -57,12 +57,17 @@ static EARLY: Mutex<VecDeque<(Key, Reason)>> = Mutex::new(VecDeque::new());
 /// A bit for each key in `EARLY`, and for some that have left it.
 static FILTER: [AtomicU64; (FILTER_BITS / 64) as usize] = [const { AtomicU64::new(0) }; (FILTER_BITS / 64) as usize];
 
-/// The word and the bit of a key in the filter.
-fn filter_bit(key: Key) -> (&'static AtomicU64, u64) {
+/// The number of the word, and the bit in it, of a key in the filter.
+fn filter_place(key: Key) -> (usize, u64) {
     // Fibonacci hashing, since the keys of one shard are consecutive.
     let bit = (key.0 ^ key.1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 50;
-    let word = usize::try_from(bit / 64).unwrap_or_default() % FILTER.len();
-    (&FILTER[word], 1 << (bit % 64))
+    (usize::try_from(bit / 64).unwrap_or_default() % FILTER.len(), 1 << (bit % 64))
+}
+
+/// The word and the bit of a key in the filter.
+fn filter_bit(key: Key) -> (&'static AtomicU64, u64) {
+    let (word, bit) = filter_place(key);
+    (&FILTER[word], bit)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -154,13 +159,15 @@ pub fn cancel(key: Key, reason: Reason) {
     {
         let mut early = lock(&EARLY);
         if early.len() >= EARLY_MAX {
-            // The calls of the oldest half have ended, and so their bits can go.
+            // The calls of the oldest half have ended, and so their bits can go. The bits of the others stay set all the time,
+            // because threads read the filter without the lock.
             early.truncate(EARLY_MAX / 2);
-            FILTER.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+            let mut words = [0; FILTER.len()];
             for (key, _) in early.iter() {
-                let (word, bit) = filter_bit(*key);
-                word.fetch_or(bit, Ordering::Relaxed);
+                let (word, bit) = filter_place(*key);
+                words[word] |= bit;
             }
+            FILTER.iter().zip(words).for_each(|(word, bits)| word.store(bits, Ordering::Relaxed));
         }
         early.push_front((key, reason));
         let (word, bit) = filter_bit(key);
