@@ -164,33 +164,39 @@ fn a_slow_reader_loses_lines_and_nobody_waits_for_it() {
 fn requests_are_listed(server: &Server) {
     let listed = Running::start(&["logs", "talker", "-f", "--requests", "--lines", "1", "--server", &server.addr]);
     listed.expect("module talker is deployed");
-    assert_eq!(server.get("/setting?x=1").status, 200);
-    assert_eq!(server.post("/say?x=2", b"").status, 405);
+    // A shard waits for nobody: a line that comes while another thread has the log is left out. So the request is sent again.
+    let expect = |line: &str, request: &dyn Fn()| {
+        eventually(&format!("\"{line}\" in {}", listed.said()), || {
+            request();
+            listed.said().contains(line)
+        });
+    };
     assert_eq!(server.get("/elsewhere").status, 404);
+    expect("> GET /setting?x=1 200 ", &|| assert_eq!(server.get("/setting?x=1").status, 200));
+    expect("> POST /say?x=2 405 ", &|| assert_eq!(server.post("/say?x=2", b"").status, 405));
+    let sends = |head: &str, status: u16| {
+        let mut client = server.connect();
+        client.send(head.as_bytes());
+        assert_eq!(client.response().status, status);
+    };
     for (framing, status) in
         [("Content-Length: 2000000\r\n\r\n", 413), ("Transfer-Encoding: chunked\r\n\r\nno size\r\n", 400)]
     {
-        let mut client = server.connect();
-        client.send(format!("GET /say?{status} HTTP/1.1\r\nHost: localhost\r\n{framing}").as_bytes());
-        assert_eq!(client.response().status, status);
+        let head = format!("GET /say?{status} HTTP/1.1\r\nHost: localhost\r\n{framing}");
+        expect(&format!("> GET /say?{status} {status} "), &|| sends(&head, status));
     }
     // Those whose head can't be read, and one for a path that is nobody's below a module's own.
     let (uri, field) = ("u".repeat(20_000), "f".repeat(100_000));
-    for (target, fields, status) in
-        [("/say?uri=", "", 400), (&*format!("/say?{uri}"), "", 414), ("/say?head", &*field, 431)]
-    {
-        let mut client = server.connect();
+    for (line, target, fields, status) in [
+        ("> GET /say?uri= 400 ", "/say?uri=", "", 400),
+        ("uuu 414 ", &*format!("/say?{uri}"), "", 414),
+        ("> GET /say?head 431 ", "/say?head", &*field, 431),
+    ] {
         let host = if status == 400 { "no field" } else { "Host: localhost" };
-        client.send(format!("GET {target} HTTP/1.1\r\n{host}\r\nX: {fields}\r\n\r\n").as_bytes());
-        assert_eq!(client.response().status, status);
+        let head = format!("GET {target} HTTP/1.1\r\n{host}\r\nX: {fields}\r\n\r\n");
+        expect(line, &|| sends(&head, status));
     }
-    assert_eq!(server.get("/say/slip").status, 404);
-    for line in ["> GET /setting?x=1 200 ", "> POST /say?x=2 405 ", "> GET /say?413 413 ", "> GET /say?400 400 "] {
-        listed.expect(line);
-    }
-    for line in ["> GET /say?uri= 400 ", "uuu 414 ", "> GET /say?head 431 ", "> GET /say/slip 404 "] {
-        listed.expect(line);
-    }
+    expect("> GET /say/slip 404 ", &|| assert_eq!(server.get("/say/slip").status, 404));
     assert!(!listed.said().contains("elsewhere"), "the path is no module's: {}", listed.said());
 }
 
