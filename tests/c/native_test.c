@@ -265,8 +265,8 @@ int main(void) {
     CHECK(stderr == real);
 
     cwebn_context_destroy(ctx, 1);
-    ctx = cwebn_context_create("/nonexistent/x.sqlite3", NULL, &services, error, sizeof error);
-    CHECK(ctx != NULL && strstr(error, "/nonexistent/x.sqlite3") != NULL);
+    ctx = cwebn_context_create("/dev/null/x.sqlite3", NULL, &services, error, sizeof error);
+    CHECK(ctx != NULL && strstr(error, "/dev/null/x.sqlite3") != NULL);
     CHECK(ctx != NULL && ctx->database->exec(ctx->database, "SELECT 1", NULL, NULL) == SQLITE_MISUSE);
     cwebn_context_destroy(ctx, 0);
     return finish();
