@@ -35,7 +35,8 @@ fn captures_the_target_and_statuses() {
         assert_eq!(client.get(none).status, 404, "{none}");
     }
     let long = "x".repeat(7000);
-    assert!(client.get(&format!("/user/{long}")).text().starts_with(&format!("id={long} name=-")));
+    let answer = client.get(&format!("/user/{long}")).text();
+    assert!(answer.starts_with(&format!("id={long} name=-")), "{answer}");
     let absolute = client.get("http://localhost/user/7?x=%20");
     assert!(absolute.text().ends_with("target=http://localhost/user/7?x=%20"), "{}", absolute.text());
 
