@@ -4,13 +4,18 @@
 #define H(f) static int f(struct cweb_context *ctx, http_request_t *req, http_response_t *res)
 #define OR(text) ((text) == NULL ? "-" : (text))
 
+/* Behind what snprintf(3) has written, or wanted to write. */
+static char *behind(char *at, int written, char *end) {
+    return written > end - at ? end : at + written;
+}
+
 H(show) {
     (void)ctx;
     char *at = res->body;
     char *end = res->body + HTTP_RESPONSE_SIZE;
-    at += snprintf(at, (size_t)(end - at), "id=%s name=%s", OR(cweb_param(req, "id")), OR(cweb_param(req, "name")));
+    at = behind(at, snprintf(at, (size_t)(end - at), "id=%s name=%s", OR(cweb_param(req, "id")), OR(cweb_param(req, "name"))), end);
     for (size_t i = 0; i < 5; i++) {
-        at += snprintf(at, (size_t)(end - at), " %zu=%s", i, OR(cweb_param_at(req, i)));
+        at = behind(at, snprintf(at, (size_t)(end - at), " %zu=%s", i, OR(cweb_param_at(req, i))), end);
     }
     snprintf(at, (size_t)(end - at), " target=%s", OR(cweb_target(req)));
     return 0;
