@@ -81,7 +81,7 @@ pub struct Config {
     pub tls_cert: Option<PathBuf>,
     /// The server's private key, PEM; absolute. Given exactly when `tls_cert` is.
     pub tls_key: Option<PathBuf>,
-    /// Whose clients are let in.
+    /// The certificates of clients that are asked for.
     pub tls_clients: TlsClientSettings,
     /// The key that signs tokens of modules, PEM; absolute. The server makes the file if it is missing.
     pub token_key: Option<PathBuf>,

@@ -3,7 +3,7 @@
 /// Whether `path` belongs to the server and not to a module.
 #[must_use]
 pub fn owns(path: &[u8]) -> bool {
-    // One comparison excludes nearly every path of a module.
+    // A single comparison excludes nearly every path of a module.
     match path.get(1) {
         Some(b'm') => is_under(path, b"/mgnt") || path == b"/metrics",
         Some(b'j') => is_under(path, b"/jobs"),

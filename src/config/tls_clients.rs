@@ -3,7 +3,7 @@
 use super::ServeArgs;
 use std::path::PathBuf;
 
-/// Whose clients are let in to the TCP addresses that serve modules.
+/// The certificates of clients that the TCP addresses of modules ask for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsClientSettings {
     /// Certificates of authorities, PEM; absolute. Each client must have a certificate of one of these authorities.

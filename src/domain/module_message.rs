@@ -56,14 +56,14 @@ pub enum ModuleMessage {
     SocketSend {
         /// The shard's key of the socket.
         socket: u64,
-        /// One whole frame, which a broadcast shares.
+        /// A whole frame, which a broadcast shares.
         frame: Arc<[u8]>,
     },
     /// Send a frame that lies in a domain's memory to a WebSocket.
     SocketSendLent {
         /// The shard's key of the socket.
         socket: u64,
-        /// One whole frame.
+        /// A whole frame.
         frame: Box<dyn Lent>,
     },
     /// Add a WebSocket to a room, or remove it.

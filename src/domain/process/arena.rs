@@ -132,7 +132,7 @@ impl Parts {
     }
 }
 
-/// One part of the memory, to which bodies are written.
+/// A part of the memory, to which bodies are written.
 #[derive(Debug)]
 pub(super) struct Lender {
     memory: Arc<Region>,

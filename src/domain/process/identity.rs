@@ -16,7 +16,7 @@ struct Numbers {
     next: AtomicU64,
 }
 
-/// One shard's counters of a domain, in a cache line that no other shard writes.
+/// The counters of a domain that one shard keeps, in a cache line that no other shard writes.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 struct Counters {

@@ -15,7 +15,7 @@ const REMOVE_PAUSE_MAX: Duration = Duration::from_millis(50);
 /// The kernel counts memory in units of some pages, so the largest use lies a little below a limit that was reached.
 const SLACK_BYTES: u64 = 1024 * 1024;
 
-/// Whose memory limit caused the kernel to kill a process.
+/// The group whose memory limit caused the kernel to kill a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::domain::process) enum OutOfMemory {
     /// The process exceeded its own limit.

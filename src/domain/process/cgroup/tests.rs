@@ -62,7 +62,7 @@ fn the_server_moves_before_it_gives_memory_on() {
     let pid = std::process::id().to_string();
     assert_eq!(text(&base, &format!("{leaf}/cgroup.procs")), pid);
     assert_eq!(text(&base, "cgroup.subtree_control"), "+memory");
-    // It also moves back.
+    // The process also moves back.
     found.close(Duration::ZERO);
     assert_eq!((text(&base, "cgroup.subtree_control"), text(&base, "cgroup.procs")), ("-memory".to_owned(), pid));
     assert!(dirs(&base).is_empty());

@@ -1,4 +1,4 @@
-//! One call, from its place in the queue to its caller.
+//! A call, from its place in the queue to its caller.
 
 use super::super::arena::ExtentRange;
 use crate::abi::manifest::RouteDecl;
