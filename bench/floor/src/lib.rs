@@ -1,4 +1,6 @@
-//! What the floors share: the answer, and how the end of a head is found.
+//! What the floors and the load generator share: the answer, how the end of a head is found, and buffers of a ring.
+
+pub mod buffers;
 
 /// The answer, with the header fields that cweb sends.
 pub const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nDate: Thu, 01 Jan 1970 00:00:00 GMT\r\n\

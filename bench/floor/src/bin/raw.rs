@@ -1,23 +1,18 @@
 //! The floor on a raw ring, without a runtime: `raw PORT multishot|single [direct]`.
 //!
 //! One thread, one ring. A turn takes all completions, queues their answers, and enters the kernel once to submit and to wait. It
-//! finds the end of each head and answers a constant; it checks nothing.
+//! finds the end of each head, of one buffer at most, and answers a constant; it checks nothing.
 //! * `multishot`: one receive a connection for all its requests, into buffers that the kernel picks from a ring of buffers
 //! * `single`: a receive into the connection's own buffer, submitted again after each completion
 //! * `direct`: `send(2)` at once, in place of a send in the ring
 
-mod buffers;
-
-use buffers::Buffers;
+use floor::buffers::{BUFFER_BYTES, Buffers, GROUP};
 use floor::{ANSWER, heads};
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::{AsRawFd, RawFd};
 use uring::squeue::Flags;
 use uring::{IoUring, cqueue, opcode, squeue, types};
-
-/// Size of a receive buffer, and limit on an incomplete head.
-const BUFFER_BYTES: usize = 4096;
 
 /// Limit on the answers of one turn; when it is reached, the turn submits them before it goes on.
 const ANSWERS_BYTES: usize = 1024 * 1024;
@@ -138,7 +133,7 @@ impl Floor {
 
     fn receive(&mut self, fd: RawFd) -> io::Result<()> {
         let entry = if self.buffers.is_some() {
-            opcode::RecvMulti::new(types::Fd(fd), buffers::GROUP).build()
+            opcode::RecvMulti::new(types::Fd(fd), GROUP).build()
         } else {
             let connection = &mut self.connections[fd as usize];
             let room = &mut connection.buffer[connection.filled..];

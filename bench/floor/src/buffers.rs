@@ -6,12 +6,15 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use uring::types::BufRingEntry;
 use uring::{IoUring, cqueue};
 
+/// Size of a buffer.
+pub const BUFFER_BYTES: usize = 4096;
+
 /// Number of buffers; a power of two. All buffers of one turn are given back before the next, so this many completions of one
 /// turn find a buffer.
 const COUNT: u16 = 256;
 
 /// Distance, in bytes, between two buffers. With a whole page the buffers' first lines would share one set of the L1 cache.
-const STRIDE: usize = super::BUFFER_BYTES + 64;
+const STRIDE: usize = BUFFER_BYTES + 64;
 
 /// The group's number; a ring may have several.
 pub const GROUP: u16 = 0;
@@ -24,7 +27,7 @@ pub struct Buffers {
 }
 
 impl Buffers {
-    /// Registers the buffers; they are never unregistered, because the floor ends by a signal.
+    /// Registers the buffers; they are never unregistered, because they live as long as the process.
     pub fn register(ring: &IoUring) -> io::Result<Self> {
         let entries = allocate(usize::from(COUNT) * size_of::<BufRingEntry>()).cast::<BufRingEntry>();
         let mut buffers = Self { entries, memory: allocate(usize::from(COUNT) * STRIDE), tail: 0 };
@@ -39,7 +42,7 @@ impl Buffers {
     pub fn received(&self, entry: &cqueue::Entry) -> Option<(&[u8], u16)> {
         let id = cqueue::buffer_select(entry.flags())?;
         assert!(id < COUNT);
-        let length = usize::try_from(entry.result()).unwrap_or(0).min(super::BUFFER_BYTES);
+        let length = usize::try_from(entry.result()).unwrap_or(0).min(BUFFER_BYTES);
         // SAFETY: the kernel has written `length` bytes of buffer `id`, and uses it again only after `give_back` and `publish`,
         // which need `&mut self`.
         Some((unsafe { std::slice::from_raw_parts(self.memory.add(usize::from(id) * STRIDE), length) }, id))
@@ -51,7 +54,7 @@ impl Buffers {
         unsafe {
             let entry = &mut *self.entries.add(usize::from(self.tail % COUNT));
             entry.set_addr(self.memory.add(usize::from(id) * STRIDE) as u64);
-            entry.set_len(super::BUFFER_BYTES as u32);
+            entry.set_len(BUFFER_BYTES as u32);
             entry.set_bid(id);
         }
         self.tail = self.tail.wrapping_add(1);
