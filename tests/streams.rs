@@ -1,13 +1,9 @@
 //! Bodies in pieces: uploads and answers that never lie in memory whole, cancellation, answers that outlive their handlers.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
-
+use crate::support::{self, Client, PATIENCE, Response, Server, eventually, isolation, signal};
 use std::io::{Read, Write};
 use std::sync::Arc;
 use std::time::Duration;
-use support::{Client, PATIENCE, Response, Server, eventually, isolation, signal};
 
 fn lab(args: &[&str]) -> Server {
     let server = Server::on(&Arc::new(tempfile::tempdir().unwrap()), args, &[]);
