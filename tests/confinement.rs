@@ -1,12 +1,8 @@
 //! What a module in a process of its own can't do to the server, to its jobs and its files: one module, written to do
 //! harm, a test.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
-
+use crate::support::{self, Server, module};
 use std::sync::Arc;
-use support::{Server, module};
 
 const PROCESS: &[&str] = &["--isolation", "process"];
 
