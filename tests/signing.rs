@@ -1,14 +1,10 @@
 //! Who may deploy what: modules of other keys, and signed sources.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
-
+use crate::support::{Server, constant, cweb};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
-use support::{Server, constant, cweb};
 
 fn key_of(name: &str) -> String {
     format!("the-key-of-{name}-here")
