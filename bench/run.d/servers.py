@@ -20,6 +20,7 @@ FLOORS = {
     "floor: raw io_uring, multishot": ("raw", "multishot"),
     "floor: raw io_uring": ("raw", "single"),
     "floor: raw io_uring, multishot, send(2)": ("raw", "multishot", "direct"),
+    "floor: raw io_uring, multishot poll, recv(2), send(2)": ("raw", "poll", "direct"),
     "floor: monoio as our driver uses it": ("floor", "driver"),
     "floor: monoio with our ring flags": ("floor", "flags"),
     "floor: monoio": ("floor",),

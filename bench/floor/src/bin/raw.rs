@@ -1,9 +1,10 @@
-//! The floor on a raw ring, without a runtime: `raw PORT multishot|single [direct]`.
+//! The floor on a raw ring, without a runtime: `raw PORT multishot|single|poll [direct]`.
 //!
 //! One thread, one ring. A turn takes all completions, queues their answers, and enters the kernel once to submit and to wait. It
 //! finds the end of each head, of one buffer at most, and answers a constant; it checks nothing.
 //! * `multishot`: one receive a connection for all its requests, into buffers that the kernel picks from a ring of buffers
 //! * `single`: a receive into the connection's own buffer, submitted again after each completion
+//! * `poll`: the ring tells that there are bytes, with one poll a connection for all its requests; `recv(2)` takes them
 //! * `direct`: `send(2)` at once, in place of a send in the ring
 
 use floor::buffers::{BUFFER_BYTES, Buffers, GROUP};
@@ -34,9 +35,9 @@ struct Connection {
     /// Counts the connections that have had this descriptor, so that a late completion is known as such.
     generation: u32,
     is_open: bool,
-    /// `single`: where the kernel writes; empty before the first use, and then neither moved nor freed.
+    /// Not `multishot`: where the kernel writes; empty before the first use, and then neither moved nor freed.
     buffer: Box<[u8]>,
-    /// `single`: bytes of an incomplete head at the start of `buffer`.
+    /// Not `multishot`: bytes of an incomplete head at the start of `buffer`.
     filled: usize,
     /// `multishot`: the bytes of an incomplete head.
     pending: Vec<u8>,
@@ -45,8 +46,9 @@ struct Connection {
 struct Floor {
     ring: IoUring,
     listener: TcpListener,
-    /// `None`: `single`.
+    /// Of `multishot`.
     buffers: Option<Buffers>,
+    is_poll: bool,
     is_direct: bool,
     connections: Vec<Connection>,
     /// The answers that the queued sends name. Its capacity never changes, so the bytes stay where they are.
@@ -56,8 +58,8 @@ struct Floor {
 fn main() -> io::Result<()> {
     let arguments: Vec<String> = std::env::args().collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let [_, port, receive @ ("multishot" | "single"), rest @ ..] = &arguments[..] else {
-        eprintln!("usage: raw PORT multishot|single [direct]");
+    let [_, port, receive @ ("multishot" | "single" | "poll"), rest @ ..] = &arguments[..] else {
+        eprintln!("usage: raw PORT multishot|single|poll [direct]");
         std::process::exit(2);
     };
     let listener = TcpListener::bind(format!("127.0.0.1:{port}"))?;
@@ -77,6 +79,7 @@ fn main() -> io::Result<()> {
         ring,
         listener,
         buffers,
+        is_poll: *receive == "poll",
         is_direct: rest == ["direct"],
         connections: Vec::new(),
         answers: Vec::with_capacity(ANSWERS_BYTES),
@@ -134,6 +137,8 @@ impl Floor {
     fn receive(&mut self, fd: RawFd) -> io::Result<()> {
         let entry = if self.buffers.is_some() {
             opcode::RecvMulti::new(types::Fd(fd), GROUP).build()
+        } else if self.is_poll {
+            opcode::PollAdd::new(types::Fd(fd), libc::POLLIN as u32).multi(true).build()
         } else {
             let connection = &mut self.connections[fd as usize];
             let room = &mut connection.buffer[connection.filled..];
@@ -180,6 +185,7 @@ impl Floor {
                 if cqueue::more(entry.flags()) { Ok(()) } else { self.accept() }
             }
             RECEIVE if self.buffers.is_some() => self.received_multishot(fd, entry),
+            RECEIVE if self.is_poll => self.readable(fd, generation, entry),
             RECEIVE => self.received_single(fd, entry),
             SEND => {
                 let connection = &self.connections[fd as usize];
@@ -245,16 +251,47 @@ impl Floor {
 
     fn received_single(&mut self, fd: RawFd, entry: &cqueue::Entry) -> io::Result<()> {
         let Ok(received @ 1..) = usize::try_from(entry.result()) else { return self.close(fd) };
+        if self.took(fd, received)? { self.receive(fd) } else { self.close(fd) }
+    }
+
+    /// Answers what was received into the connection's buffer. Returns whether the buffer has room for more.
+    fn took(&mut self, fd: RawFd, received: usize) -> io::Result<bool> {
         let connection = &mut self.connections[fd as usize];
         let length = connection.filled + received;
         let (count, end) = heads(&connection.buffer[..length]);
         connection.buffer.copy_within(end..length, 0);
         connection.filled = length - end;
-        let is_full = connection.filled == BUFFER_BYTES;
+        let has_room = connection.filled < BUFFER_BYTES;
         if count > 0 {
             self.send(fd, count)?;
         }
-        if is_full { self.close(fd) } else { self.receive(fd) }
+        Ok(has_room)
+    }
+
+    fn readable(&mut self, fd: RawFd, generation: u32, entry: &cqueue::Entry) -> io::Result<()> {
+        if self.connections[fd as usize].generation & 0xff_ffff != generation || !self.connections[fd as usize].is_open
+        {
+            return Ok(());
+        }
+        // The poll tells of new bytes only, so all that are there are taken.
+        loop {
+            let connection = &mut self.connections[fd as usize];
+            let room = &mut connection.buffer[connection.filled..];
+            let wanted = room.len();
+            // SAFETY: pointer and length describe `room`.
+            let received = unsafe { libc::recv(fd, room.as_mut_ptr().cast(), wanted, libc::MSG_DONTWAIT) };
+            if received < 0 && io::Error::last_os_error().kind() == io::ErrorKind::WouldBlock {
+                break;
+            }
+            if received <= 0 || !self.took(fd, received as usize)? {
+                self.queue(opcode::PollRemove::new(entry.user_data()).build().flags(Flags::SKIP_SUCCESS), CLOSE, fd)?;
+                return self.close(fd);
+            }
+            if (received as usize) < wanted {
+                break;
+            }
+        }
+        if cqueue::more(entry.flags()) { Ok(()) } else { self.receive(fd) }
     }
 
     /// Closes a connection on which no receive is under way. The ring keeps the order: sends before it are tried before.
