@@ -22,6 +22,7 @@ FLOORS = {
     "floor: raw io_uring, multishot, send(2)": ("raw", "multishot", "direct"),
     "floor: raw io_uring, multishot poll, recv(2), send(2)": ("raw", "poll", "direct"),
     "floor: monoio as our driver uses it": ("floor", "driver"),
+    "floor: small runtime, multishot poll, as our driver": ("tasks",),
     "floor: monoio with our ring flags": ("floor", "flags"),
     "floor: monoio": ("floor",),
 }
@@ -35,7 +36,7 @@ PEERS = {
 }
 NGINX = """daemon off; worker_processes 1; pid {directory}/nginx.pid; error_log {directory}/nginx.err;
 events {{ worker_connections 20000; }}
-http {{ access_log off; keepalive_requests 1000000000; tcp_nodelay on; default_type text/plain;
+http {{ access_log off; keepalive_requests 1000000000; tcp_nodelay on; server_tokens off; default_type '';
 server {{ listen 127.0.0.1:{port}; location / {{ add_header Access-Control-Allow-Origin *; return 200 "Hello, World!"; }} }} }}
 """
 

@@ -1,10 +1,10 @@
-//! monoio as cweb's driver uses it: a task waits for bytes, takes them with `recv(2)` into the one buffer, and leaves its answers
+//! A runtime as cweb's driver uses it: a task waits for bytes, takes them with `recv(2)` into the one buffer, and leaves its answers
 //! to the main future, which sends them with `send(2)` after all tasks that were ready. A head's end is found, nothing is checked.
 
-use floor::{ANSWER, heads};
-use monoio::net::TcpStream;
+use crate::{ANSWER, heads};
 use std::cell::RefCell;
 use std::future::poll_fn;
+use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::rc::Rc;
 use std::task::{Poll, Waker};
@@ -43,15 +43,22 @@ pub async fn send(shared: Rc<RefCell<Shared>>) {
     .await
 }
 
-pub async fn serve(stream: TcpStream, shared: Rc<RefCell<Shared>>) {
-    let (fd, mut pending) = (stream.as_raw_fd(), Vec::new());
-    while stream.readable(false).await.is_ok() {
+/// Serves one connection. `readable` waits until there are bytes; it may miss bytes that were there before, so it is not asked
+/// after a receive that has filled the buffer.
+pub async fn serve<S: AsRawFd>(stream: S, readable: impl AsyncFn(&S) -> io::Result<()>, shared: Rc<RefCell<Shared>>) {
+    let (fd, mut pending, mut is_full) = (stream.as_raw_fd(), Vec::new(), false);
+    while is_full || readable(&stream).await.is_ok() {
         let mut shared = shared.borrow_mut();
         let Shared { buffer, answers, dirty, main } = &mut *shared;
         buffer.resize(BUFFER_BYTES, 0);
         // SAFETY: pointer and length describe `buffer`.
         let received = unsafe { libc::recv(fd, buffer.as_mut_ptr().cast(), buffer.len(), libc::MSG_DONTWAIT) };
+        if received < 0 && io::Error::last_os_error().kind() == io::ErrorKind::WouldBlock {
+            is_full = false;
+            continue;
+        }
         let Ok(received @ 1..) = usize::try_from(received) else { return };
+        is_full = received == buffer.len();
         let bytes = &buffer[..received];
         let count = if pending.is_empty() {
             let (count, end) = heads(bytes);

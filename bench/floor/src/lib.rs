@@ -1,6 +1,8 @@
-//! What the floors and the load generator share: the answer, how the end of a head is found, and buffers of a ring.
+//! What the floors and the load generator share: the answer, how the end of a head is found,
+//! a loop like that of cweb's driver, and buffers of a ring.
 
 pub mod buffers;
+pub mod driver;
 
 /// The answer, with the header fields that cweb sends.
 pub const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nDate: Thu, 01 Jan 1970 00:00:00 GMT\r\n\

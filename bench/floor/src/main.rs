@@ -2,9 +2,7 @@
 //! `floor PORT [flags|driver]`; with `flags` its ring has the same set-up flags as cweb's. All answers to what one read brought
 //! leave in one write. With `driver` the ring has these flags too, and the loop is that of `driver.rs`.
 
-mod driver;
-
-use floor::ANSWER;
+use floor::{ANSWER, driver};
 use monoio::io::{AsyncReadRent, AsyncWriteRentExt};
 use monoio::net::{TcpListener, TcpStream};
 use monoio::{IoUringDriver, RuntimeBuilder};
@@ -51,7 +49,7 @@ fn main() {
             let shared = Rc::default();
             monoio::spawn(accept(listener, {
                 let shared = Rc::clone(&shared);
-                move |stream| drop(monoio::spawn(driver::serve(stream, Rc::clone(&shared))))
+                move |stream| drop(monoio::spawn(driver::serve(stream, readable, Rc::clone(&shared))))
             }));
             driver::send(shared).await;
         } else {
@@ -66,4 +64,8 @@ async fn accept(listener: TcpListener, serve: impl Fn(TcpStream)) {
         let _ = stream.set_nodelay(true);
         serve(stream);
     }
+}
+
+async fn readable(stream: &TcpStream) -> std::io::Result<()> {
+    stream.readable(false).await
 }
