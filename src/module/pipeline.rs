@@ -7,6 +7,7 @@ use super::control_state::{ControlState, Entry};
 use super::deploy::{DeployError, DeployOptions, Deployed, SourceFields, cut};
 use super::durable::both;
 use super::generation::{Generation, Serving};
+use super::ledger::Draft;
 use super::module_record::Record;
 use super::project::{Posted, Source};
 use super::reach::Reach;
@@ -312,7 +313,7 @@ fn swap_in(
     if control.is_abandoned() {
         return Err(DeployError::ShuttingDown);
     }
-    let committed = started.and_then(|()| Ok(prepared?.map_or(Ok(()), |draft| draft.commit())?));
+    let committed = started.and_then(|()| Ok(prepared?.map_or(Ok(()), Draft::commit)?));
     if let Err(error) = committed {
         if let Some(old) = held {
             restore(control, &manifest.name, &old);
