@@ -1,9 +1,6 @@
 //! Who may use /mgnt, /jobs and /metrics: keys and scopes, guesses, pages in a browser, addresses of their own, the audit.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
-
+use crate::support::{self, Client, PATIENCE, Response, Server, constant, eventually, module, signal};
 use socket2::{Domain, Socket, Type};
 use std::io::{Read, Write};
 use std::net::SocketAddr;
@@ -12,7 +9,6 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
-use support::{Client, PATIENCE, Response, Server, constant, eventually, module, signal};
 
 const ADMIN_KEY: &str = "the-key-that-may-do-everything";
 

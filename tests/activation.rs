@@ -1,9 +1,6 @@
 //! The server as a service: sockets that somebody else has opened, and what the service manager is told.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
-
+use crate::support::{Client, PATIENCE, constant, eventually, isolation, module, signal};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
@@ -13,7 +10,6 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use support::{Client, PATIENCE, constant, eventually, isolation, module, signal};
 
 /// The sockets at their places, as the standard streams that this program can set come to be there, then the server in the
 /// place of the shell: so the variable names its process.

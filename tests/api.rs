@@ -1,16 +1,12 @@
 //! The C interface as modules see it: every function and field of the SDK, called by C modules (tests/modules) in the
 //! real server. A handler there answers "ok", or the check that failed.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
-
+use crate::support::{Response, Server, Socket, eventually, module, root};
 use serde_json::{Value, json};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
-use support::{Response, Server, Socket, eventually, module, root};
 use tungstenite::{Bytes, Message};
 
 /// The source of a module of tests/modules, with what stands before each of them.

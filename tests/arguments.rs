@@ -1,11 +1,7 @@
 //! A function that takes another number of arguments than the server would call it with is refused, by whatever way the compiler was
 //! kept from seeing it; what the functions take as it should be deploys, however it is spelled.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
-
-use support::Server;
+use crate::support::Server;
 
 /// Functions of all kinds. `TYPES` comes first.
 const TWO: &str =

@@ -1,13 +1,9 @@
 //! `cweb test`: tests that authors write for their modules, the fakes, the tools, and tests that misbehave.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
-
+use crate::support::{self, Server, root};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use support::{Server, root};
 
 fn module(name: &str) -> PathBuf {
     root().join("tests/author_tests").join(name)

@@ -1,14 +1,10 @@
 //! Modules as ready shared objects: in C, Rust and Zig, built by their own tools; and all that is no module.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
-
+use crate::support::{Response, Server, cweb, eventually, isolation, root};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use support::{Response, Server, cweb, eventually, isolation, root};
 
 /// Runs a tool that must succeed.
 fn tool(command: &mut Command) {

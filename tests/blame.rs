@@ -1,12 +1,8 @@
 //! A crash is charged to the module that caused it, and to no other: not to one that runs at the same time, and not to the one that was
 //! deployed last.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
-
+use crate::support::{self, Client, Server, constant, eventually, module};
 use serde_json::Value;
-use support::{Client, Server, constant, eventually, module};
 use tungstenite::Message;
 
 const HOLDS: &str = r#"

@@ -1,13 +1,9 @@
 //! Large bodies of requests and answers, on both sides of the size from which an isolated module's are handed over by
 //! reference.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
-
+use crate::support::{Client, Server, module};
 use std::io::{Read, Write};
 use std::sync::Arc;
-use support::{Client, Server, module};
 
 /// `/echo` answers its body with every byte changed; `/make?bytes=N` answers N bytes of a pattern; `/none` sets a body on 204.
 fn lab() -> String {

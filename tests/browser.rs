@@ -2,20 +2,14 @@
 //!
 //! `CWEB_TEST_NO_BROWSER=1` leaves these tests out where there can be no browser.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
-#[path = "support/tls.rs"]
-mod tls;
-
+use crate::support::tls::Authority;
+use crate::support::{self, Server, root};
 use data_encoding::BASE64;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-use support::{Server, root};
-use tls::Authority;
 
 /// A browser on a busy machine takes its time.
 const BROWSER_PATIENCE: Duration = Duration::from_secs(90);

@@ -1,11 +1,7 @@
 //! The state of a thread, and of the process, does not outlive the call that changed it.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
-
+use crate::support::{Server, eventually};
 use serde_json::Value;
-use support::{Server, eventually};
 use tungstenite::Message;
 
 /// What a call finds, whoever ran before it.

@@ -1,12 +1,10 @@
 //! A hostile crowd against the real server, with well-behaved clients beside it that must notice nothing; and afterwards
 //! nothing may be left: no connection, descriptor, call, memory beyond a bound, or panic.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
 #[path = "chaos/attacks.rs"]
 mod attacks;
-mod support;
 
+use crate::support::{self, Client, PATIENCE, Server, eventually, module};
 use attacks::{ATTACKS, Random};
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -14,7 +12,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
-use support::{Client, PATIENCE, Server, eventually, module};
 use tungstenite::Message;
 
 /// Rounds of all attacks, after one that lets caches and allocators grow to their size.

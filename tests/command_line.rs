@@ -1,13 +1,9 @@
 //! The command line, through the real binary: precedence of settings, deploy tools, scripts.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
-
+use crate::support::{self, Server};
 use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::Arc;
-use support::Server;
 
 const GREETING: &str = r#"#include <cweb.h>
 static int f(struct cweb_context *c, http_request_t *q, http_response_t *r) {

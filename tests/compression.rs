@@ -1,12 +1,8 @@
 //! Content codings of answers and of request bodies.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
-
+use crate::support::{self, Response, Server, isolation};
 use std::io::{Read, Write};
 use std::process::Command;
-use support::{Response, Server, isolation};
 
 const LINE: &[u8] = b"The quick brown fox jumps over the lazy dog.\n";
 

@@ -1,7 +1,5 @@
 //! `docs/conformance.md` lists the conformance tests, all of them and no others, each with the clause its name begins with.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 

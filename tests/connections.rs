@@ -1,14 +1,10 @@
 //! What a connection does while an answer is owed, and at its end: bodies that wait, interim answers, half-closes, the
 //! idle time, the stop.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
-
+use crate::support::{self, Client, Server, eventually, module, signal};
 use std::io::Read;
 use std::net::Shutdown;
 use std::time::Duration;
-use support::{Client, Server, eventually, module, signal};
 use tungstenite::Message;
 use tungstenite::protocol::frame::coding::CloseCode;
 

@@ -3,10 +3,7 @@
 //!
 //! `CWEB_CRASH_ROUNDS` sets how often (8), `CWEB_CRASH_SEED` repeats a run's choices (not the scheduling of threads).
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
-
+use crate::support::{self, Client, PATIENCE, Server, eventually, signal};
 use rusqlite::{Connection, OpenFlags};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -18,7 +15,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::Scope;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use support::{Client, PATIENCE, Server, eventually, signal};
 use tungstenite::Message;
 
 /// Threads that submit jobs.

@@ -1,15 +1,11 @@
 //! What a crash of one module costs the others: nothing. Faults, deaths, quarantine and replacement of the process.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
-
+use crate::support::{self, Server, constant, eventually, module};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use support::{Server, constant, eventually, module};
 use tungstenite::Message;
 use tungstenite::protocol::frame::coding::CloseCode;
 

@@ -1,12 +1,8 @@
 //! The database of modules: each call has a connection to itself, and nothing that a call leaves open outlives it.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
-
+use crate::support::{Server, eventually, root};
 use serde_json::{Value, json};
 use std::sync::Arc;
-use support::{Server, eventually, root};
 use tungstenite::Message;
 
 /// The source of a module of tests/modules, with `defines` before it.

@@ -1,11 +1,7 @@
 //! What an author is told of a crash: the functions that led there, registers, the version; and gdb at the right process.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
-
+use crate::support::{self, Server, cweb, eventually, root};
 use std::process::Command;
-use support::{Server, cweb, eventually, root};
 
 const DEEP: &str = "tests/author_tests/deep.c";
 

@@ -1,10 +1,6 @@
 //! The descriptors 0 to 2 stay the server's, whatever a module does to them.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
-
-use support::{Client, Server, constant};
+use crate::support::{Client, Server, constant};
 
 #[test]
 fn modules_do_not_close_or_replace_the_standard_descriptors() {

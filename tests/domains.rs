@@ -1,16 +1,12 @@
 //! Domains by name: modules in processes that can't harm each other.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
-
+use crate::support::{self, Response, Server, eventually, module};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
-use support::{Response, Server, eventually, module};
 use tungstenite::Message;
 
 /// A module that tells its process, and can end it. Its WebSocket answers with the process too.

@@ -1,11 +1,7 @@
 //! Events of modules: the server runs the loop (`libevent.h`), a fault in a callback ends that callback only, and events end
 //! with the version that added them.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
-
-use support::{Server, eventually, module, root};
+use crate::support::{Server, eventually, module, root};
 
 fn listener(version: &str, more: &str) -> String {
     let source = std::fs::read_to_string(root().join("tests/events/listener.c")).unwrap();

@@ -1,12 +1,8 @@
 //! The examples do what the curl lines at their heads say.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
-
+use crate::support::{self, Client, Server};
 use sha2::{Digest, Sha256};
 use std::io::{Read, Write};
-use support::{Client, Server};
 use tungstenite::{Bytes, Message};
 
 /// Sends `body` as curl does with `-T`, also with `Expect: 100-continue`, and gives the answer's body.

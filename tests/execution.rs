@@ -1,11 +1,7 @@
 //! Where handlers run: slow ones overlap, none delays another connection.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
-
+use crate::support::{Server, module};
 use std::sync::Arc;
-use support::{Server, module};
 
 fn lab() -> String {
     let code = r#"

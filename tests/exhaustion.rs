@@ -1,11 +1,7 @@
 //! What clients and modules can use up: descriptors, thread-local storage, the memory of the server; others go on.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
-
+use crate::support::{Client, Server, constant, eventually, isolation, module};
 use std::io::Write;
-use support::{Client, Server, constant, eventually, isolation, module};
 
 /// Takes every descriptor that there is, and keeps it.
 fn leaky() -> String {

@@ -1,10 +1,6 @@
 //! Modules that fail: the call they failed in gets a 500, everything else goes on.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
-
-use support::{Server, eventually, module};
+use crate::support::{Server, eventually, module};
 use tungstenite::Message;
 
 fn lab() -> String {

@@ -1,11 +1,8 @@
 //! Answers with files: conditions, ranges, encoded siblings, mounts, and what must not be sent.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
-#[path = "support/tls.rs"]
-mod tls;
-
+use crate::support::tls::Authority;
+use crate::support::{self, tls};
+use crate::support::{Client, PATIENCE, Response, Server, eventually, isolation, module};
 use std::fs::{self, File, OpenOptions};
 use std::io::Read;
 use std::os::unix::fs::{FileExt, symlink};
@@ -13,8 +10,6 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
-use support::{Client, PATIENCE, Response, Server, eventually, isolation, module};
-use tls::Authority;
 
 const TEXT: &[u8] = b"0123456789abcdefghij";
 

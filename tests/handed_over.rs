@@ -1,11 +1,7 @@
 //! What a module hands over that is not what the server expects: literals and other memory that malloc(3) did not give
 //! works, and what can't be read or freed costs the module that did it one call.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
-
-use support::{Server, constant, eventually};
+use crate::support::{self, Server, constant, eventually};
 use tungstenite::Message;
 
 fn server() -> Server {

@@ -1,15 +1,10 @@
 //! Module code that somebody waits for and that never returns: constructors, `onload`, `unload`, cancel callbacks.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-#[path = "support/load.rs"]
-mod load;
-mod support;
-
-use load::Load;
+use crate::support::load::Load;
+use crate::support::{self, load};
+use crate::support::{Response, Server, Socket, eventually, module};
 use serde_json::Value;
 use std::sync::Arc;
-use support::{Response, Server, Socket, eventually, module};
 use tungstenite::Message;
 
 /// Long for a hook that does nothing, also on a machine that is kept busy; short for one that never returns.

@@ -1,13 +1,9 @@
 //! New versions under load: nothing is lost, nothing is mixed up, nothing is left behind.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
-
+use crate::support::{self, Server, module};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
-use support::{Server, module};
 use tungstenite::Message;
 use tungstenite::protocol::frame::coding::CloseCode;
 

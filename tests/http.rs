@@ -1,14 +1,10 @@
 //! HTTP/1.1 through the real server.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
-
+use crate::support::{self, Client, Server, module};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::time::Duration;
-use support::{Client, Server, module};
 
 /// A module with a route for each thing a test needs.
 fn lab() -> String {

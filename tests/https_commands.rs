@@ -1,11 +1,7 @@
 //! The commands that talk to a server, over HTTPS: whom they trust, and what they say of whom they don't.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
-#[path = "support/tls.rs"]
-mod tls;
-
+use crate::support::tls::{Authority, P256};
+use crate::support::{self, Server, constant, eventually};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
@@ -14,8 +10,6 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
-use support::{Server, constant, eventually};
-use tls::{Authority, P256};
 
 const NO_AUTHORITY: &str = " -addext basicConstraints=critical,CA:FALSE";
 

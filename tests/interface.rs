@@ -2,14 +2,10 @@
 //! constant and tag; here it becomes static assertions that the C compilers check against `include/`. Results are checked by
 //! `interface/module.c` in the running server.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
-
+use crate::support::{Server, root};
 use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::process::{Command, Stdio};
-use support::{Server, root};
 
 /// A row of the table.
 #[derive(Clone)]

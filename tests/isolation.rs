@@ -1,13 +1,9 @@
 //! Modules in a process of their own: it may die in any way, and the server and its clients live on.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
-
+use crate::support::{self, Server, eventually, module};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
-use support::{Server, eventually, module};
 use tungstenite::Message;
 
 /// A module with a handler for each way to go down, and what should survive it.

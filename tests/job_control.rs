@@ -1,11 +1,7 @@
 //! Jobs that are steered from outside: retried by request, many at once, on a schedule.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
-
+use crate::support::{self, Response, Server, eventually};
 use serde_json::{Value, json};
-use support::{Response, Server, eventually};
 use tungstenite::Message;
 
 fn source(version: &str) -> String {

@@ -1,9 +1,6 @@
 //! Data of jobs: checkpoints, blobs, files. `CWEB_CRASH_ROUNDS` sets how often the server is killed (3).
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
-
+use crate::support::{self, Client, Response, Server, eventually, isolation};
 use rusqlite::Connection;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -11,7 +8,6 @@ use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
-use support::{Client, Response, Server, eventually, isolation};
 
 fn deploy(server: &Server) {
     let module = std::fs::read_to_string(support::root().join("tests/modules/job_data.c")).unwrap();

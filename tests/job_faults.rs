@@ -1,9 +1,6 @@
 //! What goes wrong around the job database: held locks, full disks, a second server, damaged and foreign files.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
-
+use crate::support::{self, Mount, PATIENCE, Response, Server, eventually};
 use rusqlite::Connection;
 use serde_json::{Value, json};
 use std::fs::{File, OpenOptions};
@@ -13,7 +10,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use support::{PATIENCE, Response, Server, eventually};
 use tungstenite::Message;
 
 /// Submissions that are tried until one is refused.
@@ -145,49 +141,6 @@ fn a_lock_held_by_another_refuses_submissions_and_delays_the_rest() {
     eventually("the earlier job ends", || state(&server, &before) == "done");
     server.expect_log("jobs can be stored again");
     check_integrity(dir.path());
-}
-
-/// A small file system of its own, gone when dropped.
-struct Mount {
-    dir: tempfile::TempDir,
-}
-
-impl Mount {
-    /// `None` where that isn't allowed.
-    fn tmpfs(size: &str) -> Option<Self> {
-        let dir = tempfile::tempdir().unwrap();
-        let options = format!("size={size},mode=0755");
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &options, "cweb-test"])
-            .arg(dir.path())
-            .stderr(Stdio::null())
-            .status();
-        mounted.is_ok_and(|status| status.success()).then_some(Self { dir })
-    }
-
-    fn directory(&self) -> Arc<tempfile::TempDir> {
-        Arc::new(tempfile::tempdir_in(self.dir.path()).unwrap())
-    }
-
-    fn remount(&self, mode: &str) {
-        let options = format!("remount,{mode}");
-        // The processes of a server that has just ended may still have files open.
-        support::eventually("the file system is mounted again", || {
-            Command::new("mount")
-                .args(["-o", &options])
-                .arg(self.dir.path())
-                .stderr(Stdio::null())
-                .status()
-                .unwrap()
-                .success()
-        });
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("--lazy").arg(self.dir.path()).status();
-    }
 }
 
 /// Runs a server into a full disk and out again. `take` takes the space away, `give` gives it back.

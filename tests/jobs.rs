@@ -1,15 +1,11 @@
 //! Jobs through the real binary: submissions, lifecycle, reads, streams, and what the store promises.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
-
+use crate::support::{self, Response, Server, eventually};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use support::{Response, Server, eventually};
 use tungstenite::Message;
 
 fn source(version: &str) -> String {

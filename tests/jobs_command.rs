@@ -1,15 +1,11 @@
 //! `cweb jobs`, through the real binary.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
-
+use crate::support::{self, Server, eventually};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
-use support::{Server, eventually};
 
 const NOBODY: &str = "0197a1b2-0000-7000-8000-000000000000";
 

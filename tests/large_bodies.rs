@@ -1,15 +1,11 @@
 //! Bodies and messages that are larger than any ring: they cross the seam whole, wait for nobody's clock, and meet limits that
 //! answer for the request alone.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
-
+use crate::support::{self, Client, Server, eventually, isolation};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
-use support::{Client, Server, eventually, isolation};
 use tungstenite::protocol::WebSocketConfig;
 use tungstenite::{Bytes, Message};
 

@@ -1,10 +1,6 @@
 //! What a version of a module leaves to the C library, and what the library does with it after the version is gone.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
-
-use support::{Server, constant, eventually, module, root};
+use crate::support::{Server, constant, eventually, module, root};
 
 /// Ends the old version's loops.
 fn next() -> String {

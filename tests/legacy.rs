@@ -1,12 +1,8 @@
 //! Modules of the older generations, whose functions take no context: each generation's own ways, on the wire.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
-
+use crate::support::{Response, Server, Socket, eventually, root};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use support::{Response, Server, Socket, eventually, root};
 use tungstenite::Message;
 
 fn source(name: &str) -> String {

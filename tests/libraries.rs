@@ -1,12 +1,8 @@
 //! Libraries and flags that sources name, and sources in C++.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
-
+use crate::support::{self, Server, cweb, module, root};
 use std::fs;
 use std::sync::Arc;
-use support::{Server, cweb, module, root};
 
 fn source(name: &str) -> String {
     fs::read_to_string(root().join("tests/modules").join(name)).unwrap()

@@ -1,16 +1,12 @@
 //! What bounds a client: connections, requests, bodies, bursts, time; and how the server stops.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
-
+use crate::support::{Client, PATIENCE, Response, Server, eventually, module, signal};
 use std::io::{Read, Write};
 use std::net::UdpSocket;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use support::{Client, PATIENCE, Response, Server, eventually, module, signal};
 use tungstenite::Message;
 use tungstenite::protocol::frame::coding::CloseCode;
 

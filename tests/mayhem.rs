@@ -1,13 +1,9 @@
 //! Modules that go down in every way there is, beside well-behaved ones in another domain, which must notice nothing.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
-
+use crate::support::{Server, eventually, module};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
-use support::{Server, eventually, module};
 use tungstenite::Message;
 
 /// One route a way to go down, and one that answers.

@@ -1,16 +1,12 @@
 //! What a person or a script is told: answers of `/mgnt`, exit codes, words.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
-
+use crate::support::{self, Server, eventually, module};
 use serde_json::{Value, json};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
-use support::{Server, eventually, module};
 
 const CODE: &str = r#"
 static int f(struct cweb_context *c, http_request_t *q, http_response_t *r) { (void)c; (void)q; strcpy(r->body, "here"); return 0; }

@@ -1,11 +1,7 @@
 //! Deploying, refusing, listing, removing, persisting.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
-
+use crate::support::{self, Mount, Server, constant, cweb, eventually, module, root};
 use std::sync::Arc;
-use support::{Server, constant, cweb, eventually, module, root};
 
 fn names(server: &Server) -> Vec<String> {
     let json: serde_json::Value = serde_json::from_slice(&server.get("/mgnt").body).unwrap();
@@ -208,16 +204,11 @@ fn parallel_deployments_lose_no_module() {
 
 #[test]
 fn a_full_disk_refuses_and_keeps_what_there_is() {
-    let dir = Arc::new(tempfile::tempdir().unwrap());
-    let mounted = std::process::Command::new("mount")
-        .args(["-t", "tmpfs", "-o", "size=2m", "tmpfs"])
-        .arg(dir.path())
-        .status()
-        .is_ok_and(|status| status.success());
-    if !mounted {
-        eprintln!("no permission to mount a small file system: the full disk is not tested here");
+    let Some(mount) = Mount::tmpfs("2m") else {
+        eprintln!("not run: no file system can be mounted here");
         return;
-    }
+    };
+    let dir = mount.directory();
     let server = Server::on(&dir, &[], &[]);
     server.deploy(&constant("keep", "/keep", "kept"));
     let filler = dir.path().join("filler");
@@ -227,8 +218,6 @@ fn a_full_disk_refuses_and_keeps_what_there_is() {
     assert_eq!((names(&server), server.get("/keep").text()), (vec!["keep".to_owned()], "kept".to_owned()));
     std::fs::remove_file(&filler).unwrap();
     server.deploy(&constant("late", "/late", "late"));
-    drop(server);
-    let _ = std::process::Command::new("umount").arg(dir.path()).status();
 }
 
 #[test]

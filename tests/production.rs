@@ -1,15 +1,11 @@
 //! `production.sh` from start to stop: makes what is missing, keeps what is there, serves HTTPS, wants the key.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
-
+use crate::support::{self, constant, root, signal};
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
-use support::{constant, root, signal};
 
 /// `production.sh ARGS` with this build and its data in `dir`.
 fn script(dir: &Path, args: &[&str]) -> Command {

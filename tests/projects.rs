@@ -1,14 +1,10 @@
 //! Modules of several files: directories, forms, archives; assets; diagnostics; the cache of units; settings; commands.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
-
+use crate::support::{self, Response, Server, constant, cweb, eventually, root};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
-use support::{Response, Server, constant, cweb, eventually, root};
 
 fn project() -> std::path::PathBuf {
     root().join("tests/modules/project")

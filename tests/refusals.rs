@@ -1,10 +1,6 @@
 //! What is wrong in a module's `config` does not deploy in silence.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
-
-use support::{Response, Server, eventually, module};
+use crate::support::{self, Response, Server, eventually, module};
 
 const CODE: &str = r#"
 static int f(struct cweb_context *c, http_request_t *q, http_response_t *r) { (void)c; (void)q; strcpy(r->body, "here"); return 0; }

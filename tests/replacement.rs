@@ -1,16 +1,11 @@
 //! The replacement of a process of modules while it lives: asked for, or because it has grown too large. Nobody notices.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-#[path = "support/load.rs"]
-mod load;
-mod support;
-
-use load::Load;
+use crate::support::load::Load;
+use crate::support::{self, load};
+use crate::support::{Server, Socket, eventually, module};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
-use support::{Server, Socket, eventually, module};
 use tungstenite::Message;
 
 /// A module with state that a new process has afresh, that can end its process, and that can make mappings.

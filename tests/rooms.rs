@@ -1,13 +1,9 @@
 //! WebSockets beyond messages: handshakes that a module decides about, what `on_open` knows of them, a pointer with each
 //! socket, and rooms.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
-
+use crate::support::{self, PATIENCE, Response, Server, Socket, root};
 use std::io::Write;
 use std::net::TcpStream;
-use support::{PATIENCE, Response, Server, Socket, root};
 use tungstenite::Message;
 
 const FIELDS: &str = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n";

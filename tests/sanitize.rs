@@ -1,12 +1,8 @@
 //! `cweb deploy --sanitize`: modules that run under sanitizers on a server.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
-
+use crate::support::{Server, cweb, eventually, root};
 use std::path::Path;
 use std::sync::Arc;
-use support::{Server, cweb, eventually, root};
 
 fn run(server: &Server, args: &[&str]) -> (bool, String) {
     cweb(&[args, &["--server", &server.addr]].concat(), &root(), &[])

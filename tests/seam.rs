@@ -1,13 +1,9 @@
 //! What a hostile module can do to the server by what its process shares with it: the rings, their wake-ups, the control
 //! connection. Each module here attacks; the one beside it, in another domain, must notice nothing.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
-
+use crate::support::{Response, Server, constant, eventually, module};
 use std::sync::Arc;
 use std::time::Duration;
-use support::{Response, Server, constant, eventually, module};
 
 /// What every attacker needs: its descriptors by what they are, and messages over the control connection.
 const TOOLS: &str = r#"

@@ -1,14 +1,10 @@
 //! Who may deploy what: modules of other keys, and signed sources.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
-
+use crate::support::{Server, constant, cweb, eventually};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
-use support::{Server, constant, cweb};
 
 fn key_of(name: &str) -> String {
     format!("the-key-of-{name}-here")
@@ -158,9 +154,9 @@ fn dev_signs_what_it_deploys() {
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_cweb"));
     command.args(["dev", "shop", "--sign", "alice.key", "--server", &server.addr]).current_dir(path);
     let _dev = Running(command.stdout(fs::File::create(&out).unwrap()).spawn().unwrap());
-    support::eventually("the project is served", || server.get("/shop").text() == "one");
+    eventually("the project is served", || server.get("/shop").text() == "one");
     project(path, "two");
-    support::eventually("the change is served", || server.get("/shop").text() == "two");
+    eventually("the change is served", || server.get("/shop").text() == "two");
     let (done, said) = cweb(&["dev", "shop", "--sign", "trusted", "--server", &server.addr], path, &[]);
     assert!(!done && said.contains("not a key of cweb keygen --signing"), "{said}");
 }

@@ -1,13 +1,9 @@
 //! The end of the server, which comes whatever modules do.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
-
+use crate::support::{Client, Server, eventually, module, signal};
 use serde_json::Value;
 use std::sync::Arc;
 use std::sync::Mutex;
-use support::{Client, Server, eventually, module, signal};
 
 /// What modules here can do. They say in the log where they are.
 const CODE: &str = r#"

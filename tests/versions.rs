@@ -1,15 +1,11 @@
 //! Versions of modules, going back to one, their sources; settings and secrets.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
-
+use crate::support::{Response, Server, constant, cweb, eventually, isolation, module, root, signal};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
-use support::{Response, Server, constant, cweb, eventually, isolation, module, root, signal};
 
 fn json(response: &Response) -> serde_json::Value {
     assert_eq!(response.status, 200, "{}", response.text());

@@ -1,12 +1,8 @@
 //! Single-file apps for nope.c and WAFer, one in the style of each of their generations.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
-
+use crate::support::{self, Client, Response, Server, constant, cweb, isolation};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use support::{Client, Response, Server, constant, cweb, isolation};
 
 fn source(name: &str) -> String {
     std::fs::read_to_string(support::root().join(format!("tests/modules/wafer/{name}.c"))).unwrap()

@@ -1,11 +1,7 @@
 //! What a module registers, prints or holds costs its own domain alone.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
-
+use crate::support::{self, Server, module};
 use std::fmt::Write;
-use support::{Server, module};
 
 /// A module with a route for each of `paths`, each of which answers `name`.
 fn routes(name: &str, paths: &[String]) -> String {

@@ -1,11 +1,7 @@
 //! WebSockets through the real server.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
-
+use crate::support::{Server, Socket, eventually, module};
 use std::io::Write;
-use support::{Server, Socket, eventually, module};
 use tungstenite::protocol::frame::coding::CloseCode;
 use tungstenite::{Bytes, Message};
 
@@ -219,7 +215,7 @@ fn client_fd_is_small_and_differs_between_open_sockets() {
     let server = Server::with(&["--shards", "2"]);
     let code = "static void on_message(struct cweb_context *c, websocket_t *w, const char *m, size_t n) { (void)c; (void)m; (void)n;
         char t[16]; int l = snprintf(t, sizeof t, \"%d\", w->client_fd); w->send(w, t, (size_t)l); }
-        static int closed; static void on_close(struct cweb_context *c, websocket_t *w) { (void)c; (void)w; closed++; }
+        static _Atomic int closed; static void on_close(struct cweb_context *c, websocket_t *w) { (void)c; (void)w; closed++; }
         static int count(struct cweb_context *c, http_request_t *q, http_response_t *r) { (void)c; (void)q; snprintf(r->body, HTTP_RESPONSE_SIZE, \"%d\", closed); return 0; }";
     let fields = r#".websockets = {{"/ws", NULL, on_message, on_close}}, .ws_size = 1,"#;
     server.deploy(&module("numbers", code, r#"{"/closed", "GET", count, NONE}"#, 1, fields));

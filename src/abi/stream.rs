@@ -414,7 +414,7 @@ unsafe extern "C" fn part_read(request: *const HttpRequest, into: *mut c_void, l
 unsafe extern "C" fn body_length(request: *const HttpRequest) -> c_longlong {
     // SAFETY: by the contract of cweb_body_length.
     let length = unsafe { of_request(request) }.and_then(StreamCall::length);
-    length.and_then(|length| c_longlong::try_from(length).ok()).unwrap_or(-1)
+    length.map_or(-1, |length| c_longlong::try_from(length).unwrap_or(c_longlong::MAX))
 }
 
 unsafe extern "C" fn canceled(request: *const HttpRequest) -> c_int {

@@ -1,6 +1,6 @@
 //! What answers look like.
 
-use crate::raw::{get, lab, post, served};
+use super::raw::{get, lab, post, served};
 use crate::support::{Response, Server};
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -1,6 +1,6 @@
 //! The chunked coding, and bodies that are too large.
 
-use crate::raw::{chunked, lab, lab_with, post, refused, text};
+use super::raw::{chunked, lab, lab_with, post, refused, text};
 
 #[test]
 fn rfc_9112_7_1_chunk_sizes() {

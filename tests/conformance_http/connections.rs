@@ -1,6 +1,6 @@
 //! Connections: how long they last, and in what order answers come.
 
-use crate::raw::{NEXT, get, lab, lab_with, post, refused, send_pieces};
+use super::raw::{NEXT, get, lab, lab_with, post, refused, send_pieces};
 use crate::support::{Client, Server};
 use std::io::{Read, Write};
 use std::time::Duration;

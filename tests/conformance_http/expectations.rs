@@ -1,6 +1,6 @@
 //! `Expect: 100-continue`.
 
-use crate::raw::{NEXT, lab, lab_with, post, refused};
+use super::raw::{NEXT, lab, lab_with, post, refused};
 use crate::support::Server;
 
 const EXPECT: &str = "Expect: 100-continue\r\n";

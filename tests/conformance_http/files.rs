@@ -1,6 +1,6 @@
 //! Conditional requests, ranges and content codings, of files that a mount serves and a handler answers with.
 
-use crate::raw::served;
+use super::raw::served;
 use crate::support::{Response, Server};
 use std::fs::{self, File};
 use std::sync::Arc;

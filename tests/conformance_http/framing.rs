@@ -1,6 +1,6 @@
 //! Where a request ends: what a proxy in front could read differently is refused.
 
-use crate::raw::{chunked, lab, post, refused, served, text};
+use super::raw::{chunked, lab, post, refused, served, text};
 use crate::support::Server;
 
 #[test]
@@ -155,5 +155,5 @@ fn rfc_9112_8_an_incomplete_request_is_not_served() {
         client.finish();
         assert!(client.try_response("GET").is_none(), "{request}");
     }
-    assert_eq!(served(&server, crate::raw::get("/fast", "")).status, 200);
+    assert_eq!(served(&server, super::raw::get("/fast", "")).status, 200);
 }

@@ -1,6 +1,6 @@
 //! Request lines and field lines.
 
-use crate::raw::{NEXT, get, lab, post, refused, served, text};
+use super::raw::{NEXT, get, lab, post, refused, served, text};
 
 #[test]
 fn rfc_9112_2_2_lines_end_in_crlf() {

@@ -1,6 +1,6 @@
 //! Methods, and the upgrades of a request.
 
-use crate::raw::{get, lab, refused, served, text};
+use super::raw::{get, lab, refused, served, text};
 
 #[test]
 fn rfc_9110_9_1_methods_that_are_not_known() {

@@ -1,6 +1,6 @@
 //! Targets and hosts.
 
-use crate::raw::{get, lab, refused, served, text};
+use super::raw::{get, lab, refused, served, text};
 
 #[test]
 fn rfc_9112_3_2_host_comes_once() {

@@ -1,6 +1,6 @@
 //! Group 7: the closing handshake.
 
-use crate::peer::{CLOSE, FIN, PING, Peer, TEXT, close, fails, frame, lab};
+use super::peer::{CLOSE, FIN, PING, Peer, TEXT, close, fails, frame, lab};
 use crate::support::eventually;
 
 #[test]

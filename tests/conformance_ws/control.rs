@@ -1,6 +1,6 @@
 //! Group 2: pings and pongs.
 
-use crate::peer::{FIN, PING, PONG, Peer, TEXT, answers, close, fails, frame, header, lab};
+use super::peer::{FIN, PING, PONG, Peer, TEXT, answers, close, fails, frame, header, lab};
 
 #[test]
 fn rfc_6455_5_5_3_a_pong_carries_the_pings_payload() {

@@ -1,8 +1,8 @@
 //! Groups 12 and 13: permessage-deflate (RFC 7692), with zlib at the other end.
 
-use crate::peer::{BINARY, CLOSE, CONTINUATION, FIN, PING, PONG, Peer, TEXT, close, frame, lab, lab_with};
+use super::peer::{BINARY, CLOSE, CONTINUATION, FIN, PING, PONG, Peer, TEXT, close, frame, lab, lab_with};
+use super::zlib::Zlib;
 use crate::support::{Server, module};
-use crate::zlib::Zlib;
 
 /// RSV1: the message is compressed (§6).
 const RSV1: u8 = 0x40;
@@ -287,7 +287,7 @@ static void on_message(struct cweb_context *c, websocket_t *w, const char *m, si
         let mut client = server.connect();
         let head = format!(
             "GET {path} HTTP/1.1\r\nHost: x\r\n{}Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=12\r\n\r\n",
-            crate::peer::FIELDS
+            super::peer::FIELDS
         );
         client.send(head.as_bytes());
         let answer = client.response();

@@ -1,6 +1,6 @@
 //! Groups 5 and 10: fragmentation.
 
-use crate::peer::{BINARY, CLOSE, CONTINUATION, FIN, PING, PONG, Peer, TEXT, answers, close, fails, frame, lab};
+use super::peer::{BINARY, CLOSE, CONTINUATION, FIN, PING, PONG, Peer, TEXT, answers, close, fails, frame, lab};
 
 #[test]
 fn rfc_6455_5_4_messages_in_fragments() {

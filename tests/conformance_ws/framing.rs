@@ -1,6 +1,6 @@
 //! Groups 1, 3 and 4: framing, reserved bits, reserved opcodes.
 
-use crate::peer::{BINARY, CLOSE, FIN, PING, PONG, Peer, TEXT, answers, fails, frame, header, lab};
+use super::peer::{BINARY, CLOSE, FIN, PING, PONG, Peer, TEXT, answers, fails, frame, header, lab};
 
 const SIZES: [usize; 7] = [0, 125, 126, 127, 128, 65_535, 65_536];
 

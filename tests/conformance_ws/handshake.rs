@@ -1,6 +1,6 @@
 //! The opening handshake, which the suite has no group for; compression is declined.
 
-use crate::peer::{FIELDS, FIN, KEY, PING, PONG, Peer, TEXT, frame, lab};
+use super::peer::{FIELDS, FIN, KEY, PING, PONG, Peer, TEXT, frame, lab};
 use crate::support::{Response, Server};
 
 fn shake(server: &Server, line: &str, fields: &str) -> Response {

@@ -1,6 +1,6 @@
 //! Group 9: limits.
 
-use crate::peer::{BINARY, CONTINUATION, FIN, Peer, TEXT, fails, frame, header, lab, lab_with};
+use super::peer::{BINARY, CONTINUATION, FIN, Peer, TEXT, fails, frame, header, lab, lab_with};
 
 #[test]
 fn rfc_6455_7_4_1_messages_up_to_the_limit() {

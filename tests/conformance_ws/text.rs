@@ -1,6 +1,6 @@
 //! Group 6: UTF-8.
 
-use crate::peer::{BINARY, CONTINUATION, FIN, PING, Peer, TEXT, answers, fails, frame, header, lab};
+use super::peer::{BINARY, CONTINUATION, FIN, PING, Peer, TEXT, answers, fails, frame, header, lab};
 
 /// RFC 3629 §3, §4: sequences at the borders of what is allowed.
 const VALID: [&str; 12] = [

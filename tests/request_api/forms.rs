@@ -1,7 +1,7 @@
 //! Parts of forms: any bytes, any number of files.
 
+use super::with_module;
 use crate::support::{Client, Response};
-use crate::with_module;
 
 /// What `/form` says of a part: the sum is FNV-1a.
 fn line(name: &str, file: &str, kind: &str, bytes: &[u8]) -> String {

@@ -3,6 +3,8 @@
 #![allow(dead_code, unreachable_pub, missing_docs)] // Each test file uses its part.
 
 pub mod compilations;
+pub mod load;
+pub mod tls;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use std::io::{ErrorKind, Read, Write};
@@ -332,6 +334,51 @@ pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     while !holds() {
         assert!(Instant::now() < deadline, "never came: {what}");
         std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A small file system of its own, gone when dropped.
+pub struct Mount {
+    dir: tempfile::TempDir,
+}
+
+impl Mount {
+    /// `None` where that isn't allowed.
+    pub fn tmpfs(size: &str) -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let options = format!("size={size},mode=0755");
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &options, "cweb-test"])
+            .arg(dir.path())
+            .stderr(Stdio::null())
+            .status();
+        mounted.is_ok_and(|status| status.success()).then_some(Self { dir })
+    }
+
+    /// A directory on it.
+    pub fn directory(&self) -> Arc<tempfile::TempDir> {
+        Arc::new(tempfile::tempdir_in(self.dir.path()).unwrap())
+    }
+
+    /// Mounts it again, `ro` or `rw`.
+    pub fn remount(&self, mode: &str) {
+        let options = format!("remount,{mode}");
+        // The processes of a server that has just ended may still have files open.
+        eventually("the file system is mounted again", || {
+            Command::new("mount")
+                .args(["-o", &options])
+                .arg(self.dir.path())
+                .stderr(Stdio::null())
+                .status()
+                .unwrap()
+                .success()
+        });
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(self.dir.path()).status();
     }
 }
 

@@ -11,7 +11,7 @@ use super::{Begun, Uplink, limits};
 use crate::abi::stream::{PartText, StreamCall};
 use crate::domain::compress;
 use crate::proto::form::multipart_boundary;
-use crate::proto::http1::{RequestView, push_trailer};
+use crate::proto::http1::{RequestView, digits, push_trailer};
 use rustix::event::{EventfdFlags, eventfd};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -433,7 +433,7 @@ impl CallState {
 
 /// The time limit that the client asks for, in milliseconds.
 fn asked_ms(view: &RequestView<'_>) -> Option<u64> {
-    let number = |name: &str| -> Option<u64> { std::str::from_utf8(view.header(name)?).ok()?.trim().parse().ok() };
+    let number = |name: &str| digits(view.header(name)?.trim_ascii());
     let precise = number("x-request-timeout-ms");
     let coarse = number("request-timeout").map(|seconds| seconds.saturating_mul(1000));
     precise.into_iter().chain(coarse).min()
@@ -443,9 +443,7 @@ fn asked_ms(view: &RequestView<'_>) -> Option<u64> {
 fn declared_length(headers: &[(&[u8], &[u8])]) -> Result<Option<u64>, i32> {
     let found = headers.iter().find(|(name, _)| name.eq_ignore_ascii_case(b"content-length"));
     let Some((_, value)) = found else { return Ok(None) };
-    let digits = value.trim_ascii();
-    let number = std::str::from_utf8(digits).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
-    number.and_then(|text| text.parse().ok()).map(Some).ok_or(libc::EINVAL)
+    digits(value.trim_ascii()).map(Some).ok_or(libc::EINVAL)
 }
 
 impl StreamCall for CallState {

@@ -57,7 +57,7 @@ pub fn multipart_boundary(content_type: &[u8]) -> Option<&[u8]> {
 fn find_parameter(parameters: &[u8], name: &[u8]) -> Option<usize> {
     let mut at = 0;
     while let Some(rest) = parameters.get(at..).filter(|rest| !rest.is_empty()) {
-        let skip = rest.iter().position(|byte| !matches!(byte, b';' | b' ' | b'\t'))?;
+        let skip = rest.iter().position(|byte| !matches!(byte, b';' | b' ' | b'\t' | b'\r' | b'\n'))?;
         at += skip;
         let rest = parameters.get(at..)?;
         let equals = memchr::memchr(b'=', rest)?;
@@ -144,7 +144,7 @@ fn split_head(part: &[u8]) -> Result<(&[u8], &[u8]), MultipartError> {
 
 pub(super) fn read_part<'a>(head: &'a [u8], body: &'a [u8]) -> Part<'a> {
     let mut part = Part { name: Cow::Borrowed(&[]), filename: None, content_type: None, body };
-    for line in head.split(|&byte| byte == b'\n') {
+    for line in unfolded_lines(head) {
         let Some(colon) = memchr::memchr(b':', line) else { continue };
         let (name, value) = line.split_at(colon);
         let value = value.get(1..).unwrap_or_default().trim_ascii();
@@ -154,10 +154,28 @@ pub(super) fn read_part<'a>(head: &'a [u8], body: &'a [u8]) -> Part<'a> {
             part.name = read(b"name").unwrap_or(Cow::Borrowed(&[]));
             part.filename = read(b"filename");
         } else if name.trim_ascii().eq_ignore_ascii_case(b"content-type") {
-            part.content_type = Some(value);
+            // The parameters of a folded field are left out: a line end in this value would be one in a field of an answer.
+            let first = value.split(|&byte| byte == b'\r' || byte == b'\n').next().unwrap_or_default();
+            let first = first.trim_ascii_end();
+            part.content_type = Some(first.strip_suffix(b";").unwrap_or(first));
         }
     }
     part
+}
+
+/// The fields of a head: lines, each with those that continue it (they begin with a blank, RFC 5322 §2.2.3).
+fn unfolded_lines(head: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = head;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let is_end = |&at: &usize| !matches!(rest.get(at + 1), Some(b' ' | b'\t'));
+        let end = memchr::memchr_iter(b'\n', rest).find(is_end).unwrap_or(rest.len());
+        let (line, after) = rest.split_at(end);
+        rest = after.get(1..).unwrap_or_default();
+        Some(line)
+    })
 }
 
 /// A parameter's value without its quotes. `\"` and `\\` are escapes. Browsers write `%22` for a quote (WHATWG HTML, multipart
@@ -166,12 +184,15 @@ fn unquote(value: &[u8]) -> Cow<'_, [u8]> {
     let value = value.get(..value_length(value)).unwrap_or_default();
     let Some(inner) = value.strip_prefix(b"\"") else { return Cow::Borrowed(value.trim_ascii()) };
     let inner = inner.strip_suffix(b"\"").unwrap_or(inner);
-    if memchr::memchr(b'\\', inner).is_none() {
+    if memchr::memchr2(b'\\', b'\n', inner).is_none() {
         return Cow::Borrowed(inner);
     }
     let mut out = Vec::with_capacity(inner.len());
     let mut bytes = inner.iter().copied().peekable();
     while let Some(byte) = bytes.next() {
+        if matches!(byte, b'\r' | b'\n') {
+            continue; // A fold: the blank behind it stays.
+        }
         let escape = byte == b'\\' && matches!(bytes.peek(), Some(b'"' | b'\\'));
         out.push(if escape { bytes.next().unwrap_or(byte) } else { byte });
     }
@@ -192,6 +213,16 @@ mod tests {
             all.push((text(&part.name), part.filename.as_deref().map(text), part.body.to_vec()));
         });
         (all, end)
+    }
+
+    #[test]
+    fn rfc_5322_2_2_3_folded_fields_of_a_part() {
+        let body = b"--B\r\nContent-Disposition: form-data;\r\n name=\"a\";\r\n\tfilename=\"b\r\n c\"\r\n\
+                     Content-Type: text/plain;\r\n charset=utf-8\r\nX: y\r\n\r\none\r\n--B--\r\n";
+        assert_eq!(parts(body), (vec![("a".to_owned(), Some("b c".to_owned()), b"one".to_vec())], Ok(())));
+        let mut types = Vec::new();
+        multipart(body, b"B", 1, |part| types.push(part.content_type)).unwrap();
+        assert_eq!(types, [Some(&b"text/plain"[..])]);
     }
 
     #[test]

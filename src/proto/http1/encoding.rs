@@ -98,7 +98,7 @@ fn weight_of(parameter: &[u8]) -> Option<u16> {
             _ => return Some(0),
         }
     }
-    Some(weight.min(1000))
+    Some(if weight <= 1000 { weight } else { 0 })
 }
 
 /// The offered coding with the highest weight; `None` for an answer without a coding. `offered` says which codings there are.
@@ -161,6 +161,9 @@ mod tests {
             (&["gzip;q=0.3, identity;q=0.7"], None),
             (&["*;q=0"], None),
             (&["gzip;q=nine"], None),
+            (&["gzip;q=1.001"], None),
+            (&["gzip;q=2"], None),
+            (&["gzip;q=1.000"], Some("gzip")),
         ] {
             assert_eq!(chosen(fields), expected, "{fields:?}");
         }

@@ -287,10 +287,14 @@ pub(crate) fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {
 /// RFC 9112 §6.2: digits and nothing else.
 fn content_length(value: &[u8]) -> Result<usize, RequestError> {
     let bad = RequestError::Syntax("Content-Length is not a number");
-    if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
-        return Err(bad);
-    }
-    std::str::from_utf8(value).ok().and_then(|text| text.parse().ok()).ok_or(bad)
+    digits(value).and_then(|length| usize::try_from(length).ok()).ok_or(bad)
+}
+
+/// A number of decimal digits and nothing else; `None` also for one of 2^64 or more.
+#[must_use]
+pub fn digits(value: &[u8]) -> Option<u64> {
+    let is_number = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
+    std::str::from_utf8(value).ok().filter(|_| is_number)?.parse().ok()
 }
 
 /// RFC 9112 §6.3: a body whose last transfer coding is not `chunked` has no end; §7.1 forbids `chunked` twice. The server can't
@@ -397,6 +401,14 @@ impl<'a> RequestView<'a> {
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&'a [u8]> {
         self.headers().find(|(known, _)| known.eq_ignore_ascii_case(name.as_bytes())).map(|(_, value)| value)
+    }
+
+    /// The value of the field `name`, which is no list: two such fields are treated like none (RFC 9110 §5.3).
+    #[must_use]
+    pub fn only_header(&self, name: &str) -> Option<&'a [u8]> {
+        let mut fields = self.headers().filter(|(known, _)| known.eq_ignore_ascii_case(name.as_bytes()));
+        let (_, value) = fields.next()?;
+        fields.next().is_none().then_some(value)
     }
 
     /// Whether any field `name` lists `token` (RFC 9110 §5.6.1).

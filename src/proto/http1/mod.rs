@@ -22,7 +22,7 @@ pub use conditional::{Validators, Verdict, judge};
 pub use date::http_date;
 pub use decoder::{Decoded, RequestDecoder};
 pub use encoding::{Coding, choose_coding};
-pub use head::{HEADERS_MAX, Head, Limits, Method, RequestView};
+pub use head::{HEADERS_MAX, Head, Limits, Method, RequestView, digits};
 pub use range::{content_range, no_range, part_head, parts_end};
 pub use request_error::RequestError;
 pub use response::{CONTINUE, Preflight, ResponseHead, close_after, encode_response, encode_stream_head, reason};

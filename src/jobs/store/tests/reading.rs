@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::jobs::blobs::MadeFile;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 fn filter() -> JobFilter {
     JobFilter { limit: 100, ..JobFilter::default() }
@@ -178,4 +179,30 @@ pub(super) fn modules_see_the_rows_of_their_jobs<S: Subject>() {
     let of_b = TableQuery { equal: Some((1, Key::Number(2))), columns: 0, ..events };
     assert!(page(&of_b, None).starts_with("ei2;i2;i") && page(&of_b, None).ends_with("t7:createdui0;"));
     assert_eq!(page(&of_b, Some(&shop)), "e");
+}
+
+pub(super) fn no_page_waits_for_another_and_readers_are_used_again<S: Subject>() {
+    let fixture = Fixture::<S>::new();
+    fixture.add("a");
+    let (readers, opened) = (Mutex::new(vec![fixture.reader(), fixture.reader()]), Arc::new(AtomicUsize::new(0)));
+    let count = Arc::clone(&opened);
+    let tables = Tables::new(Box::new(move || {
+        let reader = readers.lock().unwrap().pop().ok_or(StoreError::Closed)?;
+        count.fetch_add(1, Ordering::SeqCst);
+        wait_for("the page of another thread begins", || count.load(Ordering::SeqCst) == 2);
+        Ok(Box::new(reader))
+    }));
+    let ids = TableQuery { table: Table::Jobs, equal: None, after: 0, before: 9, columns: 1, descending: false };
+    std::thread::scope(|scope| {
+        let read = || assert!(tables.page(&ids, None).unwrap().starts_with("ei1;"));
+        scope.spawn(read);
+        scope.spawn(read);
+    });
+    // There is no third reader, so these pages use the two that are open.
+    for _ in 0..20 {
+        assert!(tables.page(&ids, None).unwrap().starts_with("ei1;"));
+    }
+    fixture.add("b");
+    assert!(tables.page(&TableQuery { after: 1, ..ids }, None).unwrap().starts_with("ei2;"));
+    assert_eq!(opened.load(Ordering::SeqCst), 2);
 }

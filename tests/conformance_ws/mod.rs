@@ -3,9 +3,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, unreachable_pub)]
 
-#[path = "../support/mod.rs"]
-mod support;
-
 mod closing;
 mod control;
 mod deflate;

@@ -1,15 +1,10 @@
 //! What a handler asks of its request by `cweb_request.h`: memory that ends with it, deferred functions, the parts of a form.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-#[path = "../support/mod.rs"]
-mod support;
-
 mod forms;
 mod rest;
 
+use crate::support::{Server, eventually};
 use std::sync::Arc;
-use support::{Server, eventually};
 
 fn with_module(args: &[&str]) -> Server {
     let args = [&["--shards", "1"], args].concat();

@@ -2,9 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, unreachable_pub)]
 
-#[path = "../support/mod.rs"]
-mod support;
-
 mod answers;
 mod bodies;
 mod connections;

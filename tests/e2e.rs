@@ -1,0 +1,81 @@
+//! The end-to-end tests: they start the real server, and each module of this program is about one thing.
+//!
+//! They are one program, because compiling and linking each of them with what it needs took a third of the time of a test run.
+//! `scripts/test` runs each module in a process of its own, as `e2e MODULE::`, most of them in both isolation modes.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+mod access;
+mod activation;
+mod api;
+mod arguments;
+mod author_tests;
+mod binary;
+mod blame;
+mod bodies;
+mod browser;
+mod call_state;
+mod chaos;
+mod command_line;
+mod compression;
+mod confinement;
+mod conformance;
+mod conformance_http;
+mod conformance_ws;
+mod connections;
+mod crash;
+mod crash_isolation;
+mod database;
+mod debugging;
+mod descriptors;
+mod domains;
+mod events;
+mod examples;
+mod execution;
+mod exhaustion;
+mod faults;
+mod files;
+mod handed_over;
+mod hooks;
+mod hot_swap;
+mod http;
+mod https_commands;
+mod interface;
+mod isolation;
+mod job_control;
+mod job_data;
+mod job_faults;
+mod jobs;
+mod jobs_command;
+mod large_bodies;
+mod leftovers;
+mod legacy;
+mod libraries;
+mod limits;
+mod logs;
+mod mayhem;
+mod messages;
+mod modules;
+mod production;
+mod projects;
+mod refusals;
+mod replacement;
+mod request_api;
+mod rooms;
+mod sanitize;
+mod seam;
+mod security;
+mod signing;
+mod stop;
+mod stream_pieces;
+mod streams;
+mod tenants;
+mod tls;
+mod tls_load;
+mod tutorial;
+mod versions;
+mod wafer;
+mod walls;
+mod websocket;
