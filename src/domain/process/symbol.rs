@@ -60,7 +60,7 @@ pub fn locate(path: &Path, base: u64, address: u64) -> Option<String> {
     Some(line.map_or_else(|| place.clone(), |line| format!("{place} ({line})")))
 }
 
-/// The innermost function of the object among `frames`, as `src/main.c:7: copy`; see [`backtrace`].
+/// The innermost function of the object among `frames`, as `src/main.c:7: copy`.
 pub fn innermost(path: &Path, base: u64, frames: &[u64]) -> Option<String> {
     let named = backtrace(path, base, frames).into_iter().find(|frame| frame != IN_A_LIBRARY)?;
     let (function, place) = match named.strip_suffix(')').and_then(|named| named.rsplit_once(" (")) {
