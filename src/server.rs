@@ -89,13 +89,13 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     private::close_data(&config);
     load_token_key(&config)?;
     sandbox::check(host::required_level(&config)).map_err(|error| ServeError::Control(error.to_string()))?;
-    let (hub, jobs_file) = (Arc::new(Hub::default()), config.data_dir.join("jobs.sqlite3"));
-    let store = open_job_store(&config, &jobs_file, &hub)?;
+    let hub = Arc::new(Hub::default());
+    let store = open_job_store(&config, &hub)?;
     let wakers = (0..config.shards).map(|_| Waker::new().map(Arc::new)).collect::<std::io::Result<Vec<_>>>();
     let wakers = wakers.map_err(setup("creating an eventfd"))?;
     // Work that modules can block runs on a thread of its own, so that a signal can end the start.
-    let (host_config, host_wakers) = (config.clone(), wakers.clone());
-    let starting = apart("host", move || start_host(&host_config, &jobs_file, &host_wakers))?;
+    let (host_config, tables, host_wakers) = (config.clone(), store.tables(), wakers.clone());
+    let starting = apart("host", move || start_host(&host_config, tables, &host_wakers))?;
     if !signals.let_end(&starting) {
         manager.stopping();
         tracing::info!("stopped: a signal came before the modules were loaded; nothing has been served");
@@ -258,12 +258,16 @@ fn start_control(config: &Config, host: &ModuleHost) -> Result<Control, ServeErr
 }
 
 /// Opens the jobs' database; its events go to the hub.
-fn open_job_store(config: &Config, path: &Path, hub: &Arc<Hub>) -> Result<Store, ServeError> {
+fn open_job_store(config: &Config, hub: &Arc<Hub>) -> Result<Store, ServeError> {
     let durability = match config.durability {
         config::Durability::Full => Durability::Full,
         config::Durability::Normal => Durability::Normal,
     };
-    let store = StoreConfig { durability, queue_max: config.job_queue_max, ..StoreConfig::new(path.to_path_buf()) };
+    let store = StoreConfig {
+        durability,
+        queue_max: config.job_queue_max,
+        ..StoreConfig::new(config.data_dir.join("jobs.sqlite3"))
+    };
     let hub = Arc::clone(hub);
     Store::open(store, Box::new(move |events| hub.publish(events)))
         .map_err(|error| ServeError::Control(error.to_string()))

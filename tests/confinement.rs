@@ -72,9 +72,52 @@ static int unread(struct cweb_context *c, http_request_t *q, http_response_t *r)
 }
 
 #[test]
+fn a_transaction_that_has_read_jobs_does_not_let_their_log_grow() {
+    let code = r#"
+static volatile int begun, released;
+static int job(struct cweb_context *c, const job_payload_t *p, job_ctx_t *j) { (void)c; (void)p; (void)j; return 0; }
+static int hold(struct cweb_context *c, http_request_t *q, http_response_t *r) {
+  (void)q; sqlite3_stmt *s = NULL; struct sqldb *db = c->database;
+  int first = db->exec(db, "BEGIN", NULL, NULL), made = db->prepare(db, "SELECT uuid FROM jobs", -1, &s, NULL);
+  int row = db->step(s); begun = 1;
+  for (int i = 0; i < 20000 && !released; i++) usleep(1000);
+  db->finalize(s);
+  snprintf(r->body, HTTP_RESPONSE_SIZE, "%d %d %d %d", first, made, row, db->exec(db, "COMMIT", NULL, NULL)); return 0; }
+static int is_begun(struct cweb_context *c, http_request_t *q, http_response_t *r) {
+  (void)c; (void)q; snprintf(r->body, HTTP_RESPONSE_SIZE, "%d", begun); return 0; }
+static int release(struct cweb_context *c, http_request_t *q, http_response_t *r) {
+  (void)c; (void)q; released = 1; snprintf(r->body, HTTP_RESPONSE_SIZE, "%d", begun); return 0; }
+"#;
+    let routes = r#"{"/hold","GET",hold,NONE},{"/begun","GET",is_begun,NONE},{"/release","GET",release,NONE}"#;
+    for isolation in ["none", "process"] {
+        let server = Server::with(&["--isolation", isolation]);
+        server.deploy(&hostile("holder", code, routes, 3, r#".jobs = {{"job", job, NULL}}, .job_size = 1,"#));
+        let submit = |bytes: usize| {
+            let body = format!(r#"{{"job":"job","payload":{{"x":"{}"}}}}"#, "x".repeat(bytes));
+            assert_eq!(server.post("/jobs", body.as_bytes()).status, 200);
+        };
+        submit(1);
+        let mut holding = server.connect();
+        holding.send(b"GET /hold HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        support::eventually("the transaction is open", || server.get("/begun").text() == "1");
+        (0..16).for_each(|_| submit(900_000));
+        let bytes = std::fs::metadata(server.dir.path().join("jobs.sqlite3-wal")).unwrap().len();
+        assert!(bytes < 10_000_000, "{isolation}: the log has grown to {bytes} bytes");
+        assert_eq!(server.get("/release").text(), "1");
+        assert_eq!(holding.response().text(), "0 0 100 0", "{isolation}");
+    }
+}
+
+#[test]
 fn the_tables_of_jobs_are_read_as_any_others() {
+    for isolation in ["none", "process"] {
+        read_the_tables_of_jobs(isolation);
+    }
+}
+
+fn read_the_tables_of_jobs(isolation: &str) {
     const JOBS: usize = 600;
-    let server = Server::with(PROCESS);
+    let server = Server::with(&["--isolation", isolation]);
     let code = r#"
 static int job(struct cweb_context *c, const job_payload_t *p, job_ctx_t *j) { (void)c; (void)p; return j->emit_event(j, "seen", "{\"a\":\"b\"}"); }
 static int row(void *at, int n, char **values, char **names) {
@@ -123,6 +166,11 @@ static int ask(struct cweb_context *c, http_request_t *q, http_response_t *r) {
     assert!(ask("UPDATE jobs SET state = 'x'").starts_with("error"));
     assert!(ask("DELETE FROM cweb_jobs.job_events").starts_with("error"));
     assert!(ask("DROP TABLE cweb_jobs.jobs").starts_with("error"));
+    // The module's connection has no file with jobs, and the server's other tables are not there.
+    assert_eq!(ask("SELECT file FROM pragma_database_list WHERE name = 'cweb_jobs'"), "\n", "{isolation}");
+    for table in ["schedules", "job_checkpoints", "job_files"] {
+        assert!(ask(&format!("SELECT count(*) FROM {table}")).starts_with("error"), "{isolation}: {table}");
+    }
 }
 
 /// Tries what would outlive the server, lock it out of its files, signal it, or reach what others listen at.

@@ -19,16 +19,8 @@ pub type Resolve = Box<dyn Fn(&str, &str) -> *mut c_void + Send + Sync>;
 /// Runs the given work on behalf of the named module, and records a fault.
 pub type RunWork = Box<dyn Fn(&str, &mut dyn FnMut() -> Result<(), Trap>) + Send + Sync>;
 
-/// Fetches a page of the tables of jobs.
+/// Fetches a page of the tables of jobs for a module, on the module's thread.
 pub type Rows = Box<dyn Fn(&TableQuery) -> Result<String, String> + Send + Sync>;
-
-/// The source of the tables of jobs for modules.
-pub enum JobTables<'a> {
-    /// In the file at this path, which the process may read and lock.
-    File(&'a Path),
-    /// The owner of the file answers each query.
-    Asked(Rows),
-}
 
 /// The functions that the C side calls.
 struct Callbacks {
@@ -63,23 +55,13 @@ unsafe impl Send for ModuleContext {}
 unsafe impl Sync for ModuleContext {}
 
 impl ModuleContext {
-    /// Creates the context, with the modules' database at `database`; modules also read the tables of `jobs` there. If the
-    /// database can't be opened, that is logged and its functions fail: modules without a database still work.
+    /// Creates the context, with the modules' database at `database`; modules also read the tables of jobs there, if there
+    /// are `rows`. If the database can't be opened, that is logged and its functions fail: modules without a database still work.
     ///
     /// # Errors
     /// Memory or threads ran out.
-    pub fn create(
-        database: &Path,
-        jobs: Option<JobTables<'_>>,
-        resolve: Resolve,
-        run_work: RunWork,
-    ) -> io::Result<Self> {
+    pub fn create(database: &Path, rows: Option<Rows>, resolve: Resolve, run_work: RunWork) -> io::Result<Self> {
         let path = CString::new(database.as_os_str().as_bytes())?;
-        let (jobs_uri, rows) = match jobs {
-            Some(JobTables::File(path)) => (Some(read_only_uri(path)?), None),
-            Some(JobTables::Asked(rows)) => (None, Some(rows)),
-            None => (None, None),
-        };
         let serve_rows = rows.is_some().then_some(serve_rows as native::RowsFn);
         // The callbacks and the context live as long as the process.
         let callbacks: &Callbacks =
@@ -97,10 +79,8 @@ impl ModuleContext {
             warn,
         }));
         let mut error: [c_char; 512] = [0; 512];
-        let jobs_uri = jobs_uri.as_ref().map_or(std::ptr::null(), |uri| uri.as_ptr());
-        // SAFETY: `path` and the URI (if not NULL) are C strings, `services` lives for ever, `error` has the size given.
-        let raw =
-            unsafe { native::cwebn_context_create(path.as_ptr(), jobs_uri, services, error.as_mut_ptr(), error.len()) };
+        // SAFETY: `path` is a C string, `services` lives for ever, `error` has the size given.
+        let raw = unsafe { native::cwebn_context_create(path.as_ptr(), services, error.as_mut_ptr(), error.len()) };
         // SAFETY: written by cwebn_context_create as a C string, or all zero.
         let error = unsafe { CStr::from_ptr(error.as_ptr()) }.to_string_lossy();
         let raw = NonNull::new(raw).ok_or_else(|| io::Error::other(error.clone().into_owned()))?;
@@ -189,19 +169,6 @@ unsafe extern "C" fn warn(_user: *mut c_void, module: *const c_char, text: *cons
     // SAFETY: the caller's contract.
     let (module, text) = unsafe { (CStr::from_ptr(module), CStr::from_ptr(text)) };
     tracing::warn!("module {}: {}", module.to_string_lossy(), text.to_string_lossy());
-}
-
-/// The URI under which SQLite opens the file at `path` for reading (sqlite.org/uri.html).
-fn read_only_uri(path: &Path) -> io::Result<CString> {
-    let mut uri = "file:".to_owned();
-    for &byte in path.as_os_str().as_bytes() {
-        if byte.is_ascii_alphanumeric() || b"/-_.~".contains(&byte) {
-            uri.push(char::from(byte));
-        } else {
-            uri.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    Ok(CString::new(uri + "?mode=ro")?)
 }
 
 /// # Safety

@@ -307,7 +307,6 @@ unsafe extern "C" {
     pub(super) fn cwebn_call_work(work: WorkFn, data: *mut c_void, fault: *mut RawFault) -> c_int;
     pub(super) fn cwebn_context_create(
         db_path: *const c_char,
-        jobs_uri: *const c_char,
         services: *const Services,
         error: *mut c_char,
         error_size: usize,

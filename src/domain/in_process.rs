@@ -20,7 +20,7 @@ use super::{
     DEFAULT_DOMAIN, Fault, Host, Instance, LoadError, NoAnswer, check_domain_name, compress, fault, files, inspect,
     output, running,
 };
-use crate::abi::context::{JobTables, ModuleContext};
+use crate::abi::context::{ModuleContext, Rows};
 use crate::abi::events;
 use crate::abi::files::mounted;
 use crate::abi::frame::{CallFrame, HandlerAnswer};
@@ -105,19 +105,19 @@ pub(super) fn observe_faults(observer: Observer) {
 
 impl InProcess {
     /// A host whose modules share one context: a cache, the database at `database`, a scheduler. Modules read the tables of
-    /// jobs through `jobs`.
+    /// jobs through `rows`; `None`: there are no such tables.
     ///
     /// # Errors
     /// The context could not be made. A database that can't be opened is only logged, because modules that don't use it
     /// still work.
-    pub fn start(database: &Path, jobs: Option<JobTables<'_>>) -> std::io::Result<Self> {
+    pub fn start(database: &Path, rows: Option<Rows>) -> std::io::Result<Self> {
         guard::install()?;
         crate::abi::database::set_aside_if_damaged(database);
         let symbols = Arc::new(SymbolTable::default());
         let (resolve, known) = (Arc::clone(&symbols), Arc::clone(&symbols));
         let context = ModuleContext::create(
             database,
-            jobs,
+            rows,
             Box::new(move |module, symbol| resolve.resolve(module, symbol)),
             Box::new(move |name, work| run_work(known.number(name), name, work)),
         )?;

@@ -3,11 +3,11 @@
 use super::compile::Plan;
 use super::control_state::ControlState;
 use super::deploy::DeployError;
+use super::durable::both;
 use super::file_names::at;
 use super::project::Source;
 use super::shared_object;
 use super::spare_build::{Build, Make};
-use super::store::both;
 use crate::abi::manifest::Manifest;
 use std::io;
 use std::path::PathBuf;

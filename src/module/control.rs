@@ -8,6 +8,7 @@ pub use super::deploy::{DeployReply, RemoveReply};
 use super::generation::{Generation, reap};
 pub use super::history::FoundReply;
 use super::history::{self, Again, Query};
+use super::ledger::FileLedger;
 pub use super::mounts::MountDirs;
 use super::project::Posted;
 use super::reach::Reach;
@@ -46,7 +47,9 @@ impl Control {
     /// # Errors
     /// The module directory can't be used, or threads can't be started.
     pub fn start(config: ControlConfig, host: Arc<dyn Host>) -> io::Result<Self> {
-        let store = Store::open(&config.module_dir).map_err(|error| {
+        let opened =
+            Store::open(&config.module_dir).and_then(|store| Ok((store, FileLedger::open(&config.module_dir)?)));
+        let (store, ledger) = opened.map_err(|error| {
             io::Error::new(error.kind(), format!("module directory {}: {error}", config.module_dir.display()))
         })?;
         let sdk_dir = sdk::unpack(&std::path::absolute(&config.module_dir)?)?;
@@ -62,6 +65,7 @@ impl Control {
             host,
             compiler,
             store,
+            ledger: Box::new(ledger),
             units,
             spare_build: SpareBuild::default(),
             settings,
@@ -165,7 +169,7 @@ impl Control {
     /// Loads the modules that were deployed before the last stop, in the order of their deployment, until
     /// [`Control::refuse`]. A module that can't be loaded is logged and skipped.
     pub fn load_persisted(&self) {
-        let records = match self.control.store.records() {
+        let records = match self.control.ledger.published() {
             Ok(records) => records,
             Err(error) => return tracing::error!("the persisted modules can't be read: {error}"),
         };
@@ -224,7 +228,12 @@ impl Control {
 
     /// Removes all modules and their settings from the store.
     pub fn purge(&self) {
-        if let Err(error) = self.control.store.purge().and_then(|()| self.control.settings.purge()) {
+        let withdrawn =
+            self.control.ledger.published().and_then(|published| {
+                published.iter().try_for_each(|record| self.control.ledger.withdraw(&record.name))
+            });
+        let purged = withdrawn.and_then(|()| self.control.store.purge());
+        if let Err(error) = purged.and_then(|()| self.control.settings.purge()) {
             tracing::error!("the modules could not be purged: {error}");
         }
     }
@@ -245,7 +254,7 @@ fn work(control: &ControlState, job: DeployTask) {
             record::log_outcome(&result);
             reply(result);
             let needed = control.needed.get().map(|needed| needed()).unwrap_or_default();
-            if let Err(error) = control.store.tidy(&needed) {
+            if let Err(error) = control.store.tidy(|| control.ledger.keys(), &needed) {
                 tracing::warn!("old compilations could not be removed: {error}");
             }
             control.units.tidy();

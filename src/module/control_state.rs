@@ -6,6 +6,7 @@ use super::deploy::DeployError;
 use super::file_names::at;
 use super::generation::{Generation, Retired, Serving};
 use super::generation_index::GenerationIndex;
+use super::ledger::Ledger;
 use super::libraries::{Allowed, Library};
 use super::matcher;
 use super::mounts::MountDirs;
@@ -145,6 +146,7 @@ pub(super) struct ControlState {
     pub(super) host: Arc<dyn Host>,
     pub(super) compiler: Compiler,
     pub(super) store: Store,
+    pub(super) ledger: Box<dyn Ledger>,
     pub(super) units: UnitCache,
     pub(super) spare_build: SpareBuild,
     pub(super) settings: SettingsStore,

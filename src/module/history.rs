@@ -66,7 +66,7 @@ pub(super) fn answer(control: &ControlState, name: &str, query: Query) -> Result
         return settings(control, name);
     }
     let live = live(control, name)?;
-    let list = control.store.versions(name)?;
+    let list = control.ledger.versions(name)?;
     match query {
         Query::Live | Query::Version(_) => {
             let number = if let Query::Version(number) = query { number } else { live };
@@ -168,7 +168,7 @@ fn rollback(
     reach: Reach,
 ) -> Result<Deployed, DeployError> {
     let live = live(control, name)?;
-    let list = control.store.versions(name)?;
+    let list = control.ledger.versions(name)?;
     let number = number
         .or_else(|| versions::before(&list, live))
         .ok_or_else(|| DeployError::Version(format!("module {name} has no version before {live}, which is live")))?;
@@ -214,7 +214,7 @@ fn sanitize(
     reach: Reach,
 ) -> Result<Deployed, DeployError> {
     let live = live(control, name)?;
-    let found = version(&control.store.versions(name)?, name, live)?;
+    let found = version(&control.ledger.versions(name)?, name, live)?;
     let source = control.store.source(&found.key)?;
     super::signing::check_kept(control.config.trusted_signers.as_deref(), &source, found.signature.as_ref())?;
     let fields = SourceFields { sanitize: names, ..found.fields };

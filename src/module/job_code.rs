@@ -113,7 +113,7 @@ impl CodeSource for Control {
     }
 
     fn is_kept(&self, module: &str) -> bool {
-        self.control().store.has(module)
+        self.control().ledger.has(module)
     }
 
     fn acquire(&self, module: &str, hash: &str, job: &str) -> Result<Declared, String> {

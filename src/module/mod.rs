@@ -13,6 +13,7 @@ mod control_state;
 mod crash_json;
 pub mod deploy;
 mod dialect;
+mod durable;
 mod file_names;
 mod flags;
 #[cfg(any(test, fuzzing))]
@@ -22,6 +23,7 @@ mod generation_index;
 pub mod history;
 pub mod instruments;
 mod job_code;
+mod ledger;
 pub mod libraries;
 mod limits;
 pub mod local;

@@ -27,7 +27,7 @@ fn may_find_secrets(control: &ControlState, reach: &Reach, name: &str) -> Result
 
 /// Checks that version `live` of the module `name` was not deployed by a key other than `by`.
 pub(super) fn check_owner(control: &ControlState, name: &str, live: u64, by: &str) -> Result<(), DeployError> {
-    let list = control.store.versions(name)?;
+    let list = control.ledger.versions(name)?;
     let owner = list.into_iter().find(|version| version.number == live).map(|version| version.by).unwrap_or_default();
     // A module that was deployed without a key has no owner.
     if owner.is_empty() || owner == by || owner == LOOPBACK {

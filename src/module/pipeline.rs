@@ -5,13 +5,14 @@ use super::compile::Plan;
 use super::compiled::Compiled;
 use super::control_state::{ControlState, Entry};
 use super::deploy::{DeployError, DeployOptions, Deployed, SourceFields, cut};
+use super::durable::both;
 use super::generation::{Generation, Serving};
+use super::ledger::Draft;
 use super::module_record::Record;
 use super::project::{Posted, Source};
 use super::reach::Reach;
 use super::record::{prepare, record, since_ms, version};
 use super::signing::{self, Signature};
-use super::store::{Prepared, both};
 use super::versions::{self, Version};
 use super::{mounts, owners, sanitizing, schedules, verify};
 use crate::abi::manifest::Manifest;
@@ -128,7 +129,7 @@ pub(super) fn reload(control: &ControlState, ticket: u64, record: &Record) -> Re
     let domain = Some(record.domain.as_str());
     let (persist, since_ms) = (key != record.key, Some(record.deployed_ms));
     let fields = plan.fields();
-    let list = control.store.versions(&record.name)?;
+    let list = control.ledger.versions(&record.name)?;
     let known = list.into_iter().find(|version| version.number == record.version);
     // A record from before versions existed has no list of versions: the list begins here.
     let persist = persist || known.is_none();
@@ -212,7 +213,7 @@ pub(super) fn install(
     let current = current(control, &name);
     let is_sanitized = compiled.fields.sanitize.is_some();
     // A module that could not be loaded at the start is not served, but still has its owner, its domain and its secrets.
-    let kept = if current.is_none() && compiled.persist { control.store.record(&name) } else { None };
+    let kept = if current.is_none() && compiled.persist { control.ledger.record(&name) } else { None };
     let there = current.as_ref().map(|current| current.domain.as_str());
     let there = there.or(kept.as_ref().map(|kept| kept.domain.as_str()));
     let domain = match compiled.domain {
@@ -298,23 +299,21 @@ fn swap_in(
     manifest: &Arc<Manifest>,
 ) -> Result<u64, DeployError> {
     let since_ms = since_ms(control, &compiled, &manifest.name);
-    let list = control.store.versions(&manifest.name)?;
+    let list = control.ledger.versions(&manifest.name)?;
     let live = current(control, &manifest.name).map_or(0, |current| current.version);
     let number = compiled.version.as_ref().map_or_else(|| versions::next(&list, live), |version| version.number);
     let record = record(&compiled, domain, manifest, since_ms, number);
     let version = version(&compiled, &record);
     // The files are written in parallel with the load, because requests of the module wait for its hooks.
     let (prepared, loaded) = both(
-        || compiled.persist.then(|| prepare(control, list, version, &record)).transpose(),
+        || compiled.persist.then(|| prepare(control, &version, &record)).transpose(),
         || load(control, &compiled, domain, manifest, number),
     )?;
     let (generation, held, started) = loaded?;
     if control.is_abandoned() {
         return Err(DeployError::ShuttingDown);
     }
-    // The list of versions is committed first; the documentation of `versions` has the reason.
-    let commit = |(versions, record): (Prepared, Prepared)| versions.commit().and_then(|()| record.commit());
-    let committed = started.and_then(|()| Ok(prepared?.map_or(Ok(()), commit)?));
+    let committed = started.and_then(|()| Ok(prepared?.map_or(Ok(()), Draft::commit)?));
     if let Err(error) = committed {
         if let Some(old) = held {
             restore(control, &manifest.name, &old);
@@ -460,7 +459,7 @@ pub(super) fn remove(control: &ControlState, ticket: u64, name: &str) -> Result<
         Some(newer) if newer.ticket > ticket => return Ok(()),
         Some(_) => {}
     }
-    control.store.remove(name)?;
+    control.ledger.withdraw(name)?;
     // The settings go with the module: another module of this name, from any author, must not find its secrets.
     control.settings.remove(name)?;
     let mut state = control.state();

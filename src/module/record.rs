@@ -3,23 +3,22 @@
 use super::compiled::Compiled;
 use super::control_state::{ControlState, short};
 use super::deploy::{DeployError, Deployed};
+use super::durable::both;
+use super::ledger::{Draft, Publication};
 use super::module_record::Record;
-use super::store::Prepared;
-use super::versions::{self, Version};
+use super::versions::Version;
 use crate::abi::manifest::Manifest;
 use crate::abi::visible::visible;
 use crate::logbook;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Writes the data for a restart, without the commits: the list of versions with `version`, and `record`.
-pub(super) fn prepare(
-    control: &ControlState,
-    mut list: Vec<Version>,
-    version: Version,
-    record: &Record,
-) -> std::io::Result<(Prepared, Prepared)> {
-    versions::add(&mut list, version, control.config.versions_kept, record.version);
-    Ok((control.store.prepare_versions(&record.name, &list)?, control.store.prepare_record(record)?))
+/// Prepares the publication of `record` with `version`, and writes the version's reference: a job of the version may start as
+/// soon as the module is served.
+pub(super) fn prepare(control: &ControlState, version: &Version, record: &Record) -> std::io::Result<Box<dyn Draft>> {
+    let publication = Publication { record, version, kept: control.config.versions_kept };
+    let (draft, referred) = both(|| control.ledger.prepare(publication), || control.store.refer(record))?;
+    referred?;
+    draft
 }
 
 /// The stored version that `record` makes live.

@@ -58,7 +58,7 @@ pub(super) fn domain_of(
         return Ok(there.to_owned());
     }
     // The module's last domain without a sanitizer.
-    let list = control.store.versions(name)?;
+    let list = control.ledger.versions(name)?;
     let home = list.into_iter().rev().map(|version| version.domain).find(|domain| !sanitized::is_one(domain));
     Ok(home.unwrap_or_else(|| DEFAULT_DOMAIN.to_owned()))
 }

@@ -1,23 +1,21 @@
-//! Modules on disk: deployed modules survive a restart, and compilations are reused.
+//! Sources and compilations on disk: deployed modules survive a restart, and compilations are reused.
 //!
 //! `DIR/.objects/KEY.{c,so,txt}` hold the source, the shared object and the warnings of each compilation; the key covers
-//! all its inputs. A project's source has the suffix `.tar`, a ready shared object `.elf`. `DIR/NAME.json` says which
-//! compilation is the module NAME; writing it is the commit point. Every file is written under another name, synced and
-//! renamed, so a crash leaves the old file or the new one, but never a part.
+//! all its inputs. A project's source has the suffix `.tar`, a ready shared object `.elf`. `DIR/.objects/HASH.ref` names the
+//! compilation of a version. The [ledger](super::ledger) says which version is published as which module. Every file is written
+//! under another name, synced and renamed, so a crash leaves the old file or the new one, but never a part.
 
 use super::deploy::DeployError;
-use super::file_names::{at, file_name};
+use super::durable::{Aside, both, remove_leftovers, sync_dir};
+use super::file_names::at;
 use super::module_record::Record;
 use super::project::Source;
-use super::versions::Version;
 use crate::domain::DEFAULT_DOMAIN;
 use std::collections::HashSet;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
 use std::time::SystemTime;
 
 /// The suffixes of source files: a single source, and a packed project.
@@ -41,7 +39,6 @@ impl Store {
         let store = Self { dir: dir.to_path_buf() };
         fs::create_dir_all(store.objects())?;
         fs::create_dir_all(store.units())?;
-        fs::create_dir_all(store.versions_dir())?;
         if store.scratch().exists() {
             fs::remove_dir_all(store.scratch())?;
         }
@@ -56,14 +53,8 @@ impl Store {
                 fs::remove_file(entry.path())?;
             }
         }
-        for dir in [store.objects(), store.units(), store.versions_dir(), store.dir.clone()] {
-            for entry in fs::read_dir(dir)? {
-                let path = entry?.path();
-                if path.extension().is_some_and(|extension| extension == "new") {
-                    fs::remove_file(path)?;
-                }
-            }
-        }
+        remove_leftovers(&store.objects())?;
+        remove_leftovers(&store.units())?;
         Ok(store)
     }
 
@@ -109,7 +100,7 @@ impl Store {
         let (so, texts) = both(
             || {
                 let synced = File::open(so).and_then(|file| file.sync_all()).map_err(at(so));
-                synced.map(|()| Aside { aside: so.to_path_buf(), path: object.clone() })
+                synced.map(|()| Aside::of(so.to_path_buf(), object.clone()))
             },
             || {
                 both(
@@ -125,11 +116,12 @@ impl Store {
     /// Like [`Store::prepare`], for a ready shared object.
     fn prepare_object(&self, object: &Path, so: &Path, warnings: &str) -> io::Result<Kept> {
         File::open(so).and_then(|file| file.sync_all()).map_err(at(so))?;
-        let source = Aside { aside: so.with_extension("source"), path: object.with_extension(OBJECT) };
-        if fs::hard_link(so, &source.aside).is_err() {
-            fs::copy(so, &source.aside).map_err(at(so))?;
+        let link = so.with_extension("source");
+        let source = Aside::of(link.clone(), object.with_extension(OBJECT));
+        if fs::hard_link(so, &link).is_err() {
+            fs::copy(so, &link).map_err(at(so))?;
         }
-        let so = Aside { aside: so.to_path_buf(), path: object.to_path_buf() };
+        let so = Aside::of(so.to_path_buf(), object.to_path_buf());
         Ok(Kept { files: [source, Aside::write(&object.with_extension("txt"), warnings.as_bytes())?, so] })
     }
 
@@ -145,48 +137,9 @@ impl Store {
         Source::kept(fs::read(&file).map_err(at(&file))?, false)
     }
 
-    fn record_path(&self, name: &str) -> PathBuf {
-        self.dir.join(format!("{}.json", file_name(name)))
-    }
-
-    fn versions_dir(&self) -> PathBuf {
-        self.dir.join(".versions")
-    }
-
-    fn versions_path(&self, name: &str) -> PathBuf {
-        self.versions_dir().join(format!("{}.json", file_name(name)))
-    }
-
     /// The directory of the modules' settings.
     pub(super) fn settings_dir(&self) -> PathBuf {
         self.dir.join(".settings")
-    }
-
-    /// The versions of the module `name`, the oldest first.
-    pub(super) fn versions(&self, name: &str) -> io::Result<Vec<Version>> {
-        let path = self.versions_path(name);
-        match fs::read(&path) {
-            Ok(text) => serde_json::from_slice(&text).map_err(|error| at(&path)(error.into())),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-            Err(error) => Err(at(&path)(error)),
-        }
-    }
-
-    /// Writes the list of versions of the module `name`; [`Prepared::commit`] makes it take effect.
-    pub(super) fn prepare_versions(&self, name: &str, list: &[Version]) -> io::Result<Prepared> {
-        let record = Aside::write(&self.versions_path(name), &serde_json::to_vec(list)?)?;
-        Ok(Prepared { record, dir: self.versions_dir() })
-    }
-
-    /// The keys of the compilations of all stored versions.
-    fn version_keys(&self) -> io::Result<HashSet<String>> {
-        let mut keys = HashSet::new();
-        for entry in fs::read_dir(self.versions_dir())? {
-            let text = fs::read(entry?.path())?;
-            let list: Vec<Version> = serde_json::from_slice(&text).unwrap_or_default();
-            keys.extend(list.into_iter().map(|version| version.key));
-        }
-        Ok(keys)
     }
 
     /// The key of the compilation of the version `hash`.
@@ -212,75 +165,28 @@ impl Store {
         self.objects().join(format!("{hash}.ref"))
     }
 
-    /// Writes the data of `record` that a restart needs; [`Prepared::commit`] makes it take effect.
-    pub(super) fn prepare_record(&self, record: &Record) -> io::Result<Prepared> {
-        // The reference is written first: a job of this version may start as soon as the module is served.
+    /// Writes the reference of the version in `record`, durably, and makes the names of its compilation's files durable.
+    pub(super) fn refer(&self, record: &Record) -> io::Result<()> {
         let domain = Some(&record.domain).filter(|domain| *domain != DEFAULT_DOMAIN);
         let mut reference = domain.map_or_else(|| record.key.clone(), |domain| format!("{}\n{domain}", record.key));
         if let Some(name) = &record.fields.source_name {
             reference = format!("{}\n{}\n{name}", record.key, domain.map_or("", String::as_str));
         }
-        let text = serde_json::to_vec_pretty(record)?;
-        let (record, referred) = both(
-            || Aside::write(&self.record_path(&record.name), &text),
-            || {
-                Aside::write(&self.reference(&record.hash), reference.as_bytes())?.rename()?;
-                // This also syncs the names of the compilation's files.
-                sync_dir(&self.objects())
-            },
-        )?;
-        referred?;
-        Ok(Prepared { record: record?, dir: self.dir.clone() })
+        Aside::write(&self.reference(&record.hash), reference.as_bytes())?.rename()?;
+        sync_dir(&self.objects())
     }
 
-    /// Removes the module `name`.
-    pub(super) fn remove(&self, name: &str) -> io::Result<()> {
-        let path = self.record_path(name);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(&path)(error)),
-            _ => {}
-        }
-        // Without the record, no version of the module is ever loaded.
-        let _ = fs::remove_file(self.versions_path(name));
-        sync_dir(&self.dir)
-    }
-
-    /// Whether the module is stored.
-    pub(super) fn has(&self, name: &str) -> bool {
-        self.record_path(name).exists()
-    }
-
-    /// The record of the module `name`, if there is a readable one.
-    pub(super) fn record(&self, name: &str) -> Option<Record> {
-        let text = fs::read(self.record_path(name)).ok()?;
-        serde_json::from_slice(&text).ok().filter(|record: &Record| record.name == name)
-    }
-
-    /// The stored modules, in the order of deployment. A record that can't be read is logged and skipped.
-    pub(super) fn records(&self) -> io::Result<Vec<Record>> {
-        let mut records: Vec<Record> = Vec::new();
-        for entry in fs::read_dir(&self.dir)? {
-            let path = entry?.path();
-            if path.extension().is_none_or(|extension| extension != "json") {
-                continue;
-            }
-            match fs::read(&path).and_then(|text| Ok(serde_json::from_slice(&text)?)) {
-                Ok(record) => records.push(record),
-                Err(error) => tracing::error!("{}: {error}; this module is skipped", path.display()),
-            }
-        }
-        records.sort_by_key(|record| record.deployed_ms);
-        Ok(records)
-    }
-
-    /// Removes the oldest compilations that no module uses and that are not of the versions `needed`.
-    pub(super) fn tidy(&self, needed: &HashSet<String>) -> io::Result<()> {
+    /// Removes the oldest compilations whose keys are not in `used`, and which are not of the versions `needed`.
+    pub(super) fn tidy(
+        &self,
+        used: impl FnOnce() -> io::Result<HashSet<String>>,
+        needed: &HashSet<String>,
+    ) -> io::Result<()> {
         let count = fs::read_dir(self.objects())?.flatten().filter(|entry| is_object(&entry.path())).count();
         if count <= SPARE_OBJECTS_MAX {
             return Ok(());
         }
-        let mut used: HashSet<String> = self.records()?.into_iter().map(|record| record.key).collect();
-        used.extend(self.version_keys()?);
+        let mut used = used()?;
         used.extend(needed.iter().filter_map(|hash| self.key_of(hash).ok()));
         let mut spare: Vec<(SystemTime, PathBuf)> = Vec::new();
         for entry in fs::read_dir(self.objects())? {
@@ -317,11 +223,8 @@ impl Store {
         Ok(())
     }
 
-    /// Removes all modules and compilations.
+    /// Removes all sources and compilations.
     pub(super) fn purge(&self) -> io::Result<()> {
-        for record in self.records()? {
-            self.remove(&record.name)?;
-        }
         fs::remove_dir_all(self.units())?;
         fs::remove_dir_all(self.objects())
     }
@@ -335,72 +238,10 @@ pub(super) struct Kept {
 }
 
 impl Kept {
-    /// Gives the files their names. A crash may lose or keep them; [`Store::prepare_record`] makes them durable.
+    /// Gives the files their names. A crash may lose or keep them; [`Store::refer`] makes them durable.
     pub(super) fn commit(self) -> io::Result<()> {
         self.files.into_iter().try_for_each(Aside::rename)
     }
-}
-
-/// A record that is written and synced under a temporary name.
-#[must_use]
-pub(super) struct Prepared {
-    record: Aside,
-    dir: PathBuf,
-}
-
-impl Prepared {
-    /// Makes the record the module of its name, for this run and after a restart.
-    pub(super) fn commit(self) -> io::Result<()> {
-        self.record.rename()?;
-        sync_dir(&self.dir)
-    }
-}
-
-/// A file that is written and synced under a temporary name. Dropping it removes the file.
-struct Aside {
-    aside: PathBuf,
-    path: PathBuf,
-}
-
-impl Aside {
-    fn write(path: &Path, bytes: &[u8]) -> io::Result<Self> {
-        // Two deployments of one source may write the same file at once, so temporary names are unique.
-        static NUMBER: AtomicU64 = AtomicU64::new(0);
-        let aside = path.with_extension(format!("{}.new", NUMBER.fetch_add(1, Ordering::Relaxed)));
-        let aside = Self { aside, path: path.to_path_buf() };
-        let written = File::create(&aside.aside).and_then(|mut file| {
-            file.write_all(bytes)?;
-            file.sync_all()
-        });
-        written.map_err(at(path))?;
-        Ok(aside)
-    }
-
-    fn rename(self) -> io::Result<()> {
-        fs::rename(&self.aside, &self.path).map_err(at(&self.path))
-    }
-}
-
-impl Drop for Aside {
-    fn drop(&mut self) {
-        // After a rename the temporary name does not exist any more.
-        let _ = fs::remove_file(&self.aside);
-    }
-}
-
-/// Runs both closures at once: two concurrent fsync(2) take little longer than one.
-///
-/// # Errors
-/// The thread can't be started; `here` has not run then.
-pub(super) fn both<A: Send, B>(apart: impl FnOnce() -> A + Send, here: impl FnOnce() -> B) -> io::Result<(A, B)> {
-    thread::scope(|scope| {
-        let apart = thread::Builder::new().name("deploy-sync".to_owned()).spawn_scoped(scope, apart)?;
-        let here = here();
-        match apart.join() {
-            Ok(apart) => Ok((apart, here)),
-            Err(panic) => std::panic::resume_unwind(panic),
-        }
-    })
 }
 
 fn is_object(path: &Path) -> bool {
@@ -409,10 +250,6 @@ fn is_object(path: &Path) -> bool {
 
 fn first_line(text: &str) -> &str {
     text.lines().next().unwrap_or_default()
-}
-
-fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(at(dir))
 }
 
 #[cfg(test)]
@@ -424,10 +261,6 @@ mod tests {
         Record::for_tests(name, deployed_ms)
     }
 
-    fn commit(store: &Store, record: &Record) {
-        store.prepare_record(record).unwrap().commit().unwrap();
-    }
-
     #[test]
     fn what_is_not_committed_leaves_nothing() {
         let dir = tempfile::tempdir().unwrap();
@@ -435,52 +268,24 @@ mod tests {
         let so = store.scratch().join("x.so");
         fs::write(&so, "so").unwrap();
         drop(store.prepare("k", &Source::File(b"source".to_vec()), &so, "").unwrap());
-        drop(store.prepare_record(&record("name", 1)).unwrap());
-        assert!(store.cached("k").is_none() && store.records().unwrap().is_empty());
-        let left: Vec<_> = fs::read_dir(store.objects()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        assert_eq!(left, ["h.ref"], "which names a compilation that is not there");
+        assert!(store.cached("k").is_none());
+        assert_eq!(fs::read_dir(store.objects()).unwrap().count(), 0);
     }
 
     #[test]
-    fn records_come_back_in_order_and_a_broken_one_is_skipped() {
+    fn a_reference_has_the_compilation_the_domain_and_the_name_of_its_version() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
-        let names = ["b", "a/../b", "ü x", &"/".repeat(127)];
-        for (at, name) in names.iter().enumerate() {
-            commit(&store, &record(name, 10 - at as u64));
-        }
-        fs::write(dir.path().join("broken.json"), "{").unwrap();
-        let store = Store::open(dir.path()).unwrap();
-        let found: Vec<String> = store.records().unwrap().into_iter().map(|record| record.name).collect();
-        let mut expected: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-        expected.reverse();
-        assert_eq!(found, expected);
-        store.remove("b").unwrap();
-        store.remove("b").unwrap();
-        assert_eq!(store.records().unwrap().len(), 3);
-        store.purge().unwrap();
-        assert!(store.records().unwrap().is_empty());
-    }
-
-    #[test]
-    fn domains_are_kept_and_old_records_are_of_the_default_one() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).unwrap();
-        commit(&store, &Record { domain: "image".into(), ..record("new", 1) });
-        let mut old = serde_json::to_value(record("old", 2)).unwrap();
-        old.as_object_mut().unwrap().remove("domain");
-        fs::write(dir.path().join("old.json"), old.to_string()).unwrap();
-        let domains: Vec<String> = store.records().unwrap().into_iter().map(|record| record.domain).collect();
-        assert_eq!(domains, ["image", DEFAULT_DOMAIN]);
+        store.refer(&Record { domain: "image".into(), ..record("new", 1) }).unwrap();
         assert_eq!((store.key_of("h").unwrap().as_str(), store.domain_of("h").as_str()), ("k", "image"));
         let fields = SourceFields { source_name: Some("a.c".to_owned()), ..SourceFields::default() };
         let named = Record { hash: "n".into(), fields, ..record("named", 3) };
-        commit(&store, &named);
+        store.refer(&named).unwrap();
         assert_eq!(
             (store.domain_of("n").as_str(), store.source_name_of("n").as_deref()),
             (DEFAULT_DOMAIN, Some("a.c"))
         );
-        commit(&store, &Record { domain: "image".into(), ..named });
+        store.refer(&Record { domain: "image".into(), ..named }).unwrap();
         assert_eq!((store.domain_of("n").as_str(), store.source_name_of("n").as_deref()), ("image", Some("a.c")));
         assert_eq!((store.key_of("n").unwrap().as_str(), store.source_name_of("h")), ("k", None));
         // The form from before domains existed, and still the form for the default domain.
@@ -519,14 +324,14 @@ mod tests {
             store.prepare(key, &Source::File(b"source".to_vec()), &so, "warnings").unwrap().commit().unwrap();
         };
         keep("k");
-        commit(&store, &record("used", 1));
         for n in 0..SPARE_OBJECTS_MAX + 3 {
             keep(&format!("spare{n}"));
         }
-        commit(&store, &Record { key: "gone".into(), hash: "old".into(), ..record("used", 1) });
-        commit(&store, &Record { key: "spare0".into(), hash: "needed".into(), ..record("used", 1) });
-        commit(&store, &record("used", 1));
-        store.tidy(&HashSet::from(["needed".to_owned()])).unwrap();
+        for (hash, key) in [("old", "gone"), ("needed", "spare0"), ("h", "k")] {
+            store.refer(&Record { key: key.into(), hash: hash.into(), ..record("used", 1) }).unwrap();
+        }
+        let used = || Ok(HashSet::from(["k".to_owned()]));
+        store.tidy(used, &HashSet::from(["needed".to_owned()])).unwrap();
         assert!(store.key_of("old").is_err());
         assert_eq!(store.key_of("needed").unwrap(), "spare0");
         assert!(store.cached("spare0").is_some() && store.cached("spare1").is_none());

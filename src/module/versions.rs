@@ -1,8 +1,6 @@
 //! The versions of a module: source, time and client of each deployment under its name.
 //!
-//! Versions are numbered for each name. The list is one file. A deployment adds to the list before it writes the record
-//! that makes the version live. A crash between the two leaves a version that was never live, but no live version without
-//! an entry.
+//! Versions are numbered for each name. The [ledger](super::ledger) keeps them.
 
 use super::deploy::SourceFields;
 use super::libraries::Library;

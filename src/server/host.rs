@@ -1,6 +1,5 @@
 //! The host of the modules: this process, or confined processes of their own.
 
-use crate::abi::context::JobTables;
 use crate::abi::manifest::set_server_limits;
 use crate::abi::request::{RequestRules, set_rules};
 use crate::config::{Config, Isolation, ModuleDatabase, ModuleJobs, RequireSandbox};
@@ -12,6 +11,7 @@ use crate::domain::process::{
 use crate::domain::sandbox::{self, Level, Policy, User};
 use crate::domain::stream::StreamSizes;
 use crate::domain::{self, CodingSettings, DEFAULT_DOMAIN};
+use crate::jobs::store::{TableQuery, Tables};
 use crate::machine;
 use crate::net::{Reach, Waker};
 use core_affinity::CoreId;
@@ -34,7 +34,7 @@ pub(super) fn bodies_bytes_max(config: &Config) -> usize {
     config.bodies_bytes_max.min(config.resources.memory_bytes_max / 2 / config.shards.max(1))
 }
 
-pub(super) fn start_host(config: &Config, jobs_file: &Path, wakers: &[Arc<Waker>]) -> std::io::Result<ModuleHost> {
+pub(super) fn start_host(config: &Config, tables: Tables, wakers: &[Arc<Waker>]) -> std::io::Result<ModuleHost> {
     let database = module_database(config)?;
     let codings = CodingSettings {
         answers: config.compress.clone(),
@@ -49,7 +49,9 @@ pub(super) fn start_host(config: &Config, jobs_file: &Path, wakers: &[Arc<Waker>
             tracing::warn!("--core-dir has no effect with --isolation none: a signal in module code is caught there");
         }
         set_rules(&requests);
-        return Ok(ModuleHost::Here(Arc::new(InProcess::start(&database, Some(JobTables::File(jobs_file)))?)));
+        // All modules share one domain here, so each of them sees all jobs.
+        let rows = move |query: &TableQuery| tables.page(query, None).map_err(|error| error.to_string());
+        return Ok(ModuleHost::Here(Arc::new(InProcess::start(&database, Some(Box::new(rows)))?)));
     }
     check_calls(config)?;
     let reach = reach(config)?;
@@ -70,17 +72,8 @@ pub(super) fn start_host(config: &Config, jobs_file: &Path, wakers: &[Arc<Waker>
     let (cores, free_cores) = shard_cores(config.shards);
     let texts = [config.job_payload_bytes_max, config.job_event_bytes_max, config.job_data.checkpoint_bytes_max];
     let largest = texts.into_iter().fold(config.job_result_bytes_max, usize::max);
-    let bodies = bodies_bytes_max(config).max(config.body_bytes_max).max(config.route_body_bytes_max);
-    let bodies = Budgets {
-        requests_bytes_max: bodies.max(config.ws_message_bytes_max.saturating_add(EVENTS_BYTES)).min(BUDGET_BYTES_MAX),
-        answers_bytes_max: config
-            .module_answers_bytes_max
-            .min(config.resources.memory_bytes_max / 2)
-            .min(BUDGET_BYTES_MAX),
-        streams: stream_sizes(config),
-    };
     let settings = DomainConfig {
-        bodies,
+        bodies: budgets(config),
         identity: Identity::first(DEFAULT_DOMAIN, config.shards),
         cores: cores.iter().map(|core| core.map(|core| core.id)).collect(),
         threads_min: if free_cores.is_empty() { config.shards } else { free_cores.len() },
@@ -90,7 +83,7 @@ pub(super) fn start_host(config: &Config, jobs_file: &Path, wakers: &[Arc<Waker>
         database,
         domain_data: (config.module_database == ModuleDatabase::Domain).then_some(domain_data),
         run_dir: config.module_dir.join(".run"),
-        jobs_database: jobs_file.to_path_buf(),
+        job_tables: Arc::new(tables),
         records,
         codings,
         policy: domain_policy(config, user, &reach),
@@ -112,6 +105,19 @@ pub(super) fn start_host(config: &Config, jobs_file: &Path, wakers: &[Arc<Waker>
         cgroups: config.module_memory_bytes().and_then(|bytes| Cgroups::find(&config.data_dir, bytes)),
     };
     Ok(ModuleHost::Apart(Arc::new(DomainRegistry::start(settings, config.domains_max, wakers.to_vec())?)))
+}
+
+/// The budgets of a domain's memory for large bodies.
+fn budgets(config: &Config) -> Budgets {
+    let bodies = bodies_bytes_max(config).max(config.body_bytes_max).max(config.route_body_bytes_max);
+    Budgets {
+        requests_bytes_max: bodies.max(config.ws_message_bytes_max.saturating_add(EVENTS_BYTES)).min(BUDGET_BYTES_MAX),
+        answers_bytes_max: config
+            .module_answers_bytes_max
+            .min(config.resources.memory_bytes_max / 2)
+            .min(BUDGET_BYTES_MAX),
+        streams: stream_sizes(config),
+    }
 }
 
 /// The required strength of the sandbox.

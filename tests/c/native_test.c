@@ -244,7 +244,7 @@ int main(void) {
     struct cwebn_services services = {.host = &host, .work_admit = admit, .work_run = run, .work_drop = drop};
     prepare_database();
     CHECK(cwebn_guard_init() == 0 && cwebn_guard_init() == 0);
-    ctx = cwebn_context_create("test.sqlite3", NULL, &services, error, sizeof error);
+    ctx = cwebn_context_create("test.sqlite3", &services, error, sizeof error);
     CHECK(ctx != NULL && error[0] == '\0');
     if (ctx == NULL || load() != 0) {
         return 1;
@@ -265,7 +265,7 @@ int main(void) {
     CHECK(stderr == real);
 
     cwebn_context_destroy(ctx, 1);
-    ctx = cwebn_context_create("/dev/null/x.sqlite3", NULL, &services, error, sizeof error);
+    ctx = cwebn_context_create("/dev/null/x.sqlite3", &services, error, sizeof error);
     CHECK(ctx != NULL && strstr(error, "/dev/null/x.sqlite3") != NULL);
     CHECK(ctx != NULL && ctx->database->exec(ctx->database, "SELECT 1", NULL, NULL) == SQLITE_MISUSE);
     cwebn_context_destroy(ctx, 0);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /* One connection to the database of modules: opening, permissions, closing. */
 #define _GNU_SOURCE
-/* The database of jobs is attached by a URI, which makes it read-only. */
+/* Modules may attach databases by URI. */
 #define CWEB_DB_OPEN_FLAGS SQLITE_OPEN_URI
 #include "database.h"
 
@@ -85,15 +85,10 @@ static int authorize(void *arg, int action, const char *first, const char *secon
     return denied ? SQLITE_DENY : SQLITE_OK;
 }
 
-/* Attaches the server's database of jobs beside the modules' own. It must be read-only also because a module's BEGIN
- * IMMEDIATE locks every attached database that it could write to, and would keep the server from writing. */
-static int attach_jobs(sqlite3 *db, const struct databases *all) {
-    sqlite3_stmt *attach = NULL;
-    const char *uri = all->services->rows != NULL ? ":memory:" : all->jobs_uri;
-    int ok = sqlite3_prepare_v2(db, "ATTACH DATABASE ?1 AS " JOBS_SCHEMA, -1, &attach, NULL) == SQLITE_OK &&
-             sqlite3_bind_text(attach, 1, uri, -1, SQLITE_STATIC) == SQLITE_OK && sqlite3_step(attach) == SQLITE_DONE;
-    sqlite3_finalize(attach);
-    return ok && (all->services->rows == NULL || cwebn_tables_create(db, JOBS_SCHEMA, all->services) == SQLITE_OK);
+/* Attaches the tables of jobs beside the modules' own. */
+static int attach_jobs(sqlite3 *db, const struct cwebn_services *services) {
+    return sqlite3_exec(db, "ATTACH DATABASE ':memory:' AS " JOBS_SCHEMA, NULL, NULL, NULL) == SQLITE_OK &&
+           cwebn_tables_create(db, JOBS_SCHEMA, services) == SQLITE_OK;
 }
 
 int cwebn_lease_connect(struct lease *lease, char *error, size_t error_size) {
@@ -108,8 +103,8 @@ int cwebn_lease_connect(struct lease *lease, char *error, size_t error_size) {
         return -1;
     }
     sqlite3_busy_timeout(db, BUSY_TIMEOUT_MS);
-    if ((all->jobs_uri != NULL || all->services->rows != NULL) && !attach_jobs(db, all)) {
-        snprintf(error, error_size, "the database of jobs can't be read by modules: %s", sqlite3_errmsg(db));
+    if (all->services->rows != NULL && !attach_jobs(db, all->services)) {
+        snprintf(error, error_size, "the tables of jobs can't be read by modules: %s", sqlite3_errmsg(db));
     }
     sqlite3_set_authorizer(db, authorize, lease);
     sqlite3_trace_v2(db, SQLITE_TRACE_STMT | SQLITE_TRACE_PROFILE, cwebn_on_trace, NULL);

@@ -307,16 +307,14 @@ struct cwebn_module *cwebn_module_of(const void *code) {
 
 /* ---- The database of the process ---- */
 
-struct sqldb *cwebn_database_open(const char *path, const char *jobs_uri, const struct cwebn_services *services, char *error,
+struct sqldb *cwebn_database_open(const char *path, const struct cwebn_services *services, char *error,
                                   size_t error_size) {
     struct databases *all = calloc(1, sizeof *all);
     if (all != NULL) {
         all->path = path == NULL ? NULL : strdup(path);
-        all->jobs_uri = jobs_uri == NULL ? NULL : strdup(jobs_uri);
     }
-    if (all == NULL || (path != NULL && all->path == NULL) || (jobs_uri != NULL && all->jobs_uri == NULL)) {
+    if (all == NULL || (path != NULL && all->path == NULL)) {
         snprintf(error, error_size, "no memory for the services of modules");
-        free(all == NULL ? NULL : all->path);
         free(all);
         return NULL;
     }
@@ -333,7 +331,6 @@ void cwebn_database_close(struct sqldb *database) {
     the_databases = NULL;
     sqldb_shutdown(&all->base.database);
     (void)pthread_mutex_destroy(&all->lock);
-    free(all->jobs_uri);
     free(all->path);
     free(all);
 }

@@ -60,7 +60,7 @@ struct cwebn_module {
 /* The database of all modules. */
 struct databases {
     struct lease base;
-    char *path, *jobs_uri;
+    char *path;
     const struct cwebn_services *services;
     pthread_mutex_t lock; /* protects the two fields below */
     struct cwebn_module *modules;

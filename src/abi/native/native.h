@@ -377,7 +377,8 @@ struct cwebn_services {
     /* Called when the work won't run: releases the ticket. May be NULL. */
     void (*work_drop)(void *user, void *ticket);
     /* A page of rows (see tables.c) in memory of malloc(3), which the caller must free; NULL: the rows are not
-     * available. The function may be NULL: the tables of jobs are then read from their file. */
+     * available. Called on the thread that runs the query. The function may be NULL: there are no tables of jobs
+     * then. */
     char *(*rows)(void *user, const struct cwebn_rows *wanted, size_t *length);
     /* 1 if the server has a key: ctx->crypto->status is CRYPTO_LOADED then. */
     int crypto_loaded;
@@ -389,11 +390,11 @@ struct cwebn_services {
  * Builds the context shared by all modules: cache, scheduler thread, database, crypto, symbols.
  *
  * A database that can't be opened is no error here: its functions then fail cleanly, and `error` has the reason ("" on
- * success). db_path may be NULL for no database; jobs_uri is the URI of the server's database of jobs, or NULL. Returns
- * NULL when memory or threads run out, with the reason in `error`.
+ * success). db_path may be NULL for no database. Returns NULL when memory or threads run out, with the reason in
+ * `error`.
  */
-struct cweb_context *cwebn_context_create(const char *db_path, const char *jobs_uri,
-                                          const struct cwebn_services *services, char *error, size_t error_size);
+struct cweb_context *cwebn_context_create(const char *db_path, const struct cwebn_services *services, char *error,
+                                          size_t error_size);
 
 /* Releases locks that a fault on this thread may have left held: the cache, stdout, stderr. Must be called after
    every fault. */
@@ -415,7 +416,7 @@ void cwebn_context_destroy(struct cweb_context *ctx, int drain);
  * Opens the connection of ctx->database->db, for calls that have not needed their own connection yet. A file that can't
  * be opened is no error: see cwebn_context_create. NULL when memory runs out, with the reason in `error`.
  */
-struct sqldb *cwebn_database_open(const char *path, const char *jobs_uri, const struct cwebn_services *services, char *error,
+struct sqldb *cwebn_database_open(const char *path, const struct cwebn_services *services, char *error,
                                   size_t error_size);
 
 /* Closes that connection. No module may be open. */
@@ -475,7 +476,7 @@ void cwebn_legacy_crypto(const struct cweb_context *ctx);
 /* The argument of a module's cweb_bind_legacy(); the same pointers for the whole life of the process. */
 const struct cwebn_legacy *cwebn_legacy_services(void);
 
-/* ---- tables.c: the tables of jobs, where modules have a process of their own ---- */
+/* ---- tables.c: the tables of jobs ---- */
 
 /* Creates the tables jobs and job_events in `schema` of `db`: their rows come from services->rows. An SQLite result
    code. */

@@ -89,8 +89,8 @@ static void drop_work(void *user, void *ticket) {
 /* Initial capacity of the cache, in names; it grows. */
 #define CACHE_NAMES 64
 
-struct cweb_context *cwebn_context_create(const char *db_path, const char *jobs_uri,
-                                          const struct cwebn_services *services, char *error, size_t error_size) {
+struct cweb_context *cwebn_context_create(const char *db_path, const struct cwebn_services *services, char *error,
+                                          size_t error_size) {
     if (error_size > 0) {
         error[0] = '\0';
     }
@@ -111,7 +111,7 @@ struct cweb_context *cwebn_context_create(const char *db_path, const char *jobs_
     /* The thread reads this only once it has work, and no code can have added any yet. */
     context->scheduler.hooks = &context->hooks;
     (void)pthread_setname_np(context->scheduler.thread, "cweb-scheduler");
-    context->database = cwebn_database_open(db_path, jobs_uri, &context->services, error, error_size);
+    context->database = cwebn_database_open(db_path, &context->services, error, error_size);
     if (context->database == NULL) {
         scheduler_shutdown(&context->scheduler);
         container_shutdown(&context->cache);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * The tables jobs and job_events, where modules have a process of their own: virtual tables whose rows the server
- * sends, a page at a time. The process has neither the file nor a lock on it, so it can't block the server: a
- * descriptor that can read a database can also lock it.
+ * The tables jobs and job_events: virtual tables whose rows the server reads, a page at a time. The module's connection
+ * has neither a file with jobs nor a lock on one, so no module can block the server: a descriptor that can read a
+ * database can also lock it, and a transaction that reads one keeps its log from being truncated.
  */
 #define _GNU_SOURCE
 #include "native.h"

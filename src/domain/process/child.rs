@@ -15,7 +15,6 @@ use super::response_ring::{ResponseOutlet, ResponseRing};
 use super::streaming::ShardStreams;
 use super::work::{ChildDomain, DomainRunner, RingRecord};
 use super::workers::{self, WorkerHost};
-use crate::abi::context::JobTables;
 use crate::abi::guard::{self, Trace, Trap};
 use crate::abi::request::set_rules;
 use crate::abi::rooms::set_outlets;
@@ -245,7 +244,7 @@ fn run(descriptors: &[i32]) -> io::Result<()> {
     // up to then is noticed, too.
     wait_readable(&stream);
     let workers = close_in(&start, &kept, &parent, &refusals)?;
-    let host = InProcess::start(Path::new(&start.database), Some(JobTables::Asked(Box::new(rows))))?;
+    let host = InProcess::start(Path::new(&start.database), Some(Box::new(rows)))?;
     let domain = start_threads(&start, &region, bodies, wakes, files)?;
     tell_refusals(&domain, refusals)?;
     parent.send(&ToParent::Started);

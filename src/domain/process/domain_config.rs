@@ -10,6 +10,7 @@ use crate::abi::request::RequestRules;
 use crate::domain::CodingSettings;
 use crate::domain::sandbox::Policy;
 use crate::domain::sanitized;
+use crate::jobs::store::Tables;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -35,8 +36,8 @@ pub struct DomainConfig {
     pub domain_data: Option<PathBuf>,
     /// The directory of the shared objects to load, which lie in a directory with the domain's name.
     pub run_dir: PathBuf,
-    /// The database of jobs, for modules to read.
-    pub jobs_database: PathBuf,
+    /// The tables of jobs, for modules to read.
+    pub job_tables: Arc<Tables>,
     /// The directory in which each living process has a record, for [`end_orphans`](super::end_orphans).
     pub records: PathBuf,
     /// Time limit of handlers whose route sets none, in milliseconds.

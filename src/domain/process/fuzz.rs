@@ -23,6 +23,7 @@ use crate::domain::module_message::ModuleMessage;
 use crate::domain::ring::{Consumer, Producer, PushError, Region, RingSpec};
 use crate::domain::sandbox::Policy;
 use crate::fuzzing::Random;
+use crate::jobs::store::{StoreError, Tables};
 use crate::net::fuzz::conn_ids;
 use crate::proto::http1::{Decoded, Limits, RequestDecoder};
 use crate::proto::ws::{Encoded, Kind, encode_frame};
@@ -63,7 +64,7 @@ pub(super) fn remote(manifest: Manifest) -> (Arc<dyn Instance>, u64) {
                 memory_bytes_max: 0,
             },
             run_dir: PathBuf::new(),
-            jobs_database: PathBuf::new(),
+            job_tables: Arc::new(Tables::new(Box::new(|| Err(StoreError::Closed)))),
             records: PathBuf::new(),
             handler_timeout_ms: 30_000,
             bodies: Ends::BUDGETS,

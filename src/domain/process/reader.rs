@@ -9,7 +9,6 @@ use super::shared::{DomainShared, RunQuestion};
 use crate::abi::module_token::ModuleToken;
 use crate::abi::{crypto, host};
 use crate::domain::sanitized;
-use crate::jobs::store::Tables;
 use crossbeam::channel::{Sender, bounded};
 use std::io;
 use std::process::{Child, ExitStatus};
@@ -54,7 +53,6 @@ pub(super) fn start(shared: &Arc<DomainShared>) -> io::Result<Sender<Attended>> 
 fn attend(shared: &Arc<DomainShared>, attended: Attended) {
     let Attended { process, mut control_reader, mut child } = attended;
     let process = &process;
-    let mut tables = Tables::new(&shared.config.jobs_database);
     let number = process.number();
     let error = loop {
         match control_reader.next() {
@@ -64,7 +62,7 @@ fn attend(shared: &Arc<DomainShared>, attended: Attended) {
                     let _ = shared.events.send(Event::Outcome { process: number, call, outcome });
                 }
             }
-            Ok(ToParent::Question { call, what }) => answer(shared, process, &mut tables, call, what),
+            Ok(ToParent::Question { call, what }) => answer(shared, process, call, what),
             Ok(ToParent::Fault(fault)) => {
                 shared.fault_caught(process, &fault);
                 shared.want_replacement(process, "a signal was caught in it, so its memory can't be trusted");
@@ -125,7 +123,7 @@ fn wait_briefly(shared: &DomainShared, child: &mut Child) -> Option<ExitStatus> 
 }
 
 /// Answers a question of a module.
-fn answer(shared: &DomainShared, process: &Arc<ProcessInstance>, tables: &mut Tables, call: u64, what: Question) {
+fn answer(shared: &DomainShared, process: &Arc<ProcessInstance>, call: u64, what: Question) {
     let reply = |result| {
         let _ = process.send(&ToChild::Reply { call, result });
     };
@@ -171,7 +169,8 @@ fn answer(shared: &DomainShared, process: &Arc<ProcessInstance>, tables: &mut Ta
         // On this thread, so that a domain has at most one read in progress; a page is short.
         Question::Rows(query) => {
             let own = (!shared.config.reads_all_jobs).then(|| shared.module_names());
-            return reply(tables.page(&query, own.as_deref()).map_err(|error| error.to_string()));
+            let page = shared.config.job_tables.page(&query, own.as_deref());
+            return reply(page.map_err(|error| error.to_string()));
         }
         Question::Emit { run, .. }
         | Question::SetResult { run, .. }

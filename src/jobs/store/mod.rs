@@ -49,7 +49,7 @@ pub use read::{FeedFilter, FeedPage, Read};
 pub use schedule_types::{ScheduleChange, ScheduleOutcome, ScheduleRow, ScheduleSpec};
 pub use sqlite::Reader;
 pub use stats::StoreStats;
-pub use table_pages::Tables;
+pub use table_pages::{OpenReader, Tables};
 pub use tables::{Key, Table, TableQuery};
 pub use types::{
     Change, Changed, Deleted, Done, Durability, JobEvent, JobFiles, JobFilter, JobKind, JobRow, JobState, NewJob,
@@ -140,6 +140,13 @@ impl Store {
     /// [`StoreError::Read`] when the file can't be opened again.
     pub fn reader(&self) -> Result<Reader, StoreError> {
         Reader::open(&self.path)
+    }
+
+    /// The tables for modules; they outlive the store.
+    #[must_use]
+    pub fn tables(&self) -> Tables {
+        let path = self.path.clone();
+        Tables::new(Box::new(move || Ok(Box::new(Reader::open(&path)?))))
     }
 
     /// The counts; they outlive the store.

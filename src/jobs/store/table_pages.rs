@@ -1,22 +1,29 @@
-//! Pages of the tables, for modules that query them by SQL from a process without the file: rows by id.
+//! Pages of the tables, for modules that query them by SQL: rows by id.
 //!
-//! A page is one short read of bounded size, so no reader keeps the engine from tidying up. Two pages may show the tables at two
+//! A page is one short read of bounded size, so no module keeps the engine from tidying up. Two pages may show the tables at two
 //! different moments.
 
-use super::{Read, Reader, StoreError, TableQuery};
-use std::path::{Path, PathBuf};
+use super::{Read, StoreError, TableQuery};
+use std::sync::{Mutex, PoisonError};
 
-/// Reads for one process with modules.
+/// Opens a new reader of one store.
+pub type OpenReader = Box<dyn Fn() -> Result<Box<dyn Read>, StoreError> + Send + Sync>;
+
+/// Limit on the readers that stay open between two pages.
+const IDLE_READERS_MAX: usize = 8;
+
+/// The tables of one store. Any number of threads may read; each reads on its own thread, with a reader that no other thread
+/// has meanwhile, so no page waits for another.
 pub struct Tables {
-    path: PathBuf,
-    reader: Option<Reader>,
+    open: OpenReader,
+    idle: Mutex<Vec<Box<dyn Read>>>,
 }
 
 impl Tables {
-    /// Reads the jobs stored at `path`; the store is opened for the first page.
+    /// Reads what the readers that `open` opens can read. The first reader is opened for the first page.
     #[must_use]
-    pub fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), reader: None }
+    pub fn new(open: OpenReader) -> Self {
+        Self { open, idle: Mutex::default() }
     }
 
     /// The first matching rows: `m` if there may be more, or `e`, followed by the values, row by row: `n` for NULL, `u` for a
@@ -24,11 +31,22 @@ impl Tables {
     ///
     /// # Errors
     /// [`StoreError::Read`].
-    pub fn page(&mut self, query: &TableQuery, modules: Option<&[String]>) -> Result<String, StoreError> {
-        let reader = match self.reader.take() {
-            Some(reader) => reader,
-            None => Reader::open(&self.path)?,
-        };
-        self.reader.insert(reader).page(query, modules)
+    pub fn page(&self, query: &TableQuery, modules: Option<&[String]>) -> Result<String, StoreError> {
+        let idle = || self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let idle_reader = idle().pop();
+        let mut reader = idle_reader.map_or_else(|| (self.open)(), Ok)?;
+        // A reader that has failed is closed: the next page opens another one.
+        let page = reader.page(query, modules)?;
+        let mut idle = idle();
+        if idle.len() < IDLE_READERS_MAX {
+            idle.push(reader);
+        }
+        Ok(page)
+    }
+}
+
+impl std::fmt::Debug for Tables {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Tables").finish_non_exhaustive()
     }
 }

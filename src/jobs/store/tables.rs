@@ -71,7 +71,7 @@ pub struct TableQuery {
     pub after: i64,
     /// Only rows with a lower id.
     pub before: i64,
-    /// Bit n: column n is read.
+    /// Bit n: column n is read. The id is always read.
     pub columns: u64,
     /// True: the highest id comes first.
     pub descending: bool,

@@ -263,5 +263,6 @@ contract! {
         a_reader_sees_what_came_after_it,
         the_feed_has_all_events_in_the_order_of_the_commits,
         files_and_checkpoints_belong_to_their_job,
-        modules_see_the_rows_of_their_jobs;
+        modules_see_the_rows_of_their_jobs,
+        no_page_waits_for_another_and_readers_are_used_again;
 }

@@ -275,7 +275,6 @@ impl Read for MemoryReader {
 
     /// The pages of this engine have no limit.
     fn page(&mut self, query: &TableQuery, modules: Option<&[String]>) -> Result<String, StoreError> {
-        const LONG: [&str; 4] = ["payload_json", "result_json", "error_text", "data_json"];
         self.see(|state| {
             let is_allowed = |row: &JobRow| modules.is_none_or(|modules| modules.contains(&row.module));
             let mut rows: Vec<(i64, Vec<Cell>)> = match query.table {
@@ -297,8 +296,8 @@ impl Read for MemoryReader {
             }
             let mut page = "e".to_owned();
             for (_, cells) in rows {
-                for (at, (cell, name)) in cells.into_iter().zip(query.table.columns()).enumerate() {
-                    let is_read = !LONG.contains(name) || query.columns >> at & 1 == 1;
+                for (at, cell) in cells.into_iter().enumerate() {
+                    let is_read = at == 0 || query.columns >> at & 1 == 1;
                     if is_read { cell } else { Cell::Unread }.append(&mut page);
                 }
             }

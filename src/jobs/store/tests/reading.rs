@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::jobs::blobs::MadeFile;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 fn filter() -> JobFilter {
     JobFilter { limit: 100, ..JobFilter::default() }
@@ -160,13 +161,15 @@ pub(super) fn modules_see_the_rows_of_their_jobs<S: Subject>() {
     fixture.add_job(NewJob { module: "blog".to_owned(), payload: "[1]".to_owned(), ..new_job("b") });
     fixture.start(a);
     let mut reader = fixture.reader();
-    let columns = (1 << 0) | (1 << 1) | (1 << 8);
+    let columns = u64::MAX;
     let all = TableQuery { table: Table::Jobs, equal: None, after: 0, before: i64::MAX, columns, descending: false };
     let mut page = |query: &TableQuery, modules: Option<&[String]>| reader.page(query, modules).unwrap();
     let text = page(&TableQuery { equal: Some((1, Key::Text("b".to_owned()))), ..all.clone() }, None);
     assert!(text.starts_with("ei2;t1:bt4:blogt4:mailt7:pendingt3:abc"), "{text}");
-    // The payload is read; the result and the error are not.
-    assert!(text.ends_with("t3:[1]uui0;i3;i10;i9223372036854775807;i5;i-1;n"), "{text}");
+    assert!(text.ends_with("t3:[1]nni0;i3;i10;i9223372036854775807;i5;i-1;n"), "{text}");
+    // Of columns that are not read, the id alone is there.
+    let job_and_payload = TableQuery { columns: (1 << 3) | (1 << 8), after: 1, ..all.clone() };
+    assert_eq!(page(&job_and_payload, None), "ei2;uut4:mailuuuut3:[1]uuuuuuuuu");
     let events = TableQuery { table: Table::Events, ..all.clone() };
     let shop = ["shop".to_owned()];
     let first = |text: &str| text.split(';').next().unwrap().to_owned();
@@ -176,6 +179,34 @@ pub(super) fn modules_see_the_rows_of_their_jobs<S: Subject>() {
     assert_eq!(page(&TableQuery { before: 2, ..all.clone() }, Some(&["blog".to_owned()])), "e");
     assert_eq!(first(&page(&TableQuery { descending: true, ..events.clone() }, Some(&shop))), "ei3");
     let of_b = TableQuery { equal: Some((1, Key::Number(2))), columns: 0, ..events };
-    assert!(page(&of_b, None).starts_with("ei2;i2;i") && page(&of_b, None).ends_with("t7:createdui0;"));
+    assert_eq!(page(&of_b, None), "ei2;uuuuu");
+    let whole = page(&TableQuery { columns: u64::MAX, ..of_b.clone() }, None);
+    assert!(whole.starts_with("ei2;i2;i") && whole.contains("t7:created") && whole.ends_with("i0;"), "{whole}");
     assert_eq!(page(&of_b, Some(&shop)), "e");
+}
+
+pub(super) fn no_page_waits_for_another_and_readers_are_used_again<S: Subject>() {
+    let fixture = Fixture::<S>::new();
+    fixture.add("a");
+    let (readers, opened) = (Mutex::new(vec![fixture.reader(), fixture.reader()]), Arc::new(AtomicUsize::new(0)));
+    let count = Arc::clone(&opened);
+    let tables = Tables::new(Box::new(move || {
+        let reader = readers.lock().unwrap().pop().ok_or(StoreError::Closed)?;
+        count.fetch_add(1, Ordering::SeqCst);
+        wait_for("the page of another thread begins", || count.load(Ordering::SeqCst) == 2);
+        Ok(Box::new(reader))
+    }));
+    let ids = TableQuery { table: Table::Jobs, equal: None, after: 0, before: 9, columns: 1, descending: false };
+    std::thread::scope(|scope| {
+        let read = || assert!(tables.page(&ids, None).unwrap().starts_with("ei1;"));
+        scope.spawn(read);
+        scope.spawn(read);
+    });
+    // There is no third reader, so these pages use the two that are open.
+    for _ in 0..20 {
+        assert!(tables.page(&ids, None).unwrap().starts_with("ei1;"));
+    }
+    fixture.add("b");
+    assert!(tables.page(&TableQuery { after: 1, ..ids }, None).unwrap().starts_with("ei2;"));
+    assert_eq!(opened.load(Ordering::SeqCst), 2);
 }

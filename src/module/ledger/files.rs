@@ -1,0 +1,128 @@
+//! The ledger as files: `DIR/NAME.json` is the publication of the module NAME, and writing it is the commit point.
+//! `DIR/.versions/NAME.json` has the kept versions.
+
+use super::publication::{Draft, Ledger, Publication};
+use crate::module::durable::{Aside, remove_leftovers, sync_dir};
+use crate::module::file_names::{at, file_name};
+use crate::module::module_record::Record;
+use crate::module::versions::{self, Version};
+use std::collections::HashSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// The ledger in a directory.
+#[derive(Debug)]
+pub(in crate::module) struct FileLedger {
+    dir: PathBuf,
+}
+
+impl FileLedger {
+    /// Opens the ledger in `dir`, creates directories if necessary, and removes files that a crash has left.
+    pub(in crate::module) fn open(dir: &Path) -> io::Result<Self> {
+        let ledger = Self { dir: dir.to_path_buf() };
+        fs::create_dir_all(ledger.versions_dir())?;
+        remove_leftovers(&ledger.dir)?;
+        remove_leftovers(&ledger.versions_dir())?;
+        Ok(ledger)
+    }
+
+    fn record_path(&self, name: &str) -> PathBuf {
+        self.dir.join(format!("{}.json", file_name(name)))
+    }
+
+    fn versions_dir(&self) -> PathBuf {
+        self.dir.join(".versions")
+    }
+
+    fn versions_path(&self, name: &str) -> PathBuf {
+        self.versions_dir().join(format!("{}.json", file_name(name)))
+    }
+}
+
+impl Ledger for FileLedger {
+    fn published(&self) -> io::Result<Vec<Record>> {
+        let mut records: Vec<Record> = Vec::new();
+        for entry in fs::read_dir(&self.dir)? {
+            let path = entry?.path();
+            if path.extension().is_none_or(|extension| extension != "json") {
+                continue;
+            }
+            match fs::read(&path).and_then(|text| Ok(serde_json::from_slice(&text)?)) {
+                Ok(record) => records.push(record),
+                Err(error) => tracing::error!("{}: {error}; this module is skipped", path.display()),
+            }
+        }
+        records.sort_by_key(|record| record.deployed_ms);
+        Ok(records)
+    }
+
+    fn record(&self, name: &str) -> Option<Record> {
+        let text = fs::read(self.record_path(name)).ok()?;
+        serde_json::from_slice(&text).ok().filter(|record: &Record| record.name == name)
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.record_path(name).exists()
+    }
+
+    fn versions(&self, name: &str) -> io::Result<Vec<Version>> {
+        let path = self.versions_path(name);
+        match fs::read(&path) {
+            Ok(text) => serde_json::from_slice(&text).map_err(|error| at(&path)(error.into())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(at(&path)(error)),
+        }
+    }
+
+    fn keys(&self) -> io::Result<HashSet<String>> {
+        let mut keys: HashSet<String> = self.published()?.into_iter().map(|record| record.key).collect();
+        for entry in fs::read_dir(self.versions_dir())? {
+            // A draft's list counts, because its commit may come at any time. If the list is renamed before this read, the read
+            // fails: a caller that removes compilations must not go on without that list's keys.
+            let text = fs::read(entry?.path())?;
+            let list: Vec<Version> = serde_json::from_slice(&text).unwrap_or_default();
+            keys.extend(list.into_iter().map(|version| version.key));
+        }
+        Ok(keys)
+    }
+
+    fn prepare(&self, publication: Publication<'_>) -> io::Result<Box<dyn Draft>> {
+        let Publication { record, version, kept } = publication;
+        let mut list = self.versions(&record.name)?;
+        versions::add(&mut list, version.clone(), kept, record.version);
+        let versions = Aside::write(&self.versions_path(&record.name), &serde_json::to_vec(&list)?)?;
+        let record = Aside::write(&self.record_path(&record.name), &serde_json::to_vec_pretty(record)?)?;
+        Ok(Box::new(FileDraft { versions, versions_dir: self.versions_dir(), record, dir: self.dir.clone() }))
+    }
+
+    fn withdraw(&self, name: &str) -> io::Result<()> {
+        let path = self.record_path(name);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(&path)(error)),
+            _ => {}
+        }
+        // Without the record, no version of the module is ever loaded.
+        let _ = fs::remove_file(self.versions_path(name));
+        sync_dir(&self.dir)
+    }
+}
+
+/// Both files, written and synced under temporary names.
+struct FileDraft {
+    versions: Aside,
+    versions_dir: PathBuf,
+    record: Aside,
+    dir: PathBuf,
+}
+
+impl Draft for FileDraft {
+    /// The list of versions comes first. A crash between the two files leaves a version that was never live, but no live version
+    /// without an entry.
+    fn commit(self: Box<Self>) -> io::Result<()> {
+        self.versions.rename()?;
+        sync_dir(&self.versions_dir)?;
+        self.record.rename()?;
+        sync_dir(&self.dir)
+    }
+}

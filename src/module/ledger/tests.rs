@@ -1,0 +1,253 @@
+//! The contract of a ledger, which every implementation must hold.
+
+use super::memory::{Memory, MemoryLedger};
+use super::{FileLedger, Ledger, Publication};
+use crate::module::module_record::Record;
+use crate::module::versions::Version;
+use std::fs;
+
+/// A ledger under test.
+trait Subject {
+    /// What outlives an open ledger.
+    type Home;
+
+    fn home() -> Self::Home;
+    /// Opens the ledger, as a start of the server does.
+    fn open(home: &Self::Home) -> Box<dyn Ledger>;
+}
+
+struct InFiles;
+
+impl Subject for InFiles {
+    type Home = tempfile::TempDir;
+
+    fn home() -> Self::Home {
+        tempfile::tempdir().unwrap()
+    }
+
+    fn open(home: &Self::Home) -> Box<dyn Ledger> {
+        Box::new(FileLedger::open(home.path()).unwrap())
+    }
+}
+
+struct InMemory;
+
+impl Subject for InMemory {
+    type Home = Memory;
+
+    fn home() -> Self::Home {
+        Memory::default()
+    }
+
+    fn open(home: &Self::Home) -> Box<dyn Ledger> {
+        Box::new(MemoryLedger(home.clone()))
+    }
+}
+
+const KEPT: usize = 3;
+
+/// Version `number` of the module `name`, first deployed at `deployed_ms`.
+fn record(name: &str, number: u64, deployed_ms: u64) -> Record {
+    let (hash, key) = (format!("{name} {number} hash"), format!("{name} {number} key"));
+    Record { hash, key, version: number, ..Record::for_tests(name, deployed_ms) }
+}
+
+fn version(record: &Record, by: &str) -> Version {
+    Version { by: by.to_owned(), message: "why".to_owned(), at_ms: 7, ..Version::of_record(record) }
+}
+
+fn publish(ledger: &dyn Ledger, record: &Record) {
+    let version = version(record, "ann");
+    ledger.prepare(Publication { record, version: &version, kept: KEPT }).unwrap().commit().unwrap();
+}
+
+fn numbers(ledger: &dyn Ledger, name: &str) -> Vec<u64> {
+    ledger.versions(name).unwrap().iter().map(|version| version.number).collect()
+}
+
+fn names(ledger: &dyn Ledger) -> Vec<String> {
+    ledger.published().unwrap().into_iter().map(|record| record.name).collect()
+}
+
+fn a_publication_is_there_as_committed_and_after_a_restart<S: Subject>() {
+    let home = S::home();
+    let record = Record { domain: "image".to_owned(), ..record("shop", 1, 5) };
+    publish(&*S::open(&home), &record);
+    // Opening it twice is opening it after a restart.
+    for _ in 0..2 {
+        let ledger = S::open(&home);
+        assert_eq!(ledger.published().unwrap(), std::slice::from_ref(&record));
+        assert_eq!(ledger.record("shop"), Some(record.clone()));
+        assert_eq!(ledger.versions("shop").unwrap(), [version(&record, "ann")]);
+        assert_eq!((ledger.has("shop"), ledger.has("shops")), (true, false));
+        assert_eq!((ledger.record("shops"), numbers(&*ledger, "shops")), (None, vec![]));
+    }
+}
+
+fn what_is_not_committed_changes_nothing<S: Subject>() {
+    let home = S::home();
+    let ledger = S::open(&home);
+    let (first, second) = (record("shop", 1, 5), record("shop", 2, 5));
+    let prepare = |record: &Record| {
+        let version = version(record, "bob");
+        ledger.prepare(Publication { record, version: &version, kept: KEPT }).unwrap()
+    };
+    drop(prepare(&first));
+    assert!(!ledger.has("shop") && ledger.published().unwrap().is_empty() && numbers(&*ledger, "shop").is_empty());
+    publish(&*ledger, &first);
+    let draft = prepare(&second);
+    let is_as_before = |ledger: &dyn Ledger| {
+        assert_eq!(ledger.record("shop"), Some(first.clone()));
+        assert_eq!(ledger.versions("shop").unwrap(), [version(&first, "ann")]);
+        assert!(ledger.keys().unwrap().contains("shop 1 key"));
+    };
+    is_as_before(&*ledger);
+    drop(draft);
+    is_as_before(&*ledger);
+    assert_eq!(ledger.keys().unwrap().len(), 1);
+    is_as_before(&*S::open(&home));
+}
+
+fn the_newest_versions_and_the_live_one_are_kept<S: Subject>() {
+    let home = S::home();
+    let ledger = S::open(&home);
+    for number in 1..=5 {
+        publish(&*ledger, &record("shop", number, 5));
+    }
+    assert_eq!(numbers(&*ledger, "shop"), [3, 4, 5]);
+    // Version 3 is deployed again, and is live while a draft of version 6 is given up.
+    let again = record("shop", 3, 5);
+    let moved = Version { key: "compiled again".to_owned(), ..version(&again, "bob") };
+    ledger.prepare(Publication { record: &again, version: &moved, kept: KEPT }).unwrap().commit().unwrap();
+    assert_eq!((numbers(&*ledger, "shop"), ledger.record("shop").unwrap().version), (vec![3, 4, 5], 3));
+    assert_eq!(ledger.versions("shop").unwrap()[0], moved);
+    publish(&*ledger, &record("shop", 6, 5));
+    assert_eq!(numbers(&*S::open(&home), "shop"), [4, 5, 6]);
+}
+
+fn modules_come_in_the_order_of_their_first_deployment_whatever_their_names<S: Subject>() {
+    let home = S::home();
+    let ledger = S::open(&home);
+    let long = "/".repeat(127);
+    let expected = [long.as_str(), "ü x", "a/../b", ".b", "b"];
+    for (at, name) in expected.iter().enumerate().rev() {
+        publish(&*ledger, &record(name, 1, at as u64));
+    }
+    publish(&*ledger, &record("b", 2, 4));
+    assert_eq!((names(&*ledger), names(&*S::open(&home))), (expected.map(str::to_owned).to_vec(), names(&*ledger)));
+    for name in expected {
+        assert_eq!(ledger.record(name).unwrap().name, name);
+    }
+}
+
+fn a_withdrawn_module_is_gone_with_its_versions<S: Subject>() {
+    let home = S::home();
+    let ledger = S::open(&home);
+    publish(&*ledger, &record("shop", 1, 5));
+    publish(&*ledger, &record("shop", 2, 5));
+    publish(&*ledger, &record("blog", 1, 6));
+    let keys = |ledger: &dyn Ledger| {
+        let mut keys: Vec<String> = ledger.keys().unwrap().into_iter().collect();
+        keys.sort();
+        keys
+    };
+    assert_eq!(keys(&*ledger), ["blog 1 key", "shop 1 key", "shop 2 key"]);
+    for _ in 0..2 {
+        ledger.withdraw("shop").unwrap();
+        assert!(!ledger.has("shop") && ledger.record("shop").is_none() && numbers(&*ledger, "shop").is_empty());
+        assert_eq!((names(&*ledger), keys(&*ledger)), (vec!["blog".to_owned()], vec!["blog 1 key".to_owned()]));
+    }
+    assert_eq!(names(&*S::open(&home)), ["blog"]);
+    // A new module of that name inherits nothing.
+    publish(&*ledger, &record("shop", 1, 9));
+    assert_eq!((names(&*ledger), numbers(&*ledger, "shop")), (vec!["blog".to_owned(), "shop".to_owned()], vec![1]));
+}
+
+fn modules_are_published_at_once<S: Subject>() {
+    let home = S::home();
+    let ledger = S::open(&home);
+    std::thread::scope(|scope| {
+        for module in 0..8 {
+            let ledger = &*ledger;
+            scope.spawn(move || {
+                for number in 1..=5 {
+                    publish(ledger, &record(&format!("m{module}"), number, module));
+                }
+            });
+        }
+    });
+    assert_eq!(names(&*ledger), (0..8).map(|module| format!("m{module}")).collect::<Vec<_>>());
+    for name in names(&*ledger) {
+        assert_eq!((numbers(&*ledger, &name), ledger.record(&name).unwrap().version), (vec![3, 4, 5], 5));
+    }
+}
+
+/// Makes a test of each function for each ledger.
+macro_rules! contract {
+    ($($name:ident),+ $(,)?) => {
+        mod in_files {
+            $(#[test]
+            fn $name() {
+                super::$name::<super::InFiles>();
+            })+
+        }
+        mod in_memory {
+            $(#[test]
+            fn $name() {
+                super::$name::<super::InMemory>();
+            })+
+        }
+    };
+}
+
+contract! {
+    a_publication_is_there_as_committed_and_after_a_restart,
+    what_is_not_committed_changes_nothing,
+    the_newest_versions_and_the_live_one_are_kept,
+    modules_come_in_the_order_of_their_first_deployment_whatever_their_names,
+    a_withdrawn_module_is_gone_with_its_versions,
+    modules_are_published_at_once,
+}
+
+/// Only files can be broken: by a disk, or by hand.
+#[test]
+fn a_broken_file_costs_its_own_module_only() {
+    let home = InFiles::home();
+    let ledger = InFiles::open(&home);
+    publish(&*ledger, &record("good", 1, 1));
+    publish(&*ledger, &record("bad", 1, 2));
+    fs::write(home.path().join("bad.json"), "{").unwrap();
+    assert_eq!(names(&*ledger), ["good"]);
+    assert!(ledger.has("bad") && ledger.record("bad").is_none());
+    fs::write(home.path().join(".versions/bad.json"), "{").unwrap();
+    assert!(ledger.versions("bad").unwrap_err().to_string().contains("bad.json"));
+    assert_eq!(ledger.keys().unwrap().into_iter().collect::<Vec<_>>(), ["good 1 key"]);
+}
+
+/// Files of earlier servers have no domain and no number.
+#[test]
+fn records_from_before_domains_and_versions_are_read() {
+    let home = InFiles::home();
+    let mut old = serde_json::to_value(record("old", 4, 2)).unwrap();
+    for field in ["domain", "version", "fields"] {
+        old.as_object_mut().unwrap().remove(field);
+    }
+    fs::write(home.path().join("old.json"), old.to_string()).unwrap();
+    let ledger = InFiles::open(&home);
+    let found = ledger.record("old").unwrap();
+    assert_eq!((found.domain.as_str(), found.version), (crate::domain::DEFAULT_DOMAIN, 1));
+    assert!(numbers(&*ledger, "old").is_empty());
+}
+
+#[test]
+fn what_a_crash_has_left_is_removed_at_the_start() {
+    let home = InFiles::home();
+    publish(&*InFiles::open(&home), &record("shop", 1, 5));
+    for left in ["shop.7.new", ".versions/shop.8.new"] {
+        fs::write(home.path().join(left), "half").unwrap();
+    }
+    let ledger = InFiles::open(&home);
+    assert_eq!(fs::read_dir(home.path()).unwrap().count(), 2, "the record, and the directory of versions");
+    assert_eq!(fs::read_dir(home.path().join(".versions")).unwrap().count(), 1);
+    assert_eq!((names(&*ledger), numbers(&*ledger, "shop")), (vec!["shop".to_owned()], vec![1]));
+}
