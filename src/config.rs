@@ -5,6 +5,7 @@ mod checks;
 mod file;
 mod job_data;
 mod own_pair;
+mod parts;
 mod projects;
 mod resources;
 mod tls_clients;
@@ -13,6 +14,7 @@ mod values;
 
 pub use args::{ServeArgs, without_env};
 pub use job_data::JobDataSettings;
+pub use parts::{CorsSettings, JobLimits, ModuleLimits, RequestLimits, Timeouts, WebSocketSettings};
 pub use projects::ProjectSettings;
 pub use resources::ResourceSettings;
 pub use tls_clients::TlsClientSettings;
@@ -45,36 +47,8 @@ pub struct Config {
     pub allow_write: Vec<PathBuf>,
     /// Destinations that isolated modules may connect to: see `net::Reach`.
     pub allow_net: Vec<String>,
-    /// Which domains share a database.
-    pub module_database: ModuleDatabase,
-    /// The modules whose jobs a module may create and read.
-    pub module_jobs: ModuleJobs,
-    /// Limit on the threads of a domain's process.
-    pub module_threads_max: usize,
     /// Limit, in bytes, on the files of a domain; 0: no limit. `None`: a share of the disk.
     pub module_disk_bytes_max: Option<u64>,
-    /// Limit, in bytes a second, on the output of a domain.
-    pub module_output_bytes_max: usize,
-    /// Limit, in bytes, on the address space of a domain's process; 0: no limit.
-    pub module_memory_bytes_max: u64,
-    /// Limit, in bytes, on the memory of a domain's process, if the server can make cgroups; 0: `module_memory_bytes_max`.
-    pub module_resident_bytes_max: u64,
-    /// Growth, in bytes, of the resident memory of a domain's process that leads to its replacement; 0: no limit.
-    pub module_rss_recycle_bytes: u64,
-    /// Crashes of a module within `crash_window_ms` that lead to its quarantine; 0: never.
-    pub crash_limit: usize,
-    /// The time window for counting crashes.
-    pub crash_window_ms: u64,
-    /// Limit on domains, including the default domain: from 1 to 1024.
-    pub domains_max: usize,
-    /// Limit on the threads of the executor pool.
-    pub executors_max: usize,
-    /// Limit on concurrent calls of routes of `CWEB_STREAM`, for each shard and domain.
-    pub stream_calls_max: usize,
-    /// Limit on concurrent streamed answers of other handlers, for each shard and domain.
-    pub stream_answers_max: usize,
-    /// Limit, in bytes, on each direction of a stream that waits for its reader.
-    pub stream_buffer_bytes: usize,
     /// Whether clients on this machine need the admin key, too.
     pub production: bool,
     /// The server's certificate, PEM; absolute. In production, `server.crt` in the data directory if none is named.
@@ -91,89 +65,24 @@ pub struct Config {
     pub silent: bool,
     /// Whether the server exits without waiting for running requests.
     pub force_shutdown: bool,
-    /// Limit on the wait for running requests at exit.
-    pub shutdown_timeout_ms: u64,
     /// Content codings of answers in the order of preference; empty: answers are not compressed.
     pub compress: Vec<String>,
-    /// `Access-Control-Allow-Origin` of all answers; empty for none.
-    pub cors_allow_origin: String,
-    /// `Access-Control-Allow-Methods` of preflights.
-    pub cors_allow_methods: String,
-    /// `Access-Control-Allow-Headers` of preflights.
-    pub cors_allow_headers: String,
-    /// `Access-Control-Max-Age` of preflights.
-    pub cors_max_age_s: u32,
     /// The key for `/mgnt`, `/jobs` and `/metrics`; never empty.
     pub admin_key: Option<String>,
     /// The file of settings, if it was read and contains a key.
     pub secret_settings: Option<PathBuf>,
     /// File of named keys for the same paths; absolute.
     pub keys_file: Option<PathBuf>,
-    /// Limit on wrong keys from one address in a minute; beyond it the address is refused. 0: no limit.
-    pub auth_failures_max: u32,
-    /// Limit, in bytes, on a request head: 431 beyond it.
-    pub head_bytes_max: usize,
-    /// Limit on the header fields of a request: 431 beyond it.
-    pub headers_max: usize,
-    /// Limit, in bytes, on a request target: 414 beyond it.
-    pub uri_bytes_max: usize,
-    /// Limit, in bytes, on a request body for modules: 413 beyond it.
-    pub body_bytes_max: usize,
-    /// Limit, in bytes, on a request body for `/mgnt`: 413 beyond it.
-    pub mgnt_body_bytes_max: usize,
-    /// Limit, in bytes, on the body limit that a route may set for itself.
-    pub route_body_bytes_max: usize,
-    /// Limit, in bytes, on the bodies a shard is receiving, and the same for those waiting for executors. 503 beyond it.
-    pub bodies_bytes_max: usize,
-    /// Limit, in bytes, on a domain's large answers and frames that are not sent yet.
-    pub module_answers_bytes_max: usize,
     /// Memory of the server itself.
     pub resources: ResourceSettings,
     /// Limit on the open connections of one shard: 503 and a close beyond it.
     pub connections_max: usize,
     /// Limit on the open connections of one peer, over all shards: 503 and a close beyond it; 0: no limit.
     pub connections_per_peer_max: usize,
-    /// Requests after which the server closes a connection; 0: no limit.
-    pub requests_per_connection_max: u64,
-    /// Limit on the unanswered requests of a connection; reading pauses beyond it.
-    pub pipeline_max: usize,
-    /// Limit, in bytes, on `cweb_alloc` for one request: NULL beyond it.
-    pub request_memory_bytes_max: usize,
     /// Proxies that the server believes about the client's address: addresses, networks, `unix`.
     pub trusted_proxies: Vec<String>,
     /// The header field that these proxies write.
     pub trusted_proxy_header: String,
-    /// Limit, in bytes, on a WebSocket message: the WebSocket is closed with 1009 beyond it.
-    pub ws_message_bytes_max: usize,
-    /// Limit, in bytes, on the unsent data of a WebSocket: the WebSocket is closed beyond it.
-    pub ws_queue_bytes_max: usize,
-    /// Limit on the messages of a WebSocket that wait for its handler; reading pauses beyond it.
-    pub ws_inbox_messages_max: usize,
-    /// Limit on the rooms of a WebSocket.
-    pub ws_rooms_max: usize,
-    /// Smallest WebSocket message that is compressed, in bytes; 0: the server never negotiates compression.
-    pub ws_compress_bytes_min: usize,
-    /// Limit on the time from a request's first byte to the end of its head: then 408.
-    pub header_timeout_ms: u64,
-    /// Limit on the time between two pieces of a body: then 408.
-    pub body_timeout_ms: u64,
-    /// Limit on the time that a connection stays open without a request.
-    pub idle_timeout_ms: u64,
-    /// Limit on the time in which a peer takes nothing of its answer: then the connection is closed.
-    pub write_timeout_ms: u64,
-    /// Time without data from a WebSocket's peer after which the server sends a ping; 0: never.
-    pub ws_ping_interval_ms: u64,
-    /// Limit on the wait for any data after a ping: then the WebSocket is closed.
-    pub ws_pong_timeout_ms: u64,
-    /// Limit on a run of a handler in a domain's process: then 504.
-    pub handler_timeout_ms: u64,
-    /// Limit on a run of the compiler: then 422.
-    pub compile_timeout_ms: u64,
-    /// Limit on the wait for running requests in a swap with `unload` and `onload`: then 503.
-    pub swap_timeout_ms: u64,
-    /// Limit on a run of a constructor, `onload`, `unload` or a job's cancel callback in a domain's process: then 422, or a
-    /// line in the log.
-    pub hook_timeout_ms: u64,
     /// Settings about projects, libraries and versions.
     pub projects: ProjectSettings,
     /// Limit on waiting deployments: 503 beyond it.
@@ -184,22 +93,20 @@ pub struct Config {
     pub durability: Durability,
     /// How long finished jobs are kept, in seconds.
     pub job_retention_s: u64,
-    /// Limit, in bytes, on the payload of a job.
-    pub job_payload_bytes_max: usize,
-    /// Limit, in bytes, on an event of a job.
-    pub job_event_bytes_max: usize,
-    /// Limit, in bytes, on the result of a job.
-    pub job_result_bytes_max: usize,
     /// Limits of checkpoints, blobs and outputs.
     pub job_data: JobDataSettings,
-    /// Limit on the commands that wait for the store's writer.
-    pub job_queue_max: usize,
-    /// Limit on jobs that wait or run.
-    pub job_pending_max: usize,
-    /// Limit on the jobs of one module that run at once; 0: no limit.
-    pub job_module_running_max: usize,
-    /// Limit on the streams of job events of one shard: 503 beyond it.
-    pub job_streams_max: usize,
+    /// Limits on requests.
+    pub limits: RequestLimits,
+    /// Limits on time.
+    pub timeouts: Timeouts,
+    /// Settings about WebSockets.
+    pub websockets: WebSocketSettings,
+    /// Header fields for pages of other origins.
+    pub cors: CorsSettings,
+    /// Limits on modules and domains.
+    pub modules: ModuleLimits,
+    /// Limits on jobs.
+    pub jobs: JobLimits,
 }
 
 /// The settings are invalid: all problems, one per line.
@@ -295,22 +202,8 @@ impl Config {
             isolation: args.isolation(),
             allow_read: args.allow_read.clone().unwrap_or_default(),
             allow_net: args.allow_net.clone().unwrap_or_default(),
-            module_database: args.module_database(),
-            module_jobs: args.module_jobs(),
-            module_threads_max: args.module_threads_max(),
             module_disk_bytes_max: args.module_disk_bytes_max,
-            module_output_bytes_max: args.module_output_bytes_max(),
-            module_memory_bytes_max: args.module_memory_bytes_max(),
-            module_resident_bytes_max: args.module_resident_bytes_max(),
-            module_rss_recycle_bytes: args.module_rss_recycle_bytes(),
-            crash_limit: args.crash_limit(),
-            crash_window_ms: args.crash_window_ms(),
             allow_write: args.allow_write.clone().unwrap_or_default(),
-            domains_max: args.domains_max(),
-            executors_max: args.executors_max(),
-            stream_calls_max: args.stream_calls_max(),
-            stream_answers_max: args.stream_answers_max(),
-            stream_buffer_bytes: args.stream_buffer_bytes(),
             production,
             tls_cert: args.tls_cert.clone(),
             tls_key: args.tls_key.clone(),
@@ -319,67 +212,36 @@ impl Config {
             purge_modules: args.purge_modules.unwrap_or(false),
             silent: args.silent.unwrap_or(false),
             force_shutdown: args.force_shutdown.unwrap_or(false),
-            shutdown_timeout_ms: args.shutdown_timeout_ms(),
             compress: codings(args.compress()),
-            cors_allow_origin: args.cors_allow_origin(),
-            cors_allow_methods: args.cors_allow_methods(),
-            cors_allow_headers: args.cors_allow_headers(),
-            cors_max_age_s: args.cors_max_age_s(),
             admin_key: args.admin_key.clone().filter(|key| !key.is_empty()),
             secret_settings: None,
             keys_file: args.keys_file.clone(),
-            auth_failures_max: args.auth_failures_max(),
-            head_bytes_max: args.head_bytes_max(),
-            headers_max: args.headers_max(),
-            uri_bytes_max: args.uri_bytes_max(),
-            body_bytes_max: args.body_bytes_max(),
-            mgnt_body_bytes_max: args.mgnt_body_bytes_max(),
-            bodies_bytes_max: args.bodies_bytes_max(),
-            module_answers_bytes_max: args.module_answers_bytes_max(),
-            route_body_bytes_max: args.route_body_bytes_max(),
             connections_per_peer_max: args.connections_per_peer_max.unwrap_or((connections_max * shards / 4).max(64)),
-            requests_per_connection_max: args.requests_per_connection_max(),
             connections_max,
             resources,
-            pipeline_max: args.pipeline_max(),
-            request_memory_bytes_max: args.request_memory_bytes_max(),
             trusted_proxies: args.trusted_proxies.clone().unwrap_or_default(),
             trusted_proxy_header: args.trusted_proxy_header(),
-            ws_message_bytes_max: args.ws_message_bytes_max(),
-            ws_queue_bytes_max: args.ws_queue_bytes_max(),
-            ws_inbox_messages_max: args.ws_inbox_messages_max(),
-            ws_rooms_max: args.ws_rooms_max(),
-            ws_compress_bytes_min: args.ws_compress_bytes_min(),
-            header_timeout_ms: args.header_timeout_ms(),
-            body_timeout_ms: args.body_timeout_ms(),
-            idle_timeout_ms: args.idle_timeout_ms(),
-            write_timeout_ms: args.write_timeout_ms(),
-            ws_ping_interval_ms: args.ws_ping_interval_ms(),
-            ws_pong_timeout_ms: args.ws_pong_timeout_ms(),
-            handler_timeout_ms: args.handler_timeout_ms(),
-            compile_timeout_ms: args.compile_timeout_ms(),
-            swap_timeout_ms: args.swap_timeout_ms(),
-            hook_timeout_ms: args.hook_timeout_ms(),
             projects,
+            limits: RequestLimits::of(args),
+            timeouts: Timeouts::of(args),
+            websockets: WebSocketSettings::of(args),
+            cors: CorsSettings::of(args),
+            modules: ModuleLimits::of(args),
+            jobs: JobLimits::of(args),
             deploy_queue_max: args.deploy_queue_max(),
             job_workers: args.job_workers.unwrap_or_else(|| cores().min(args::JOB_WORKERS_MAX)),
             durability: args.durability(),
             job_retention_s: args.job_retention().seconds,
-            job_payload_bytes_max: args.job_payload_bytes_max(),
-            job_event_bytes_max: args.job_event_bytes_max(),
-            job_result_bytes_max: args.job_result_bytes_max(),
             job_data,
-            job_queue_max: args.job_queue_max(),
-            job_pending_max: args.job_pending_max(),
-            job_module_running_max: args.job_module_running_max(),
-            job_streams_max: args.job_streams_max(),
         }
     }
 
     /// The memory that a domain's process may use, in bytes, if it is limited.
     #[must_use]
     pub fn module_memory_bytes(&self) -> Option<u64> {
-        [self.module_resident_bytes_max, self.module_memory_bytes_max].into_iter().find(|bytes| *bytes > 0)
+        [self.modules.module_resident_bytes_max, self.modules.module_memory_bytes_max]
+            .into_iter()
+            .find(|bytes| *bytes > 0)
     }
 }
 
@@ -415,7 +277,7 @@ mod tests {
             // The modules' directory follows from the data directory, wherever that was set.
             assert_eq!(config.module_dir, config.data_dir.join("modules"));
             let data_dir = config.data_dir.to_str().unwrap().to_owned();
-            (port, data_dir, config.shards, config.silent, config.executors_max, config.admin_key.unwrap())
+            (port, data_dir, config.shards, config.silent, config.modules.executors_max, config.admin_key.unwrap())
         };
         let expected = |port: &str, data_dir: &str, shards, silent, key: &str| {
             (port.to_owned(), data_dir.to_owned(), shards, silent, 5, key.to_owned())
@@ -445,7 +307,7 @@ mod tests {
         std::fs::write(dir.path().join("cweb.toml"), "pipeline_max = 3").unwrap();
         let path = dir.path().as_os_str().to_owned();
         let env = |name: &str| (name == "CWEB_DATA_DIR").then(|| path.clone());
-        assert_eq!(Config::load_from(ServeArgs::default(), env).unwrap().pipeline_max, 3);
+        assert_eq!(Config::load_from(ServeArgs::default(), env).unwrap().limits.pipeline_max, 3);
     }
 
     #[test]

@@ -164,7 +164,7 @@ pub fn check(config: &Config) -> Result<String, Vec<String>> {
 /// Loads the access control of the server's own paths.
 fn load_access(config: &Config) -> Result<Access, KeysError> {
     let keys = KeySource { admin_key: config.admin_key.clone(), file: config.keys_file.clone() };
-    Access::new(keys, config.production, config.auth_failures_max)
+    Access::new(keys, config.production, config.limits.auth_failures_max)
 }
 
 /// The file of the key that signs modules' tokens: the configured file; with HTTPS, a file in the data directory.
@@ -217,14 +217,14 @@ fn start_control(config: &Config, host: &ModuleHost) -> Result<Control, ServeErr
     check_signers(config)?;
     let control_config = ControlConfig {
         module_dir: config.module_dir.clone(),
-        compile_timeout: Duration::from_millis(config.compile_timeout_ms),
-        inspect_timeout: Duration::from_millis(config.hook_timeout_ms),
-        swap_timeout: Duration::from_millis(config.swap_timeout_ms),
+        compile_timeout: Duration::from_millis(config.timeouts.compile_timeout_ms),
+        inspect_timeout: Duration::from_millis(config.timeouts.hook_timeout_ms),
+        swap_timeout: Duration::from_millis(config.timeouts.swap_timeout_ms),
         route_limits: RouteLimits {
-            body_bytes_max: config.route_body_bytes_max,
-            plain_body_bytes_max: config.body_bytes_max,
+            body_bytes_max: config.limits.route_body_bytes_max,
+            plain_body_bytes_max: config.limits.body_bytes_max,
             handler_timeout: (config.isolation == Isolation::Process)
-                .then(|| Duration::from_millis(config.handler_timeout_ms)),
+                .then(|| Duration::from_millis(config.timeouts.handler_timeout_ms)),
         },
         mounts: MountDirs {
             base: config.data_dir.clone(),
@@ -237,7 +237,7 @@ fn start_control(config: &Config, host: &ModuleHost) -> Result<Control, ServeErr
         versions_kept: config.projects.versions_kept,
         trusted_signers: config.projects.trusted_signers.clone(),
         queue_max: config.deploy_queue_max,
-        jobs_of_all: config.module_jobs == config::ModuleJobs::All,
+        jobs_of_all: config.modules.module_jobs == config::ModuleJobs::All,
         ..ControlConfig::default()
     };
     let loader: Arc<dyn Host> = match host {
@@ -265,7 +265,7 @@ fn open_job_store(config: &Config, hub: &Arc<Hub>) -> Result<Store, ServeError> 
     };
     let store = StoreConfig {
         durability,
-        queue_max: config.job_queue_max,
+        queue_max: config.jobs.job_queue_max,
         ..StoreConfig::new(config.data_dir.join("jobs.sqlite3"))
     };
     let hub = Arc::clone(hub);
@@ -285,13 +285,13 @@ fn start_jobs(config: &Config, store: Store, hub: Arc<Hub>, control: &Control) -
         reserve_workers: reserve_workers(config),
         domain_running_max: config.resources.job_domain_running_max,
         timeout_ms: config.resources.job_timeout_ms,
-        module_running_max: config.job_module_running_max,
-        unfinished_max: config.job_pending_max,
-        payload_bytes_max: config.job_payload_bytes_max,
-        event_bytes_max: config.job_event_bytes_max,
+        module_running_max: config.jobs.job_module_running_max,
+        unfinished_max: config.jobs.job_pending_max,
+        payload_bytes_max: config.jobs.job_payload_bytes_max,
+        event_bytes_max: config.jobs.job_event_bytes_max,
         events_max: config.job_data.events_max,
         events_bytes_max: config.resources.job_events_bytes_max,
-        result_bytes_max: config.job_result_bytes_max,
+        result_bytes_max: config.jobs.job_result_bytes_max,
         checkpoint_bytes_max: config.job_data.checkpoint_bytes_max,
         retention: Duration::from_secs(config.job_retention_s),
         blobs: BlobsConfig {

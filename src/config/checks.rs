@@ -65,9 +65,9 @@ impl Config {
         let reach = Reach::read(self.allow_net.iter().map(String::as_str));
         problems.0.extend(reach.err().map(|error| error.to_string()));
         for (name, value) in [
-            ("cors-allow-origin", &self.cors_allow_origin),
-            ("cors-allow-methods", &self.cors_allow_methods),
-            ("cors-allow-headers", &self.cors_allow_headers),
+            ("cors-allow-origin", &self.cors.cors_allow_origin),
+            ("cors-allow-methods", &self.cors.cors_allow_methods),
+            ("cors-allow-headers", &self.cors.cors_allow_headers),
         ] {
             // The values are sent unchanged (RFC 9110 §5.5).
             let sendable = value.bytes().all(|byte| matches!(byte, b' '..=b'~'));
@@ -85,14 +85,14 @@ impl Config {
 
     fn check_combinations(&self, problems: &mut Problems) {
         if let Some(users) = self.projects.module_uids {
-            problems.check(users.count() < self.domains_max as u64, || {
+            problems.check(users.count() < self.modules.domains_max as u64, || {
                 format!(
                     "--module-uids has {} users for --domains-max {} domains: name as many users as domains",
                     users.count(),
-                    self.domains_max
+                    self.modules.domains_max
                 )
             });
-            problems.check(self.module_database == ModuleDatabase::Shared, || {
+            problems.check(self.modules.module_database == ModuleDatabase::Shared, || {
                 "--module-uids runs domains as different users, which can't share a file: leave out --module-uids or --module-database shared".to_owned()
             });
         }

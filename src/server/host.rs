@@ -31,18 +31,18 @@ pub(super) enum ModuleHost {
 /// Bytes of the bodies that a shard receives, and of those that wait; also of those that lie in the memory of a domain. The
 /// budget of the server counts too.
 pub(super) fn bodies_bytes_max(config: &Config) -> usize {
-    config.bodies_bytes_max.min(config.resources.memory_bytes_max / 2 / config.shards.max(1))
+    config.limits.bodies_bytes_max.min(config.resources.memory_bytes_max / 2 / config.shards.max(1))
 }
 
 pub(super) fn start_host(config: &Config, tables: Tables, wakers: &[Arc<Waker>]) -> std::io::Result<ModuleHost> {
     let database = module_database(config)?;
     let codings = CodingSettings {
         answers: config.compress.clone(),
-        body_bytes_max: config.body_bytes_max,
-        route_body_bytes_max: config.route_body_bytes_max,
+        body_bytes_max: config.limits.body_bytes_max,
+        route_body_bytes_max: config.limits.route_body_bytes_max,
     };
     domain::set_codings(&codings);
-    set_server_limits(config.handler_timeout_ms, config.body_bytes_max);
+    set_server_limits(config.timeouts.handler_timeout_ms, config.limits.body_bytes_max);
     let requests = request_rules(config);
     if config.isolation == Isolation::None {
         if config.projects.core_dir.is_some() {
@@ -70,18 +70,19 @@ pub(super) fn start_host(config: &Config, tables: Tables, wakers: &[Arc<Waker>])
     warn_of_closed(config, user);
     give_users(config, user, [&scratch, &domain_data])?;
     let (cores, free_cores) = shard_cores(config.shards);
-    let texts = [config.job_payload_bytes_max, config.job_event_bytes_max, config.job_data.checkpoint_bytes_max];
-    let largest = texts.into_iter().fold(config.job_result_bytes_max, usize::max);
+    let texts =
+        [config.jobs.job_payload_bytes_max, config.jobs.job_event_bytes_max, config.job_data.checkpoint_bytes_max];
+    let largest = texts.into_iter().fold(config.jobs.job_result_bytes_max, usize::max);
     let settings = DomainConfig {
         bodies: budgets(config),
         identity: Identity::first(DEFAULT_DOMAIN, config.shards),
         cores: cores.iter().map(|core| core.map(|core| core.id)).collect(),
         threads_min: if free_cores.is_empty() { config.shards } else { free_cores.len() },
-        threads_max: config.executors_max,
-        handler_timeout_ms: config.handler_timeout_ms,
+        threads_max: config.modules.executors_max,
+        handler_timeout_ms: config.timeouts.handler_timeout_ms,
         free_cores: free_cores.iter().map(|core| core.id).collect(),
         database,
-        domain_data: (config.module_database == ModuleDatabase::Domain).then_some(domain_data),
+        domain_data: (config.modules.module_database == ModuleDatabase::Domain).then_some(domain_data),
         run_dir: config.module_dir.join(".run"),
         job_tables: Arc::new(tables),
         records,
@@ -93,26 +94,32 @@ pub(super) fn start_host(config: &Config, tables: Tables, wakers: &[Arc<Waker>])
         sanitizers: crate::module::instruments::address_libraries,
         preload: Vec::new(),
         allowance: allowance(config),
-        output_bytes_max: config.module_output_bytes_max,
-        reads_all_jobs: config.module_jobs == ModuleJobs::All,
+        output_bytes_max: config.modules.module_output_bytes_max,
+        reads_all_jobs: config.modules.module_jobs == ModuleJobs::All,
         log: (config.silent && std::env::var_os("CWEB_LOG").is_none()).then(|| "warn".to_owned()),
         requests,
         message_bytes_max: message_bytes_max(largest),
         core_files: core_files(config),
-        crash_limit: CrashLimit { crashes: config.crash_limit, window: Duration::from_millis(config.crash_window_ms) },
-        hook_timeout: Duration::from_millis(config.hook_timeout_ms),
-        rss_recycle_bytes: config.module_rss_recycle_bytes,
+        crash_limit: CrashLimit {
+            crashes: config.modules.crash_limit,
+            window: Duration::from_millis(config.modules.crash_window_ms),
+        },
+        hook_timeout: Duration::from_millis(config.timeouts.hook_timeout_ms),
+        rss_recycle_bytes: config.modules.module_rss_recycle_bytes,
         cgroups: config.module_memory_bytes().and_then(|bytes| Cgroups::find(&config.data_dir, bytes)),
     };
-    Ok(ModuleHost::Apart(Arc::new(DomainRegistry::start(settings, config.domains_max, wakers.to_vec())?)))
+    Ok(ModuleHost::Apart(Arc::new(DomainRegistry::start(settings, config.modules.domains_max, wakers.to_vec())?)))
 }
 
 /// The budgets of a domain's memory for large bodies.
 fn budgets(config: &Config) -> Budgets {
-    let bodies = bodies_bytes_max(config).max(config.body_bytes_max).max(config.route_body_bytes_max);
+    let bodies = bodies_bytes_max(config).max(config.limits.body_bytes_max).max(config.limits.route_body_bytes_max);
     Budgets {
-        requests_bytes_max: bodies.max(config.ws_message_bytes_max.saturating_add(EVENTS_BYTES)).min(BUDGET_BYTES_MAX),
+        requests_bytes_max: bodies
+            .max(config.websockets.ws_message_bytes_max.saturating_add(EVENTS_BYTES))
+            .min(BUDGET_BYTES_MAX),
         answers_bytes_max: config
+            .limits
             .module_answers_bytes_max
             .min(config.resources.memory_bytes_max / 2)
             .min(BUDGET_BYTES_MAX),
@@ -180,12 +187,12 @@ fn reach(config: &Config) -> std::io::Result<Reach> {
 /// Limits and settings of requests.
 fn request_rules(config: &Config) -> RequestRules {
     RequestRules {
-        memory_bytes_max: config.request_memory_bytes_max,
+        memory_bytes_max: config.limits.request_memory_bytes_max,
         trusted_proxies: config.trusted_proxies.clone(),
         forwarded_by: config.trusted_proxy_header.clone(),
-        rooms_max: config.ws_rooms_max,
-        ws_message_bytes_max: config.ws_message_bytes_max,
-        ws_compress_bytes_min: config.ws_compress_bytes_min,
+        rooms_max: config.websockets.ws_rooms_max,
+        ws_message_bytes_max: config.websockets.ws_message_bytes_max,
+        ws_compress_bytes_min: config.websockets.ws_compress_bytes_min,
     }
 }
 
@@ -211,21 +218,21 @@ fn core_files(config: &Config) -> Option<CoreFiles> {
 /// Limits on the streams of one shard.
 pub(super) fn stream_sizes(config: &Config) -> StreamSizes {
     StreamSizes {
-        calls_max: config.stream_calls_max,
-        buffer_bytes: config.stream_buffer_bytes,
-        answers_max: config.stream_answers_max,
+        calls_max: config.modules.stream_calls_max,
+        buffer_bytes: config.modules.stream_buffer_bytes,
+        answers_max: config.modules.stream_answers_max,
     }
 }
 
 /// Limits on the resources of each domain, except memory. A domain's own threads come in addition to those that the server
 /// needs there.
 fn allowance(config: &Config) -> Allowance {
-    let streams = config.stream_calls_max.saturating_mul(config.shards);
+    let streams = config.modules.stream_calls_max.saturating_mul(config.shards);
     let killable_calls_max = config.projects.killable_calls_max;
-    let own = streams.saturating_add(config.executors_max + config.shards + killable_calls_max + OWN_THREADS);
+    let own = streams.saturating_add(config.modules.executors_max + config.shards + killable_calls_max + OWN_THREADS);
     Allowance {
-        module_threads_max: config.module_threads_max,
-        threads_max: config.module_threads_max.saturating_add(own),
+        module_threads_max: config.modules.module_threads_max,
+        threads_max: config.modules.module_threads_max.saturating_add(own),
         killable_calls_max,
         disk_bytes_max: config.module_disk_bytes_max.unwrap_or_else(|| share_of_disk(config)),
         memory_bytes_max: config.projects.modules_memory_bytes_max.unwrap_or_else(share_of_memory),
@@ -274,7 +281,7 @@ fn domain_policy(config: &Config, user: Option<User>, reach: &Reach) -> Policy {
     }
     let mut write = vec!["/dev/null".into()];
     write.extend(config.allow_write.iter().cloned());
-    let memory_bytes_max = Some(config.module_memory_bytes_max).filter(|bytes| *bytes > 0);
+    let memory_bytes_max = Some(config.modules.module_memory_bytes_max).filter(|bytes| *bytes > 0);
     let (network, connects) = (*reach == Reach::Everything, matches!(reach, Reach::Listed(_)));
     let calls = config.projects.allow_syscall.clone();
     let namespaces = sandbox::has_namespaces();

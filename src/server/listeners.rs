@@ -62,7 +62,7 @@ fn secured(
         }
         return Ok(listeners);
     };
-    let timeout = Duration::from_millis(config.header_timeout_ms);
+    let timeout = Duration::from_millis(config.timeouts.header_timeout_ms);
     let (of_modules, of_admin) = (certificate.client_acceptor(timeout)?, certificate.acceptor(timeout)?);
     let acceptor = |number| if number < public { &of_modules } else { &of_admin };
     let secured = |shard: Vec<Listener>| {

@@ -60,7 +60,7 @@ pub(super) fn start_shards(
         ModuleHost::Apart(_) => None,
     };
     let limits = shard_limits(config);
-    domain::stream::configure(config.handler_timeout_ms, config.executors_max);
+    domain::stream::configure(config.timeouts.handler_timeout_ms, config.modules.executors_max);
     let peers_max = config.connections_per_peer_max;
     // A proxy on this machine forwards many clients; the other half is for clients that connect directly.
     let local_max = (config.connections_max.saturating_mul(config.shards) / 2).max(peers_max).max(LOCAL_MAX_MIN);
@@ -136,9 +136,9 @@ impl Executors {
 fn start_executors(config: &Config, free_cores: Vec<CoreId>) -> Result<Executors, ServeError> {
     let factory: RunnerFactory = Arc::new(|| Box::new(InProcess::executor()) as Box<dyn Runner>);
     let threads_min = if free_cores.is_empty() { config.shards } else { free_cores.len() };
-    let pool = Pool::start(threads_min, config.executors_max, free_cores.clone(), Arc::clone(&factory));
+    let pool = Pool::start(threads_min, config.modules.executors_max, free_cores.clone(), Arc::clone(&factory));
     let pool = Arc::new(pool.map_err(setup("starting the executor pool"))?);
-    let streams_max = config.stream_calls_max.saturating_mul(config.shards);
+    let streams_max = config.modules.stream_calls_max.saturating_mul(config.shards);
     let streams = Pool::start(1, streams_max, free_cores, Arc::clone(&factory));
     let streams = Arc::new(streams.map_err(setup("starting the executor pool of streams"))?);
     Ok(Executors { factory, pool, streams })
@@ -163,47 +163,48 @@ fn reactor(config: &Config) -> ReactorKind {
 
 fn shard_limits(config: &Config) -> ShardLimits {
     let own_body_bytes_max = config
+        .limits
         .body_bytes_max
-        .max(config.mgnt_body_bytes_max)
-        .max(config.job_payload_bytes_max.saturating_add(JOB_FIELDS_BYTES_MAX));
+        .max(config.limits.mgnt_body_bytes_max)
+        .max(config.jobs.job_payload_bytes_max.saturating_add(JOB_FIELDS_BYTES_MAX));
     ShardLimits {
         http: http1::Limits {
-            head_bytes_max: config.head_bytes_max,
-            headers_max: config.headers_max,
-            uri_bytes_max: config.uri_bytes_max,
-            body_bytes_max: own_body_bytes_max.max(config.route_body_bytes_max),
+            head_bytes_max: config.limits.head_bytes_max,
+            headers_max: config.limits.headers_max,
+            uri_bytes_max: config.limits.uri_bytes_max,
+            body_bytes_max: own_body_bytes_max.max(config.limits.route_body_bytes_max),
         },
-        body_bytes_max: config.body_bytes_max,
-        route_body_bytes_max: config.route_body_bytes_max,
+        body_bytes_max: config.limits.body_bytes_max,
+        route_body_bytes_max: config.limits.route_body_bytes_max,
         own_body_bytes_max,
         // Any single permitted body must fit.
-        bodies_bytes_max: bodies_bytes_max(config).max(own_body_bytes_max).max(config.route_body_bytes_max),
+        bodies_bytes_max: bodies_bytes_max(config).max(own_body_bytes_max).max(config.limits.route_body_bytes_max),
         connections_max: config.connections_max,
-        requests_per_connection_max: match config.requests_per_connection_max {
+        requests_per_connection_max: match config.limits.requests_per_connection_max {
             0 => u64::MAX,
             max => max,
         },
-        pipeline_max: config.pipeline_max,
+        pipeline_max: config.limits.pipeline_max,
         in_flight_max: IN_FLIGHT_MAX,
         own_in_flight_max: OWN_IN_FLIGHT_MAX,
-        streams_max: config.job_streams_max,
+        streams_max: config.jobs.job_streams_max,
         unsent_bytes_max: UNSENT_BYTES_MAX,
-        ws_message_bytes_max: config.ws_message_bytes_max,
-        ws_queue_bytes_max: config.ws_queue_bytes_max,
-        ws_inbox_messages_max: config.ws_inbox_messages_max,
-        ws_rooms_max: config.ws_rooms_max,
-        ws_compress: config.ws_compress_bytes_min > 0,
-        header_timeout_ms: config.header_timeout_ms,
-        body_timeout_ms: config.body_timeout_ms,
-        idle_timeout_ms: config.idle_timeout_ms,
-        write_timeout_ms: config.write_timeout_ms,
-        ws_ping_interval_ms: config.ws_ping_interval_ms,
-        ws_pong_timeout_ms: config.ws_pong_timeout_ms,
-        handler_timeout_ms: config.handler_timeout_ms,
-        cors_origin: Some(config.cors_allow_origin.clone()).filter(|origin| !origin.is_empty()),
-        cors_methods: config.cors_allow_methods.clone(),
-        cors_headers: config.cors_allow_headers.clone(),
-        cors_max_age_s: config.cors_max_age_s,
+        ws_message_bytes_max: config.websockets.ws_message_bytes_max,
+        ws_queue_bytes_max: config.websockets.ws_queue_bytes_max,
+        ws_inbox_messages_max: config.websockets.ws_inbox_messages_max,
+        ws_rooms_max: config.websockets.ws_rooms_max,
+        ws_compress: config.websockets.ws_compress_bytes_min > 0,
+        header_timeout_ms: config.timeouts.header_timeout_ms,
+        body_timeout_ms: config.timeouts.body_timeout_ms,
+        idle_timeout_ms: config.timeouts.idle_timeout_ms,
+        write_timeout_ms: config.timeouts.write_timeout_ms,
+        ws_ping_interval_ms: config.websockets.ws_ping_interval_ms,
+        ws_pong_timeout_ms: config.websockets.ws_pong_timeout_ms,
+        handler_timeout_ms: config.timeouts.handler_timeout_ms,
+        cors_origin: Some(config.cors.cors_allow_origin.clone()).filter(|origin| !origin.is_empty()),
+        cors_methods: config.cors.cors_allow_methods.clone(),
+        cors_headers: config.cors.cors_allow_headers.clone(),
+        cors_max_age_s: config.cors.cors_max_age_s,
         dev: config.projects.dev,
     }
 }

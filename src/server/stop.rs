@@ -120,7 +120,7 @@ pub(super) fn stop(
 ) {
     tracing::info!("stopping");
     let mut patience = Patience::new(signals);
-    let timeout_ms = if config.force_shutdown { 0 } else { config.shutdown_timeout_ms };
+    let timeout_ms = if config.force_shutdown { 0 } else { config.timeouts.shutdown_timeout_ms };
     let deadline = Instant::now() + Duration::from_millis(timeout_ms);
     for shard in &shards {
         shard.inbox.push(Message::Drain);
