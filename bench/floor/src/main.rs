@@ -1,12 +1,12 @@
 //! The floor: a bare monoio + httparse loop that answers a constant, with the header fields cweb sends.
-//! `floor PORT [flags]`; with `flags` its ring has the same set-up flags as cweb's. All answers to what one read brought leave in one write.
+//! `floor PORT [flags|driver]`; with `flags` its ring has the same set-up flags as cweb's. All answers to what one read brought
+//! leave in one write. With `driver` the ring has these flags too, and the loop is that of `driver.rs`.
 
+use floor::{ANSWER, driver};
 use monoio::io::{AsyncReadRent, AsyncWriteRentExt};
 use monoio::net::{TcpListener, TcpStream};
 use monoio::{IoUringDriver, RuntimeBuilder};
-
-const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nDate: Thu, 01 Jan 1970 00:00:00 GMT\r\n\
-    Access-Control-Allow-Origin: *\r\nContent-Length: 13\r\n\r\nHello, World!";
+use std::rc::Rc;
 
 async fn serve(mut stream: TcpStream) {
     let mut buffer = Vec::with_capacity(16 * 1024);
@@ -34,19 +34,38 @@ async fn serve(mut stream: TcpStream) {
 }
 
 fn main() {
-    let port = std::env::args().nth(1).expect("usage: floor PORT");
+    let arguments: Vec<String> = std::env::args().collect();
+    let port = arguments.get(1).expect("usage: floor PORT [flags|driver]");
+    let mode = arguments.get(2).map(String::as_str);
     let mut ring = io_uring::IoUring::builder();
-    if std::env::args().nth(2).as_deref() == Some("flags") {
+    if mode.is_some() {
         ring.setup_single_issuer().setup_defer_taskrun();
     }
     let mut runtime =
         RuntimeBuilder::<IoUringDriver>::new().with_entries(1024).uring_builder(ring).build().expect("io_uring");
     runtime.block_on(async {
         let listener = TcpListener::bind(format!("127.0.0.1:{port}")).expect("bind");
-        loop {
-            let (stream, _) = listener.accept().await.expect("accept");
-            let _ = stream.set_nodelay(true);
-            monoio::spawn(serve(stream));
+        if mode == Some("driver") {
+            let shared = Rc::default();
+            monoio::spawn(accept(listener, {
+                let shared = Rc::clone(&shared);
+                move |stream| drop(monoio::spawn(driver::serve(stream, readable, Rc::clone(&shared))))
+            }));
+            driver::send(shared).await;
+        } else {
+            accept(listener, |stream| drop(monoio::spawn(serve(stream)))).await;
         }
     });
+}
+
+async fn accept(listener: TcpListener, serve: impl Fn(TcpStream)) {
+    loop {
+        let (stream, _) = listener.accept().await.expect("accept");
+        let _ = stream.set_nodelay(true);
+        serve(stream);
+    }
+}
+
+async fn readable(stream: &TcpStream) -> std::io::Result<()> {
+    stream.readable(false).await
 }

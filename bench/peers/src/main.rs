@@ -1,41 +1,23 @@
-//! hyper on one thread of tokio, with the same answers as the handlers of `bench/run.d/bench.c`: `peers PORT`. What computes
-//! runs on tokio's blocking pool.
+//! Other servers on one thread, with the same answers as the handlers of `bench/run.d/bench.c`: `peers PORT NAME`.
 
-use http_body_util::{BodyExt, Full};
-use hyper::body::{Bytes, Incoming};
-use hyper::header::{ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue};
-use hyper::service::service_fn;
-use hyper::{Request, Response};
-use hyper_util::rt::TokioIo;
-use sha2::{Digest, Sha256};
-use std::convert::Infallible;
+mod actix;
+mod axum;
+mod hyper;
+mod may;
+mod ntex;
 
-async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
-    let path_is_sha = request.uri().path() == "/sha256";
-    let body = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
-    let text = if path_is_sha {
-        let digest = tokio::task::spawn_blocking(move || Sha256::digest(&body)).await.expect("a digest");
-        Bytes::from(digest.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
-    } else {
-        Bytes::from_static(b"Hello, World!")
-    };
-    let mut response = Response::new(Full::new(text));
-    response.headers_mut().insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
-    Ok(response)
-}
+const TEXT: &str = "Hello, World!";
 
 fn main() {
-    let port = std::env::args().nth(1).expect("usage: peers PORT");
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().expect("a runtime");
-    runtime.block_on(async {
-        let listener = tokio::net::TcpListener::bind(format!("127.0.0.1:{port}")).await.expect("bind");
-        eprintln!("listening");
-        loop {
-            let (stream, _) = listener.accept().await.expect("accept");
-            let _ = stream.set_nodelay(true);
-            let mut server = hyper::server::conn::http1::Builder::new();
-            server.pipeline_flush(true);
-            tokio::spawn(server.serve_connection(TokioIo::new(stream), service_fn(answer)));
-        }
-    });
+    let arguments: Vec<String> = std::env::args().collect();
+    let [_, port, name] = &arguments[..] else { panic!("usage: peers PORT actix|axum|hyper|may|ntex") };
+    let port = port.parse().expect("a port");
+    match name.as_str() {
+        "actix" => actix::run(port),
+        "axum" => axum::run(port),
+        "hyper" => hyper::run(port),
+        "may" => may::run(port),
+        "ntex" => ntex::run(port),
+        other => panic!("there is no peer {other}"),
+    }
 }
