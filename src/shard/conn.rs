@@ -2,24 +2,25 @@
 
 use super::conn_upload::ConnUpload;
 use super::flow::Flow;
-use super::limits::ShardLimits;
 use super::trace::Trace;
 use crate::domain::call::{AnswerMeta, OwnedRequest};
 use crate::domain::placed::PlacedBody;
 use crate::net::{Attached, ConnId, Peer};
-use crate::proto::http1::RequestDecoder;
+use crate::proto::http1::{self, RequestDecoder};
 use std::collections::VecDeque;
 
 /// A request's place in the order of answers: answers leave in the order of the requests (RFC 9112 §9.3.2).
+///
+/// What is rare is behind a pointer: an idle connection keeps the places of four slots.
 pub(super) enum Slot {
     /// Parsed but not begun: an unsafe method after others, or a request for a module during its swap.
-    Waiting { request: OwnedRequest, meta: AnswerMeta, safe: bool },
+    Waiting { request: Box<OwnedRequest>, meta: Box<AnswerMeta>, safe: bool },
     /// Begun; the inbox will bring the answer, of about this many bytes.
     Running { safe: bool, expected: usize },
     /// The module decides whether to open a WebSocket.
-    Asking { request: OwnedRequest },
+    Asking { request: Box<OwnedRequest> },
     /// The module has accepted the WebSocket; it opens when its answer has its turn.
-    Opening { bytes: Vec<u8>, request: OwnedRequest },
+    Opening { bytes: Vec<u8>, request: Box<OwnedRequest> },
     /// Answered, but an earlier request is not answered yet.
     Ready { bytes: Vec<u8>, lent: Option<Attached>, safe: bool },
     /// The answer is a stream of events, which takes over the connection at its turn.
@@ -38,6 +39,8 @@ pub(super) enum Upgrade {
     /// A stream of a module's log lines; the number is the shard's key.
     Logs(u64),
 }
+
+const _: () = assert!(size_of::<Slot>() <= 56);
 
 impl Slot {
     pub(super) fn is_safe(&self) -> bool {
@@ -145,6 +148,9 @@ pub(super) struct Conn {
     pub(super) traces: Vec<Trace>,
 }
 
+/// A connection without a request for so long, in milliseconds, keeps no memory for the next one.
+const REST_MS: u64 = 1_000;
+
 /// A slower peer counts as idle: each byte pays for two milliseconds, so that an occasional byte does not keep a connection
 /// open.
 const BYTES_PER_SECOND_MIN: u64 = 500;
@@ -185,12 +191,12 @@ impl Conn {
         }
     }
 
-    pub(super) fn new(id: ConnId, peer: Peer, serves: Serves, limits: &ShardLimits, now_ms: u64) -> Self {
+    pub(super) fn new(id: ConnId, peer: Peer, serves: Serves, http: &http1::Limits, now_ms: u64) -> Self {
         Self {
             id,
             peer,
             serves,
-            decoder: RequestDecoder::new(limits.http.clone()),
+            decoder: RequestDecoder::new(http.clone()),
             input: Vec::new(),
             slots: VecDeque::new(),
             first_seq: 0,
@@ -235,6 +241,19 @@ impl Conn {
         self.held == 0 && self.is_idle() && self.input.capacity() == 0
     }
 
+    /// Frees what the connection keeps for its next request, if it has been quiet for a second.
+    pub(super) fn rest(&mut self, now_ms: u64) {
+        let quiet_ms = now_ms.saturating_sub(self.last_active_ms.max(self.last_read_ms));
+        if quiet_ms < REST_MS || !self.slots.is_empty() || self.partial != Partial::None || self.upload.is_some() {
+            return;
+        }
+        self.slots = VecDeque::new();
+        if self.input.is_empty() {
+            self.input = Vec::new();
+        }
+        self.decoder.rest();
+    }
+
     /// Whether nothing has arrived since the connection was accepted.
     pub(super) fn is_fresh(&self) -> bool {
         self.is_idle() && self.next_seq() == 0
@@ -266,5 +285,28 @@ impl Conn {
     /// The number of the next request.
     pub(super) fn next_seq(&self) -> u64 {
         self.first_seq + self.slots.len() as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::http1::{Decoded, Limits};
+
+    #[test]
+    fn a_quiet_connection_keeps_no_memory_for_the_next_request() {
+        let mut conn = Conn::new(ConnId::default(), Peer::Unix, Serves::All, &Limits::default(), 0);
+        let request = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+        assert!(matches!(conn.decoder.decode(request), Ok(Decoded::Request { .. })));
+        conn.slots.push_back(Slot::Running { safe: true, expected: 0 });
+        conn.rest(5_000);
+        assert_eq!(conn.slots.len(), 1, "an answer is owed");
+        conn.slots.clear();
+        conn.last_active_ms = 4_500;
+        conn.rest(5_000);
+        assert!(conn.slots.capacity() > 0, "the client has just been here");
+        conn.rest(5_500);
+        assert_eq!(conn.slots.capacity(), 0);
+        assert!(matches!(conn.decoder.decode(request), Ok(Decoded::Request { .. })));
     }
 }

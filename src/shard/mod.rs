@@ -402,7 +402,7 @@ impl Application for Shard {
             Some(first) if listener < first => Serves::Modules,
             Some(_) => Serves::Admin,
         };
-        let mut conn = Conn::new(id, *peer, serves, &self.limits, self.now_ms);
+        let mut conn = Conn::new(id, *peer, serves, &self.limits.http, self.now_ms);
         let place = self.place_of(&mut conn, peer);
         conn.place = place;
         if let Some(kept) = self.conns.get_mut(index) {

@@ -202,7 +202,7 @@ impl Shard {
                 None
             }
             Begun::Running { expected } => Some(Slot::Running { safe, expected }),
-            Begun::Asking => Some(Slot::Asking { request: OwnedRequest::copy(view) }),
+            Begun::Asking => Some(Slot::Asking { request: Box::new(OwnedRequest::copy(view)) }),
             Begun::Held => {
                 self.held.push(origin.id);
                 Some(self.wait(origin, view, safe))
@@ -221,7 +221,8 @@ impl Shard {
             self.overloaded(origin, view, &mut bytes);
             return Slot::Ready { bytes, lent: None, safe };
         }
-        Slot::Waiting { request: OwnedRequest::copy(view).charged(&self.bodies), meta: self.meta(origin, view), safe }
+        let request = Box::new(OwnedRequest::copy(view).charged(&self.bodies));
+        Slot::Waiting { request, meta: Box::new(self.meta(origin, view)), safe }
     }
 
     /// Whether the body of a request fits beside the bodies that wait or are being used here. Bodies for a domain have the

@@ -123,8 +123,8 @@ impl Shard {
         &mut self,
         connections: &mut Connections,
         conn: &mut Conn,
-        mut request: OwnedRequest,
-        meta: Meta,
+        mut request: Box<OwnedRequest>,
+        meta: Box<Meta>,
         safe: bool,
     ) -> Option<Slot> {
         // The request's next place counts its body.
@@ -149,7 +149,7 @@ impl Shard {
             Begun::Asking => Some(Slot::Asking { request }),
             Begun::Held => {
                 self.held.push(conn.id);
-                Some(Slot::Waiting { request: request.charged(&self.bodies), meta, safe })
+                Some(Slot::Waiting { request: Box::new(request.charged(&self.bodies)), meta, safe })
             }
             Begun::Taken(by) => {
                 conn.taken = Some(by);
