@@ -360,3 +360,38 @@ fn exceptions_and_faults_are_told_with_their_places() {
     }
     server.expect_log("uncaught exception std::out_of_range: second line");
 }
+
+/// A fault in a `catch`, and an exception whose `what()` or destructor throws, end their own call only.
+#[test]
+fn an_exception_ends_with_its_call() {
+    let source = r#"#include <cweb.h>
+#include <exception>
+struct Deep : std::exception { const char *what() const noexcept override { throw Deep(); } };
+struct Last { ~Last() { throw 1; } };
+#define HANDLER(name, ...) static int name(struct cweb_context *c, http_request_t *q, http_response_t *r) { \
+  (void)c, (void)q, (void)r; __VA_ARGS__ return 0; }
+HANDLER(caught, try { throw 7; } catch (...) { *(volatile int *)8 = 1; })
+HANDLER(current, snprintf(r->body, HTTP_RESPONSE_SIZE, "%d %d", std::current_exception() != nullptr, std::uncaught_exceptions());)
+HANDLER(deep, throw Deep();)
+HANDLER(last, throw Last();)
+export module_t config = {.name = "catcher", .author = "t", .routes = {{"/caught", "GET", caught, NONE},
+  {"/current", "GET", current, NONE}, {"/deep", "GET", deep, NONE}, {"/last", "GET", last, NONE}}, .size = 4};
+"#;
+    // Without a process of its own, the thread that had the fault has the next call, too.
+    let server = Server::with(&["--isolation", "none", "--shards", "1", "--executors-max", "1"]);
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("e.cpp"), source).unwrap();
+    let (code, said) = cweb(dir.path(), &["deploy", "e.cpp", "--server", &server.addr]);
+    assert_eq!(code, 0, "{said}");
+    for _ in 0..3 {
+        for (path, words) in [
+            ("/caught", "SIGSEGV at address 0x8"),
+            ("/deep", "uncaught exception Deep"),
+            ("/last", "uncaught exception Last"),
+        ] {
+            let answer = server.get(path);
+            assert!(answer.status == 500 && answer.text().contains(words), "{path}: {}", answer.text());
+            assert_eq!(server.get("/current").text(), "0 0", "after {path}");
+        }
+    }
+}

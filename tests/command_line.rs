@@ -261,6 +261,11 @@ fn files_with_tests_and_no_module_are_skipped() {
     assert_eq!([server.get("/greet").text(), server.get("/speed").text()], ["hi", "fast"]);
     let (code, said) = run(&[&["check"], &files[..]].concat());
     assert!(code == Some(0) && said.contains("skipped greet_test.c: ") && said.contains("ok speed_test.c"), "{said}");
+    // A pipe can be read only once.
+    let piped = "cat greet.c | \"$0\" check /dev/stdin";
+    let output = Command::new("sh").args(["-c", piped, env!("CARGO_BIN_EXE_cweb")]).current_dir(dir.path()).output();
+    let output = output.unwrap();
+    assert!(output.status.success(), "{}", text(&output.stdout) + &text(&output.stderr));
     let (code, said) = run(&["deploy", "greet_test.c"]);
     assert!(code == Some(1) && said.contains("greet_test.c: the file has tests and no module"), "{said}");
     // A client that sends the file gets the reason from the server.

@@ -24,13 +24,14 @@ pub(super) fn watch(path: &Path) {
     let mut head = Vec::new();
     let read = File::open(path).and_then(|file| file.take(HEAD_BYTES).read_to_end(&mut head));
     let is_needed = read.is_ok() && memchr::memmem::find(&head, LIBRARY).is_some();
-    // SAFETY: opens a library of the system, and sets its handler of std::terminate().
+    // SAFETY: opens a library of the system, which is never closed, and sets its handler of std::terminate() to a function of
+    // this program.
     unsafe { native::cwebn_exceptions_watch(is_needed.into()) };
 }
 
 /// Makes uncaught exceptions of this process describable if a library of C++ is loaded.
 pub(super) fn watch_loaded() {
-    // SAFETY: sets the handler of std::terminate() of a loaded library.
+    // SAFETY: as in `watch`; nothing is opened.
     unsafe { native::cwebn_exceptions_watch(0) };
 }
 
@@ -49,14 +50,17 @@ pub fn last() -> Option<String> {
 /// process have no effect.
 pub fn observe(told: Observer) {
     if OBSERVER.set(told).is_ok() {
-        // SAFETY: `tell` is a function of this process.
+        // SAFETY: `tell` lives as long as the process, and the C code calls it with a C string.
         unsafe { native::cwebn_exceptions_observe(tell) };
     }
 }
 
 /// Passes a description on.
+///
+/// # Safety
+/// `text` is a C string.
 unsafe extern "C" fn tell(text: *const c_char) {
-    // SAFETY: the C code passes a C string.
+    // SAFETY: the caller's contract.
     let text = unsafe { CStr::from_ptr(text) }.to_string_lossy();
     if let Some(observer) = OBSERVER.get() {
         observer(&text);
@@ -65,7 +69,7 @@ unsafe extern "C" fn tell(text: *const c_char) {
 
 /// Prepares [`demangled`], which must work in a sandbox that opens no file.
 pub fn prepare_names() {
-    // SAFETY: opens a library of the system.
+    // SAFETY: as in `watch`.
     unsafe { native::cwebn_exceptions_watch(1) };
 }
 

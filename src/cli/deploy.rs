@@ -96,9 +96,9 @@ pub(super) fn run(args: &DeployArgs) -> ExitCode {
     failed.into_iter().max().map_or(ExitCode::SUCCESS, ExitCode::from)
 }
 
-/// Whether `file` has an author's tests and no module.
+/// Whether `file` has an author's tests and no module. A pipe counts as a module: its bytes can be read only once.
 pub(super) fn has_only_tests(file: &Path) -> bool {
-    !file.is_dir() && std::fs::read(file).is_ok_and(|source| project::has_only_tests(&source))
+    file.is_file() && std::fs::read(file).is_ok_and(|source| project::has_only_tests(&source))
 }
 
 /// The reason why a file of tests is not deployed.

@@ -38,7 +38,7 @@ pub(super) fn check(
     Ok(())
 }
 
-/// Checks that `domain` is not one of those for modules with a sanitizer.
+/// Checks that `domain` is not reserved for modules with a sanitizer.
 pub(super) fn check_reserved(domain: Option<&str>) -> Result<(), DeployError> {
     if !domain.is_some_and(sanitized::is_one) {
         return Ok(());

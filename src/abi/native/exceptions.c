@@ -47,12 +47,18 @@ static struct {
     _Bool (*do_catch)(const void *, const void *, void **, unsigned int);
     const void *exception_type;
 } cxx;
+/* Whether `cxx` is complete. Written under `lock` once; a reader without the lock must see the functions, so the store
+ * releases them and each such load acquires them. */
 static int is_known;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
 /* The description of the thread's last uncaught exception, and whether its SIGABRT is still to come. */
 THREAD_LOCAL char thrown[CWEBN_THROWN_BYTES];
 THREAD_LOCAL int is_coming;
+/* Whether the thread is in on_terminate. */
+THREAD_LOCAL int is_ending;
+/* The thread's exceptions; NULL if no call has needed them. */
+THREAD_LOCAL struct globals *globals;
 /* The return addresses from std::terminate() to the module's first function. */
 THREAD_LOCAL uint64_t thrown_frames[CWEBN_FRAMES_MAX];
 THREAD_LOCAL uint32_t thrown_frame_count;
@@ -73,6 +79,22 @@ void cwebn_thrown_settle(int signo, struct cwebn_trace *trace) {
         trace->frame_count = count + 1;
     }
     is_coming = 0;
+    is_ending = 0;
+}
+
+void cwebn_exceptions_prepare(void) {
+    if (globals == NULL && __atomic_load_n(&is_known, __ATOMIC_ACQUIRE)) {
+        globals = cxx.globals();
+    }
+}
+
+void cwebn_exceptions_release(void) {
+    is_coming = 0;
+    is_ending = 0;
+    if (globals != NULL) {
+        globals->caught = NULL;
+        globals->uncaught = 0;
+    }
 }
 
 static _Unwind_Reason_Code take_frame(struct _Unwind_Context *context, void *unused) {
@@ -156,14 +178,19 @@ static void describe(const void *type) {
 /* Ends the module's call: abort(3) is caught by its guard. Frames of the server own nothing here. */
 static void on_terminate(void) {
     const void *type = cxx.current_type();
-    thrown[0] = '\0';
-    thrown_frame_count = 0;
-    /* Nothing is unwound yet: the unwinder has found no handler. It stops at the server's frames, which have no tables. */
-    (void)_Unwind_Backtrace(take_frame, NULL);
-    if (type == NULL) {
-        append("called std::terminate(), as the destructor of a running std::thread does");
-    } else {
-        describe(type);
+    /* what() or the destructor of the exception has thrown. Neither may run again: each could throw for ever. */
+    int is_nested = is_ending;
+    is_ending = 1;
+    if (!is_nested) {
+        thrown[0] = '\0';
+        thrown_frame_count = 0;
+        /* Nothing is unwound yet: the unwinder has found no handler. It stops at the server's frames, which have no tables. */
+        (void)_Unwind_Backtrace(take_frame, NULL);
+        if (type == NULL) {
+            append("called std::terminate(), as the destructor of a running std::thread does");
+        } else {
+            describe(type);
+        }
     }
     void (*told)(const char *) = __atomic_load_n(&observer, __ATOMIC_ACQUIRE);
     if (told != NULL) {
@@ -174,8 +201,8 @@ static void on_terminate(void) {
         fprintf(stderr, "%s\n", thrown);
         fflush(stderr);
     }
-    if (type != NULL) {
-        /* Otherwise the exception would be the current one of the thread's next call. */
+    if (type != NULL && !is_nested) {
+        /* Frees the exception. cwebn_exceptions_release would leave its memory. */
         cxx.end_catch();
     }
     is_coming = 1;
@@ -200,7 +227,7 @@ void cwebn_exceptions_watch(int is_needed) {
     /* The library is never closed: its threads' exceptions outlive every module. */
     void *library = dlopen("libstdc++.so.6", RTLD_NOW | RTLD_LOCAL | (is_needed ? 0 : RTLD_NOLOAD));
     if (library != NULL && !is_known) {
-        is_known = find_all(library);
+        __atomic_store_n(&is_known, find_all(library), __ATOMIC_RELEASE);
     }
     if (is_known && cxx.get_terminate() == cxx.own_handler) {
         cxx.set_terminate(on_terminate);
@@ -210,5 +237,5 @@ void cwebn_exceptions_watch(int is_needed) {
 
 char *cwebn_demangle(const char *name) {
     int status = 0;
-    return is_known ? cxx.demangle(name, NULL, NULL, &status) : NULL;
+    return __atomic_load_n(&is_known, __ATOMIC_ACQUIRE) ? cxx.demangle(name, NULL, NULL, &status) : NULL;
 }

@@ -559,9 +559,13 @@ int cwebn_guard_own(void (*fn)(void *), void *arg, struct cwebn_fault *out) {
 int cwebn_guard_module(uintptr_t code, void (*fn)(void *), void *arg, struct cwebn_fault *out) {
     if (innermost == NULL) {
         errno = 0;
+        cwebn_exceptions_prepare();
     }
     int faulted = guarded(code, fn, arg, out);
     if (innermost == NULL) {
+        if (faulted != 0) {
+            cwebn_exceptions_release();
+        }
         cwebn_state_restore();
     }
     return faulted;

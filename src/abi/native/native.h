@@ -43,6 +43,17 @@ struct cwebn_trace;
  * return addresses replace those of `trace`, whose first frame stays. */
 void cwebn_thrown_settle(int signo, struct cwebn_trace *trace);
 
+/* Before an outermost call: finds the thread's exceptions for cwebn_exceptions_release, which must not allocate, because a
+ * fault may have left the lock of malloc(3) held. */
+void cwebn_exceptions_prepare(void);
+
+/*
+ * After a fault of an outermost call: forgets the exceptions that the thread has caught or is throwing, because the fault has
+ * jumped over the ends of their catches. Otherwise the thread's next call would have them. Their memory is not freed: a
+ * destructor could fail again.
+ */
+void cwebn_exceptions_release(void);
+
 /* Copies the description of the exception that caused the thread's last signal, without a NUL. Returns its length. */
 size_t cwebn_last_thrown(char *text, size_t size);
 

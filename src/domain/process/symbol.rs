@@ -232,7 +232,8 @@ fn elsewhere(mut file: File, arguments: Vec<String>) -> Option<String> {
 }
 
 /// The main function of the child, with the shared object as standard input: `cweb symbol OFFSET [MANGLED]` prints the file
-/// and line, a tab, and the function's name; `cweb symbol +OFFSET…` prints for each offset a line with its functions, the innermost first, separated by tabs.
+/// and line, a tab, and the function's name. `cweb symbol +OFFSET…` prints for each offset a line with its functions, the
+/// innermost first, separated by tabs.
 #[must_use]
 pub fn main(arguments: &[OsString]) -> ExitCode {
     let texts: Vec<&str> = arguments.iter().filter_map(|text| text.to_str()).take(OFFSETS_MAX).collect();

@@ -34,15 +34,15 @@ impl<'a> Matcher<'a> {
         if self.route.path == other.path {
             return true;
         }
-        let theirs = pattern::spellings(&other.path);
-        match &self.regex {
-            Some(regex) => theirs.iter().any(|path| regex.is_match(path)),
-            // A path may be written with its characters encoded.
-            None => {
-                pattern::is_literal(&other.path)
-                    && pattern::spellings(&self.route.path).iter().any(|own| theirs.contains(own))
-            }
+        if let Some(regex) = &self.regex {
+            return pattern::spellings(&other.path).iter().any(|path| regex.is_match(path));
         }
+        // Two different literal paths of ASCII have one spelling each.
+        if self.route.path.is_ascii() && other.path.is_ascii() || !pattern::is_literal(&other.path) {
+            return false;
+        }
+        let theirs = pattern::spellings(&other.path);
+        pattern::spellings(&self.route.path).iter().any(|own| theirs.contains(own))
     }
 }
 
