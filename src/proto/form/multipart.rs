@@ -222,7 +222,8 @@ mod tests {
         let body = b"--B\r\nContent-Disposition: form-data;\r\n name=\"a\";\r\n\tfilename=\"b\r\n c\"\r\n\
                      Content-Type: text/plain;\r\n charset=utf-8\r\nX: y\r\n\r\none\r\n--B--\r\n";
         assert_eq!(parts(body), (vec![("a".to_owned(), Some("b c".to_owned()), b"one".to_vec())], Ok(())));
-        let unquoted = b"--B\r\nContent-Disposition: form-data; name=\r\n \"a\"; filename=b\\\r\n\tc\r\n\r\none\r\n--B--";
+        let unquoted =
+            b"--B\r\nContent-Disposition: form-data; name=\r\n \"a\"; filename=b\\\r\n\tc\r\n\r\none\r\n--B--";
         assert_eq!(parts(unquoted).0, [("a".to_owned(), Some("b\\\tc".to_owned()), b"one".to_vec())]);
         let mut types = Vec::new();
         multipart(body, b"B", 1, |part| types.push(part.content_type)).unwrap();
