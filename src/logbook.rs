@@ -5,6 +5,7 @@
 //! told how many lines it has missed. Lock order: the lock is held for one line or one batch, and nothing is called under it
 //! but [`Watcher::wake`].
 
+use crossbeam::queue::ArrayQueue;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, TryLockError};
@@ -140,6 +141,24 @@ fn book() -> MutexGuard<'static, Book> {
     BOOK.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// The book, unless another thread has it.
+fn try_book() -> Option<MutexGuard<'static, Book>> {
+    match BOOK.try_lock() {
+        Ok(book) => Some(book),
+        Err(TryLockError::Poisoned(book)) => Some(book.into_inner()),
+        Err(TryLockError::WouldBlock) => None,
+    }
+}
+
+/// Limit on the lines in [`LATE`]; of further requests only the number is told.
+const LATE_MAX: usize = 1024;
+
+/// Lines about requests that came while another thread had the book: module and text.
+static LATE: LazyLock<ArrayQueue<(String, String)>> = LazyLock::new(|| ArrayQueue::new(LATE_MAX));
+
+/// Requests without a line, because [`LATE`] was full.
+static MISSED: AtomicU64 = AtomicU64::new(0);
+
 fn since_1970() -> std::time::Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
@@ -188,6 +207,38 @@ impl Buffer {
 }
 
 impl Book {
+    /// Adds the lines of [`LATE`].
+    fn add_late(&mut self) {
+        // Bounded: others may add lines meanwhile.
+        for _ in 0..LATE_MAX {
+            let Some((module, text)) = LATE.pop() else { return };
+            self.add_request(&module, &text);
+        }
+    }
+
+    fn add_request(&mut self, module: &str, text: &str) {
+        let bytes_max = self.bytes_max;
+        let Some(buffer) = self.buffers.get_mut(module).filter(|buffer| !buffer.tracers.is_empty()) else { return };
+        buffer.requests.left_out += MISSED.swap(0, Ordering::Relaxed);
+        let second = since_1970().as_secs();
+        if std::mem::replace(&mut buffer.requests.second, second) != second {
+            buffer.requests.written = 0;
+            let left_out = std::mem::take(&mut buffer.requests.left_out);
+            if left_out > 0 {
+                let text = format!(
+                    "{left_out} further requests are not listed: a module has at most {REQUEST_LINES_MAX} lines a second"
+                );
+                buffer.add(Kind::Request, &text, bytes_max);
+            }
+        }
+        if buffer.requests.written >= REQUEST_LINES_MAX {
+            buffer.requests.left_out += 1;
+            return;
+        }
+        buffer.requests.written += 1;
+        buffer.add(Kind::Request, text, bytes_max);
+    }
+
     fn buffer(&mut self, module: &str) -> &mut Buffer {
         if !self.buffers.contains_key(module) && self.buffers.len() >= MODULES_MAX {
             let silent = self.buffers.iter().filter(|(_, buffer)| buffer.watchers.is_empty());
@@ -219,38 +270,26 @@ pub fn is_traced() -> bool {
     TRACERS.load(Ordering::Relaxed) > 0
 }
 
-/// Adds a line about a request to `module`, if a reader of its lines wants it. It never waits: when another thread has the book, the
-/// line is one of those that are counted only.
+/// Adds a line about a request to `module`, if a reader of its lines wants it. It never waits: a line that comes while another
+/// thread has the book is added by the next [`request`] or [`settle`].
 pub fn request(module: &str, text: &str) {
-    static MISSED: AtomicU64 = AtomicU64::new(0);
-    let mut book = match BOOK.try_lock() {
-        Ok(book) => book,
-        Err(TryLockError::Poisoned(book)) => book.into_inner(),
-        Err(TryLockError::WouldBlock) => {
+    let Some(mut book) = try_book() else {
+        if LATE.push((module.to_owned(), text.to_owned())).is_err() {
             MISSED.fetch_add(1, Ordering::Relaxed);
-            return;
         }
-    };
-    let bytes_max = book.bytes_max;
-    let Some(buffer) = book.buffers.get_mut(module).filter(|buffer| !buffer.tracers.is_empty()) else { return };
-    buffer.requests.left_out += MISSED.swap(0, Ordering::Relaxed);
-    let second = since_1970().as_secs();
-    if std::mem::replace(&mut buffer.requests.second, second) != second {
-        buffer.requests.written = 0;
-        let left_out = std::mem::take(&mut buffer.requests.left_out);
-        if left_out > 0 {
-            let text = format!(
-                "{left_out} further requests are not listed: a module has at most {REQUEST_LINES_MAX} lines a second"
-            );
-            buffer.add(Kind::Request, &text, bytes_max);
-        }
-    }
-    if buffer.requests.written >= REQUEST_LINES_MAX {
-        buffer.requests.left_out += 1;
         return;
+    };
+    book.add_late();
+    book.add_request(module, text);
+}
+
+/// Adds the lines about requests that came while another thread had the book, unless it is taken again.
+pub fn settle() {
+    if !LATE.is_empty()
+        && let Some(mut book) = try_book()
+    {
+        book.add_late();
     }
-    buffer.requests.written += 1;
-    buffer.add(Kind::Request, text, bytes_max);
 }
 
 /// The name under which deployments are told to the pages of a server in development: that of no module.
@@ -352,11 +391,7 @@ pub fn unwatch(module: &str, key: u64) {
 /// At most `lines_max` lines of `module` behind number `last`; `None`: the book is being written, ask again.
 #[must_use]
 pub fn after(module: &str, last: u64, lines_max: usize) -> Option<Batch> {
-    let book = match BOOK.try_lock() {
-        Ok(book) => book,
-        Err(TryLockError::Poisoned(book)) => book.into_inner(),
-        Err(TryLockError::WouldBlock) => return None,
-    };
+    let book = try_book()?;
     Some(book.buffers.get(module).map_or(Batch { last, ..Batch::default() }, |buffer| buffer.after(last, lines_max)))
 }
 
@@ -403,6 +438,26 @@ mod tests {
 
     impl Watcher for Nobody {
         fn wake(&self) {}
+    }
+
+    #[test]
+    fn a_request_that_finds_the_book_taken_is_listed_later() {
+        struct Silent;
+        impl Watcher for Silent {
+            fn wake(&self) {}
+        }
+        let from = From { requests: true, ..From::default() };
+        let (watch, last) = super::watch("taken", from, Arc::new(Silent));
+        let taken = book();
+        std::thread::scope(|scope| scope.spawn(|| request("taken", "GET /late")).join()).unwrap();
+        drop(taken);
+        // Other tests take the book, too.
+        while !LATE.is_empty() {
+            settle();
+        }
+        let batch = std::iter::repeat_with(|| after("taken", last, 10)).flatten().next().unwrap();
+        assert_eq!(texts(&batch), ["GET /late"]);
+        unwatch("taken", watch);
     }
 
     #[test]

@@ -19,7 +19,7 @@ fn refused(server: &Server, source: &str, status: u16, text: &str) {
 }
 
 fn with_keep() -> Server {
-    let server = Server::with(&["--compile-timeout-ms", "6000"]);
+    let server = Server::start();
     server.deploy(&constant("keep", "/keep", "kept"));
     server
 }

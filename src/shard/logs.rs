@@ -173,6 +173,7 @@ impl Shard {
     /// Sends heartbeats, and looks again for lines on streams whose logbook was locked at the last look.
     pub(super) fn sweep_logs(&mut self, connections: &mut Connections) {
         let now_ms = self.now_ms;
+        logbook::settle();
         for stream in self.logs.states.values_mut().filter(|stream| stream.begun && !stream.ended) {
             if !stream.behind {
                 stream.go_on(connections);
