@@ -11,6 +11,8 @@ use std::str::FromStr;
 pub enum Reactor {
     /// io_uring, or epoll if the kernel refuses io_uring.
     Monoio,
+    /// The server's own runtime over io_uring, or monoio if the kernel can't keep polls armed.
+    Native,
     /// Not available in this build; the server refuses to start with an explanation.
     Glommio,
 }

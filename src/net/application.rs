@@ -11,6 +11,8 @@ pub enum ReactorKind {
     Monoio,
     /// monoio over epoll, where io_uring is refused.
     MonoioEpoll,
+    /// The server's own runtime over io_uring.
+    Native,
     /// glommio over io_uring.
     #[cfg(feature = "glommio")]
     Glommio,

@@ -12,6 +12,7 @@ mod connection;
 #[cfg(feature = "glommio")]
 mod glommio;
 mod monoio;
+mod native;
 #[cfg(feature = "glommio")]
 mod poller;
 
@@ -62,6 +63,10 @@ trait Runtime: Sized + 'static {
     /// Whether the runtime's waits need non-blocking descriptors.
     const NONBLOCKING: bool;
 
+    /// Whether [`Runtime::readable`] ends for new bytes only: then it must not be called after a receive that has filled its
+    /// buffer.
+    const ONLY_NEWS: bool;
+
     /// Runs `task` on this thread, beside the others.
     fn spawn(task: impl Future<Output = ()> + 'static);
 
@@ -108,8 +113,8 @@ struct Core<A, R: Runtime> {
 enum Received {
     /// `is_full`: the receive has filled the buffer, so more may be waiting.
     Delivered { is_full: bool },
-    /// This many bytes were discarded: the connection is being closed.
-    Discarded(usize),
+    /// This many bytes were discarded: the connection is being closed. `is_full` as above.
+    Discarded { count: usize, is_full: bool },
     /// The peer has sent FIN, and the application has been told.
     End,
 }
@@ -164,7 +169,7 @@ impl<A: Application, R: Runtime> Core<A, R> {
                 Ok(Received::End)
             }
             Ok(count) => match self.connections.incoming(conn) {
-                Incoming::Discarded => Ok(Received::Discarded(count)),
+                Incoming::Discarded => Ok(Received::Discarded { count, is_full: count == BUFFER_BYTES }),
                 Incoming::Plain => {
                     let bytes = buffer.get(HEADROOM..HEADROOM + count).unwrap_or_default();
                     self.event(Some(conn), |app, connections| app.data(connections, conn, bytes));
@@ -265,6 +270,7 @@ pub(super) fn run_with_timer<A: Application + 'static>(
     match kind {
         ReactorKind::Monoio => monoio::run_uring(core(app, waker), listeners, timer),
         ReactorKind::MonoioEpoll => monoio::run_epoll(core(app, waker), listeners, timer),
+        ReactorKind::Native => native::run(core(app, waker), listeners, timer),
         #[cfg(feature = "glommio")]
         ReactorKind::Glommio => glommio::run(core(app, waker), listeners, timer),
     }
@@ -288,6 +294,7 @@ fn core<A: Application, R: Runtime>(app: A, waker: &Arc<Waker>) -> SharedCore<A,
 pub(super) fn probe(kind: ReactorKind, rings: usize) -> io::Result<()> {
     match kind {
         ReactorKind::Monoio | ReactorKind::MonoioEpoll => monoio::probe(rings),
+        ReactorKind::Native => native::probe(rings),
         #[cfg(feature = "glommio")]
         ReactorKind::Glommio => glommio::probe(rings),
     }

@@ -126,6 +126,9 @@ fn kinds() -> Vec<ReactorKind> {
     if io_uring_available(ReactorKind::Monoio, 1).is_ok() {
         kinds.push(ReactorKind::Monoio);
     }
+    if io_uring_available(ReactorKind::Native, 1).is_ok() {
+        kinds.push(ReactorKind::Native);
+    }
     #[cfg(feature = "glommio")]
     if io_uring_available(ReactorKind::Glommio, 1).is_ok() {
         kinds.push(ReactorKind::Glommio);
@@ -426,15 +429,19 @@ fn unpollable() -> OwnedFd {
 
 #[test]
 fn a_wait_that_keeps_failing_does_not_spin() {
-    if io_uring_available(ReactorKind::Monoio, 1).is_err() {
-        return; // epoll refuses such a descriptor beforehand.
+    // epoll refuses such a descriptor beforehand.
+    for kind in kinds().into_iter().filter(|kind| [ReactorKind::Monoio, ReactorKind::Native].contains(kind)) {
+        failing_waits_of(kind);
     }
+}
+
+fn failing_waits_of(kind: ReactorKind) {
     let no_waker = Running::start_with(
-        ReactorKind::Monoio,
+        kind,
         Waker::with_descriptor(unpollable(), sys::eventfd().unwrap()),
         sys::timer(TICK).unwrap(),
     );
-    let no_timer = Running::start_with(ReactorKind::Monoio, Waker::new().unwrap(), unpollable());
+    let no_timer = Running::start_with(kind, Waker::new().unwrap(), unpollable());
     for server in [no_waker, no_timer] {
         let mut client = server.connect();
         std::thread::sleep(std::time::Duration::from_millis(300));
@@ -483,7 +490,7 @@ fn idle_bytes_max(kind: ReactorKind) -> usize {
         // The connection's pending receive has a buffer of its own.
         #[cfg(feature = "glommio")]
         ReactorKind::Glommio => 4096,
-        ReactorKind::Monoio | ReactorKind::MonoioEpoll => 2048,
+        ReactorKind::Monoio | ReactorKind::MonoioEpoll | ReactorKind::Native => 2048,
     }
 }
 

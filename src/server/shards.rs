@@ -148,6 +148,13 @@ fn start_executors(config: &Config, free_cores: Vec<CoreId>) -> Result<Executors
 fn reactor(config: &Config) -> ReactorKind {
     let kind = match config.reactor {
         Reactor::Monoio => ReactorKind::Monoio,
+        Reactor::Native => match net::io_uring_available(ReactorKind::Native, config.shards) {
+            Ok(()) => return ReactorKind::Native,
+            Err(reason) => {
+                tracing::warn!("--reactor native is not available ({reason}): using monoio");
+                ReactorKind::Monoio
+            }
+        },
         #[cfg(feature = "glommio")]
         Reactor::Glommio => ReactorKind::Glommio,
         // Config::load refuses this setting.

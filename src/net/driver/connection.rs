@@ -64,7 +64,8 @@ async fn receive<A: Application + 'static, R: Runtime>(
             false => Poll::Pending,
         })
         .await;
-        let received = match R::readable(stream).await {
+        let ready = if is_bulk && R::ONLY_NEWS { Ok(()) } else { R::readable(stream).await };
+        let received = match ready {
             Ok(()) => {
                 if has_handshake {
                     handshake_turn(core, conn).await;
@@ -78,8 +79,8 @@ async fn receive<A: Application + 'static, R: Runtime>(
         };
         match received {
             Ok(Received::Delivered { is_full }) => is_bulk = is_full,
-            Ok(Received::Discarded(count)) => {
-                discarded += count;
+            Ok(Received::Discarded { count, is_full }) => {
+                (discarded, is_bulk) = (discarded + count, is_full);
                 if discarded > DISCARDED_BYTES_MAX {
                     // Closing at once would make the kernel reset the connection before the peer has read the answer. The
                     // receive window fills up instead, until the time for lingering is over.
@@ -92,7 +93,8 @@ async fn receive<A: Application + 'static, R: Runtime>(
                 until(core, conn, Connections::is_finished).await;
                 return CloseReason::Peer;
             }
-            Err(error) if [io::ErrorKind::Interrupted, io::ErrorKind::WouldBlock].contains(&error.kind()) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => is_bulk = false,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return CloseReason::Error(error.raw_os_error().unwrap_or(libc::EIO)),
         }
     }

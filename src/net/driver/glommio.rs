@@ -59,6 +59,7 @@ impl Runtime for Glommio {
 
     // io_uring returns EAGAIN on a non-blocking socket instead of waiting.
     const NONBLOCKING: bool = false;
+    const ONLY_NEWS: bool = false;
 
     fn spawn(task: impl Future<Output = ()> + 'static) {
         // glommio runs a new task at once, up to its first wait. The spawning code may itself be a task.

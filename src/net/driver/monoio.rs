@@ -51,6 +51,7 @@ impl<const EPOLL: bool> Runtime for Monoio<EPOLL> {
 
     // io_uring returns EAGAIN on a non-blocking socket instead of waiting; epoll needs non-blocking sockets.
     const NONBLOCKING: bool = EPOLL;
+    const ONLY_NEWS: bool = false;
 
     fn spawn(task: impl Future<Output = ()> + 'static) {
         drop(::monoio::spawn(task));
