@@ -34,6 +34,7 @@ mod socket_numbers;
 pub mod stream;
 pub mod testing;
 pub mod types;
+pub mod uncancelled;
 pub mod visible;
 pub mod websocket;
 mod work_ticket;

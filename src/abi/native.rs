@@ -248,6 +248,8 @@ unsafe extern "C" {
     pub(super) fn cwebn_last_trace(out: *mut RawTrace);
     pub(super) fn cwebn_guard_exit(code: c_int) -> !;
     pub(super) fn cwebn_guard_active() -> c_int;
+    pub(super) fn cwebn_cancel_forbid() -> c_int;
+    pub(super) fn cwebn_cancel_restore(before: c_int);
     pub(super) fn cwebn_legacy_services() -> *const c_void;
     pub(super) fn cwebn_call_handler(
         handler: HandlerFn,
