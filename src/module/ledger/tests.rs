@@ -331,7 +331,10 @@ fn what_a_crash_has_left_is_removed_at_the_start() {
     for left in ["shop.7.new", ".versions/shop.8.new"] {
         fs::write(home.path().join(left), "half").unwrap();
     }
+    // Not the server's.
+    fs::create_dir(home.path().join("old.new")).unwrap();
     let ledger = InFiles::open(&home);
+    fs::remove_dir(home.path().join("old.new")).unwrap();
     assert_eq!(fs::read_dir(home.path()).unwrap().count(), 2, "the record, and the directory of versions");
     assert_eq!(fs::read_dir(home.path().join(".versions")).unwrap().count(), 1);
     assert_eq!((names(&*ledger), numbers(&*ledger, "shop")), (vec!["shop".to_owned()], vec![1]));

@@ -182,7 +182,11 @@ fn unfolded_lines(head: &[u8]) -> impl Iterator<Item = &[u8]> {
 /// encoding); `%22` stays as it is, because other clients mean these three characters.
 fn unquote(value: &[u8]) -> Cow<'_, [u8]> {
     let value = value.get(..value_length(value)).unwrap_or_default();
-    let Some(inner) = value.strip_prefix(b"\"") else { return Cow::Borrowed(value.trim_ascii()) };
+    let Some(inner) = value.strip_prefix(b"\"") else {
+        // A token ends at a fold.
+        let value = value.trim_ascii();
+        return Cow::Borrowed(value.split(|byte| matches!(byte, b'\r' | b'\n')).next().unwrap_or_default());
+    };
     let inner = inner.strip_suffix(b"\"").unwrap_or(inner);
     if memchr::memchr2(b'\\', b'\n', inner).is_none() {
         return Cow::Borrowed(inner);
@@ -220,6 +224,8 @@ mod tests {
         let body = b"--B\r\nContent-Disposition: form-data;\r\n name=\"a\";\r\n\tfilename=\"b\r\n c\"\r\n\
                      Content-Type: text/plain;\r\n charset=utf-8\r\nX: y\r\n\r\none\r\n--B--\r\n";
         assert_eq!(parts(body), (vec![("a".to_owned(), Some("b c".to_owned()), b"one".to_vec())], Ok(())));
+        let tokens = b"--B\r\nContent-Disposition: form-data; name=a\r\n b ; filename=c\r\n\td\r\n\r\none\r\n--B--\r\n";
+        assert_eq!(parts(tokens), (vec![("a".to_owned(), Some("c".to_owned()), b"one".to_vec())], Ok(())));
         let mut types = Vec::new();
         multipart(body, b"B", 1, |part| types.push(part.content_type)).unwrap();
         assert_eq!(types, [Some(&b"text/plain"[..])]);
