@@ -40,6 +40,17 @@ fn main() {
     }
     build.compile("cweb_native");
 
+    // With unwind tables: a handler of std::terminate() follows the stack to the place of the throw.
+    cc::Build::new()
+        .include("include")
+        .std("gnu11")
+        .warnings(true)
+        .extra_warnings(true)
+        .flag("-fno-omit-frame-pointer")
+        .flag("-fasynchronous-unwind-tables")
+        .file("src/abi/native/exceptions.c")
+        .compile("cweb_exceptions");
+
     // With the headers of the older generation, for the comparison of layouts.
     cc::Build::new()
         .include("include/legacy")

@@ -91,8 +91,8 @@ fn a_test_that_misbehaves_fails_alone() {
         &said,
         &[
             ("crashes", "SIGSEGV at address 0x8"),
-            ("crashes", "hostile.c:30)"),
-            ("aborts", "called abort()"),
+            ("crashes", "hostile.c:30: crashes: the test failed: SIGSEGV"),
+            ("aborts", "the test failed: called abort()"),
             ("exits", "the test called exit(0)"),
             ("ends_its_process", "ended with code 0 before the test did"),
             ("kills_itself", "ended by signal 9"),
@@ -101,7 +101,7 @@ fn a_test_that_misbehaves_fails_alone() {
             ("overflows_its_stack", "stack overflow"),
             ("prints_megabytes", "hostile.c:74: after all of it"),
             ("prints_megabytes", "more bytes are left out"),
-            ("a_handler_crashes", "a handler (GET /crash) failed: SIGSEGV at address 0x0 at crash+0x"),
+            ("a_handler_crashes", ": crash: a handler (GET /crash) failed: SIGSEGV at address 0x0"),
             ("a_thread_fails", "hostile.c:91: on a thread"),
         ],
     );
@@ -119,7 +119,9 @@ fn wrong_uses_and_builds_that_fail_have_an_exit_code_of_their_own() {
     let dir = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
     write("none.c", &support::constant("none", "/none", "x"));
-    write("broken.c", "#include <cweb_test.h>\nCWEB_TEST(x) { nonsense(); }\n");
+    let tests = "#include <cweb_test.h>\nCWEB_TEST(x) { nonsense(); }\n";
+    write("broken.c", &(tests.to_owned() + &support::constant("broken", "/broken", "x")));
+    write("alone_test.c", tests);
     write(
         "constructor.c",
         &format!(
@@ -130,6 +132,7 @@ fn wrong_uses_and_builds_that_fail_have_an_exit_code_of_their_own() {
     for (args, words) in [
         (&["test", "none.c"][..], "none.c has no tests: #include <cweb_test.h>"),
         (&["test", "broken.c"], "broken.c:2:"),
+        (&["test", "alone_test.c"], "has tests (CWEB_TEST) and no module"),
         (&["test", "constructor.c"], "while it was loaded"),
         (&["test", "absent.c"], "absent.c"),
         (&["test"], "required"),
@@ -246,5 +249,149 @@ fn starters_have_tests_that_pass_and_are_deployed_without_them() {
         let has = |text: &[u8]| bytes.windows(text.len()).any(|window| window == text);
         assert!(has(b"cweb_module_abi"), "{}", object.display());
         assert!(!has(b"greets_who_is_named") && !has(b"Hello, you!"), "{}", object.display());
+    }
+}
+
+/// An uncaught exception has its type and its text, also after others, and faults have the author's names and lines.
+#[test]
+fn exceptions_and_faults_are_told_with_their_places() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    };
+    let handler = |name: &str, body: &str| {
+        format!(
+            "static int {name}(struct cweb_context *c, http_request_t *q, http_response_t *r) {{ (void)c, (void)q, (void)r;\n{body}\nreturn 0; }}\n"
+        )
+    };
+    let routes = |names: &[&str]| {
+        let all: Vec<String> = names.iter().map(|name| format!("{{\"/{name}\", \"GET\", {name}, NONE}}")).collect();
+        let (all, size) = (all.join(", "), names.len());
+        format!(
+            "export module_t config = {{.name = \"thrower\", .author = \"t\", .routes = {{{all}}}, .size = {size}}};\n"
+        )
+    };
+    let ask = |name: &str| format!("cweb_test_request(\"GET\", \"/{name}\", NULL, NULL);");
+    let names = ["boom", "bam", "text", "number", "ended"];
+    let source = [
+        "#include <cweb.h>\n#include <stdexcept>\n#include <string>\n#include <thread>\n".to_owned(),
+        "namespace shop { struct Cart { void add(int); }; __attribute__((noinline)) void Cart::add(int n) {\n"
+            .to_owned(),
+        "if (n) throw std::runtime_error(\"no room\"); } }\n".to_owned(),
+        "#include \"../inc/deep.h\"\n".to_owned(),
+        handler("boom", "shop::Cart().add(1);"),
+        handler("bam", "throw std::out_of_range(\"second\\nline\");"),
+        handler("text", "throw \"plain\";"),
+        handler("number", "throw 5;"),
+        handler("ended", "std::terminate();"),
+        handler("deep", "down((volatile int *)8);"),
+        routes(&[&names[..], &["deep"]].concat()),
+    ];
+    write("p/src/main.cpp", &source.concat());
+    write("p/inc/deep.h", "static inline void down(volatile int *at) {\n  *at = 1;\n}\n");
+    let all: Vec<String> = names.iter().map(|name| ask(name)).collect();
+    let tests = format!(
+        "#include <cweb_test.h>\nCWEB_TEST(throws) {{ {} }}\nCWEB_TEST(crashes_below) {{ {} }}\nCWEB_TEST(measures) {{\n  \
+         const char *volatile from = (const char *)8; volatile size_t length = strlen(from); (void)length;\n}}\n",
+        all.join(" "),
+        ask("deep")
+    );
+    write("p/tests/all.c", &tests);
+    let (code, said) = cweb(dir.path(), &["test", "p"]);
+    assert_eq!(code, 1, "{said}");
+    expect_failed(
+        &said,
+        &[
+            (
+                "throws",
+                "src/main.cpp:6: shop::Cart::add: a handler (GET /boom) failed: uncaught exception std::runtime_error: no room",
+            ),
+            ("throws", "bam: a handler (GET /bam) failed: uncaught exception std::out_of_range: second line"),
+            ("throws", "text: a handler (GET /text) failed: uncaught exception char const*: plain"),
+            ("throws", "number: a handler (GET /number) failed: uncaught exception int: 5"),
+            ("throws", "ended: a handler (GET /ended) failed: called std::terminate()"),
+            ("crashes_below", "inc/deep.h:2: down: a handler (GET /deep) failed: SIGSEGV at address 0x8"),
+            ("measures", "tests/all.c:5: measures: the test failed: SIGSEGV at address 0x8"),
+        ],
+    );
+    // A single source and its tests keep the directory that the command names.
+    write(
+        "sub/one.c",
+        &("#include <cweb.h>\n".to_owned() + &handler("one", "*(volatile int *)8 = 1;") + &routes(&["one"])),
+    );
+    write(
+        "sub/one_test.c",
+        &format!("#include <cweb_test.h>\nCWEB_TEST(a) {{ {} CWEB_ASSERT_EQ(1, 2); }}\n", ask("one")),
+    );
+    let (_, said) = cweb(dir.path(), &["test", "sub/one.c"]);
+    expect_failed(
+        &said,
+        &[("a", "      sub/one.c:3: one: a handler"), ("a", "      sub/one_test.c:2: 1 is 1, expected 2")],
+    );
+    // A constructor: the check, the deployment and the tests tell the cause.
+    let failing = "struct T { T() { throw std::runtime_error(\"no configuration\"); } };\nstatic T t;\n";
+    let hello = handler("hello", "");
+    write(
+        "c.cpp",
+        &["#include <cweb_test.h>\n#include <stdexcept>\n", failing, &hello, &routes(&["hello"]), "CWEB_TEST(a) {}\n"]
+            .concat(),
+    );
+    let server = Server::start();
+    for args in [vec!["check", "c.cpp"], vec!["deploy", "c.cpp", "--server", &server.addr], vec!["test", "c.cpp"]] {
+        let (code, said) = cweb(dir.path(), &args);
+        assert!(
+            code != 0 && said.contains("uncaught exception std::runtime_error: no configuration"),
+            "{args:?}: {said}"
+        );
+    }
+    // A server tells it in the answer, the log and the crash report, each time.
+    write("d.cpp", &[source[0].clone(), source[5].clone(), source[8].clone(), routes(&["bam", "ended"])].concat());
+    let (code, said) = cweb(dir.path(), &["deploy", "d.cpp", "--server", &server.addr]);
+    assert_eq!(code, 0, "{said}");
+    for _ in 0..3 {
+        for (path, words) in
+            [("/ended", "called std::terminate()"), ("/bam", "uncaught exception std::out_of_range: second line")]
+        {
+            let answer = server.get(path);
+            assert!(answer.status == 500 && answer.text().contains(words), "{}", answer.text());
+        }
+    }
+    server.expect_log("uncaught exception std::out_of_range: second line");
+}
+
+/// A fault in a `catch`, and an exception whose `what()` or destructor throws, end their own call only.
+#[test]
+fn an_exception_ends_with_its_call() {
+    let source = r#"#include <cweb.h>
+#include <exception>
+struct Deep : std::exception { const char *what() const noexcept override { throw Deep(); } };
+struct Last { ~Last() { throw 1; } };
+#define HANDLER(name, ...) static int name(struct cweb_context *c, http_request_t *q, http_response_t *r) { \
+  (void)c, (void)q, (void)r; __VA_ARGS__ return 0; }
+HANDLER(caught, try { throw 7; } catch (...) { *(volatile int *)8 = 1; })
+HANDLER(current, snprintf(r->body, HTTP_RESPONSE_SIZE, "%d %d", std::current_exception() != nullptr, std::uncaught_exceptions());)
+HANDLER(deep, throw Deep();)
+HANDLER(last, throw Last();)
+export module_t config = {.name = "catcher", .author = "t", .routes = {{"/caught", "GET", caught, NONE},
+  {"/current", "GET", current, NONE}, {"/deep", "GET", deep, NONE}, {"/last", "GET", last, NONE}}, .size = 4};
+"#;
+    // Without a process of its own, the thread that had the fault has the next call, too.
+    let server = Server::with(&["--isolation", "none", "--shards", "1", "--executors-max", "1"]);
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("e.cpp"), source).unwrap();
+    let (code, said) = cweb(dir.path(), &["deploy", "e.cpp", "--server", &server.addr]);
+    assert_eq!(code, 0, "{said}");
+    for _ in 0..3 {
+        for (path, words) in [
+            ("/caught", "SIGSEGV at address 0x8"),
+            ("/deep", "uncaught exception Deep"),
+            ("/last", "uncaught exception Last"),
+        ] {
+            let answer = server.get(path);
+            assert!(answer.status == 500 && answer.text().contains(words), "{path}: {}", answer.text());
+            assert_eq!(server.get("/current").text(), "0 0", "after {path}");
+        }
     }
 }

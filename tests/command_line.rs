@@ -241,3 +241,55 @@ fn a_command_whose_output_nobody_reads_ends_without_a_word() {
     let (status, told) = (text(&output.stdout), text(&output.stderr));
     assert!(told.is_empty() && ["0", "141"].contains(&status.trim()), "{status} {told}");
 }
+
+#[test]
+fn files_with_tests_and_no_module_are_skipped() {
+    let (server, dir) = (Server::start(), tempfile::tempdir().unwrap());
+    let run = |args: &[&str]| {
+        let output = cweb(dir.path(), args, &[("CWEB_SERVER", server.addr.as_str())]);
+        (output.status.code(), text(&output.stdout) + &text(&output.stderr))
+    };
+    let tests = "#include <cweb_test.h>\nCWEB_TEST(greets) { CWEB_ASSERT_EQ(1, 1); }\n";
+    std::fs::write(dir.path().join("greet.c"), GREETING).unwrap();
+    std::fs::write(dir.path().join("greet_test.c"), tests).unwrap();
+    // A module may have this name, and a module may have its tests in its source.
+    std::fs::write(dir.path().join("speed_test.c"), support::constant("speed", "/speed", "fast") + tests).unwrap();
+    let files = ["greet.c", "greet_test.c", "speed_test.c"];
+    let (code, said) = run(&[&["deploy"], &files[..]].concat());
+    assert!(code == Some(0) && said.contains("2 of 2 deployed"), "{said}");
+    assert!(said.contains("skipped greet_test.c: the file has tests and no module; cweb test runs them"), "{said}");
+    assert_eq!([server.get("/greet").text(), server.get("/speed").text()], ["hi", "fast"]);
+    let (code, said) = run(&[&["check"], &files[..]].concat());
+    assert!(code == Some(0) && said.contains("skipped greet_test.c: ") && said.contains("ok speed_test.c"), "{said}");
+    // A pipe can be read only once.
+    let piped = "cat greet.c | \"$0\" check /dev/stdin";
+    let output = Command::new("sh").args(["-c", piped, env!("CARGO_BIN_EXE_cweb")]).current_dir(dir.path()).output();
+    let output = output.unwrap();
+    assert!(output.status.success(), "{}", text(&output.stdout) + &text(&output.stderr));
+    let (code, said) = run(&["deploy", "greet_test.c"]);
+    assert!(code == Some(1) && said.contains("greet_test.c: the file has tests and no module"), "{said}");
+    // A client that sends the file gets the reason from the server.
+    let answer = server.post("/mgnt", tests.as_bytes());
+    assert!(answer.status == 422 && answer.text().contains("has tests (CWEB_TEST) and no module"), "{}", answer.text());
+}
+
+#[test]
+fn a_module_has_its_own_name_in_all_messages() {
+    let (server, dir) = (Server::start(), tempfile::tempdir().unwrap());
+    let run = |args: &[&str]| {
+        let output = cweb(dir.path(), args, &[("CWEB_SERVER", server.addr.as_str())]);
+        text(&output.stdout) + &text(&output.stderr)
+    };
+    std::fs::write(dir.path().join("n.c"), support::constant("größe", "/n", "x")).unwrap();
+    let said = run(&["deploy", "n.c"]);
+    assert!(said.contains("n.c: module größe (") && said.contains("/mgnt/gr%C3%B6%C3%9Fe"), "{said}");
+    assert!(run(&["versions", "größe"]).contains("live"), "{}", run(&["versions", "größe"]));
+    for name in [".", ".."] {
+        std::fs::write(dir.path().join("n.c"), support::constant(name, "/n", "x")).unwrap();
+        let said = run(&["deploy", "n.c"]);
+        assert!(said.contains("refused") && said.contains("give the module another name"), "{said}");
+        std::fs::write(dir.path().join("n.c"), support::constant("n", "/n", "x")).unwrap();
+        let said = run(&["deploy", "n.c", "--domain", name]);
+        assert!(said.contains("a domain's name is 1 to 64"), "{said}");
+    }
+}

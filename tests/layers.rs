@@ -310,3 +310,24 @@ fn thread_local_state_is_made_before_a_thread_takes_calls() {
     ];
     assert_eq!(holders, prepared, "add a `ready` to the new file, call it in prepare_thread, and list the file here");
 }
+
+/// A file of tests that no program names would never run: Cargo.toml turns the search for them off.
+#[test]
+fn every_file_of_tests_is_in_a_program() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |name: &str| std::fs::read_to_string(root.join(name)).unwrap();
+    let (modules, programs) = (read("tests/e2e.rs"), read("Cargo.toml"));
+    let mut count = 0;
+    for entry in std::fs::read_dir(root.join("tests")).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_str().unwrap();
+        if path.extension().is_none_or(|extension| extension != "rs") && !path.join("mod.rs").exists() {
+            continue;
+        }
+        count += 1;
+        let is_module = modules.lines().any(|line| line == format!("mod {name};"));
+        let is_program = programs.contains(&format!("path = \"tests/{name}.rs\""));
+        assert!(is_module || is_program, "tests/{name} is in no program: add \"mod {name};\" to tests/e2e.rs");
+    }
+    assert!(count > 50, "only {count} files of tests found");
+}

@@ -502,3 +502,94 @@ fn projects_of_every_shape_are_deployed_from_their_directory() {
     let (done, said) = deploy();
     assert!(done && said.contains("unchanged"), "{said}");
 }
+
+/// `cweb check` knows all reasons of a deployment that are in the files, in the same words.
+#[test]
+fn what_a_deployment_refuses_the_check_refuses_with_the_same_words() {
+    let (server, work) = (Server::start(), tempfile::tempdir().unwrap());
+    fs::create_dir(work.path().join("shop")).unwrap();
+    let job = "static int run(struct cweb_context *c, const job_payload_t *p, job_ctx_t *j) { (void)c, (void)p, (void)j; return 0; }";
+    let fields = ".jobs = {{.name = \"sum\", .run = run}}, .job_size = 1";
+    let source = |routes: &str, size, more: &str| {
+        support::module("shop", &format!("{job}\nHANDLER(h, \"x\")"), routes, size, &format!("{fields}, {more}"))
+    };
+    let plain = source("{\"/shop\", \"GET\", h, NONE}", 1, "");
+    let large = format!("[settings]\nA = \"{}\"\n", "x".repeat(64 * 1024 + 1));
+    let hidden = source("{\"/shop/.*\", \"GET\", h, NONE}, {\"/shop/1\", \"GET\", h, NONE}", 2, "");
+    let costly = source("{\"/(x{1,200}.*y{1,200}){1,20}\", \"GET\", h, NONE}", 1, "");
+    let mounted = source("{\"/shop\", \"GET\", h, NONE}", 1, ".mounts = {{\"/x\", \"../etc\"}}, .mount_size = 1");
+    let wrong = "[[schedules]]\njob = \"sum\"\ncron = \"nonsense\"\n[[schedules]]\njob = \"none\"\ncron = \"@daily\"\n";
+    for (source, settings, words) in [
+        (&plain, wrong, &["module.toml:3: schedules: cron: ", "module.toml:5: schedules: job: the module has no"][..]),
+        (&plain, "domain = \".\"", &["(and not . or ..), not \".\""]),
+        (&plain, "domain = \"a b\"", &["a domain's name is 1 to 64 of"]),
+        (&plain, "domain = \"sanitized-x\"", &["are reserved for modules with a sanitizer"]),
+        (&plain, large.as_str(), &["module.toml: settings: the value of A has more than 65536 bytes"]),
+        (&costly, "", &["of states"]),
+        (&mounted, "", &["mounts[0]: the directory \"../etc\" is empty or has \"..\" in it"]),
+        (&plain.replace("\"shop\"", "\"..\""), "", &["config.name is \"..\""]),
+    ] {
+        fs::write(work.path().join("shop/main.c"), source).unwrap();
+        fs::write(work.path().join("shop/module.toml"), settings).unwrap();
+        for args in [vec!["check", "shop"], vec!["deploy", "shop", "--server", &server.addr]] {
+            let (done, said) = cweb(&args, work.path(), &[]);
+            assert!(!done && words.iter().all(|words| said.contains(words)), "{args:?} {words:?}: {said}");
+        }
+    }
+    // The warnings, too.
+    fs::write(work.path().join("shop/main.c"), hidden).unwrap();
+    for args in [vec!["check", "shop"], vec!["deploy", "shop", "--server", &server.addr]] {
+        let (done, said) = cweb(&args, work.path(), &[]);
+        assert!(done && said.contains("GET /shop/1 is never called"), "{args:?}: {said}");
+    }
+    // `cweb config set` has the same limit and the same words.
+    let value = "x".repeat(64 * 1024 + 1);
+    let (done, said) =
+        cweb(&["config", "set", "shop", &format!("A={value}"), "--server", &server.addr], work.path(), &[]);
+    assert!(!done && said.contains("the value of A has more than 65536 bytes"), "{said}");
+}
+
+#[test]
+fn the_linker_names_the_authors_files() {
+    let (server, work) = (Server::start(), tempfile::tempdir().unwrap());
+    for dir in ["shop/src", "shop/inc"] {
+        fs::create_dir_all(work.path().join(dir)).unwrap();
+    }
+    let write = |name: &str, text: &str| fs::write(work.path().join("shop").join(name), text).unwrap();
+    write("src/main.c", &constant("shop", "/shop", "open"));
+    write("inc/shared.h", "int shared = 1;\n");
+    let source =
+        |own: &str| format!("#include \"../inc/shared.h\"\nint twice(int x);\nint twice(int x) {{ return {own}; }}\n");
+    write("src/a.c", &source("x"));
+    write(
+        "src/b.c",
+        &(source("x + helper()").replace("int twice(int x);", "int twice(int x); int helper(void); void *at(void);")
+            + "void *at(void) { static void *all[] = {(void *)helper}; return all; }\n"),
+    );
+    for args in [vec!["check", "shop"], vec!["deploy", "shop", "--server", &server.addr]] {
+        let (done, said) = cweb(&args, work.path(), &[]);
+        for words in [
+            "\nsrc/b.c:3: error: multiple definition of 'twice'; make one of them static, or rename it\nsrc/a.c:3: note: first defined here\n",
+            "\ninc/shared.h:1: error: multiple definition of 'shared', by src/a.c and src/b.c; declare it there with extern",
+            "\nsrc/b.c:3: error: 'helper' is declared, but defined nowhere",
+        ] {
+            assert!(!done && said.contains(words), "{args:?} {words}: {said}");
+        }
+        assert!(!said.contains("scratch") && !said.contains(".cweb/"), "{said}");
+    }
+}
+
+#[test]
+fn letters_beyond_ascii_in_a_route_match_what_clients_send() {
+    let server = Server::start();
+    let routes = "{\"/größe\", \"GET\", a, NONE}, {\"/größe/:id\", \"GET\", b, NONE}";
+    let code = "HANDLER(a, \"plain\")\nHANDLER(b, \"named\")";
+    server.deploy(&support::module("g", code, routes, 2, ""));
+    for path in ["/gr%C3%B6%C3%9Fe", "/gr%c3%b6%c3%9fe", "/größe"] {
+        assert_eq!(server.get(path).text(), "plain", "{path}");
+        assert_eq!(server.get(&format!("{path}/7?x=1")).text(), "named", "{path}");
+    }
+    assert_eq!(server.get("/gr%C3%B6sse").status, 404);
+    let other = server.try_deploy(&constant("other", "/gr%C3%B6%C3%9Fe", "x"));
+    assert!(other.status == 409 && other.text().contains("already served by module g"), "{}", other.text());
+}

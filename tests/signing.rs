@@ -1,6 +1,6 @@
 //! Who may deploy what: modules of other keys, and signed sources.
 
-use crate::support::{Server, constant, cweb};
+use crate::support::{Server, constant, cweb, eventually};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -129,4 +129,34 @@ fn sources_are_signed_by_those_who_are_trusted() {
     server.stop();
     let (done, said) = cweb(&["serve", "--port", "0", "--data-dir", ".", "--trusted-signers", "trusted"], path, &[]);
     assert!(!done && said.contains("line 1: write NAME ed25519 KEY"), "{said}");
+}
+
+/// A command that runs until it is dropped.
+struct Running(std::process::Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn dev_signs_what_it_deploys() {
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let path = dir.path();
+    let (done, said) = cweb(&["keygen", "--signing", "alice"], path, &[]);
+    assert!(done, "{said}");
+    fs::write(path.join("trusted"), said.lines().next().unwrap().to_owned() + "\n").unwrap();
+    let server = Server::on(&dir, &["--trusted-signers", path.join("trusted").to_str().unwrap()], &[]);
+    project(path, "one");
+    let out = path.join("out");
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_cweb"));
+    command.args(["dev", "shop", "--sign", "alice.key", "--server", &server.addr]).current_dir(path);
+    let _dev = Running(command.stdout(fs::File::create(&out).unwrap()).spawn().unwrap());
+    eventually("the project is served", || server.get("/shop").text() == "one");
+    project(path, "two");
+    eventually("the change is served", || server.get("/shop").text() == "two");
+    let (done, said) = cweb(&["dev", "shop", "--sign", "trusted", "--server", &server.addr], path, &[]);
+    assert!(!done && said.contains("not a key of cweb keygen --signing"), "{said}");
 }

@@ -539,8 +539,8 @@ fn a_thousand_idle_subscribers_cost_little_and_one_too_many_is_told() {
     // A page of shared memory, the connection, the answer, and the module's name for it.
     assert!((1..32 * 1024).contains(&each), "{each} bytes a subscriber");
     println!("{each} bytes a subscriber");
-    // Those that rest give the page back. The bound leaves room for threads that have started meanwhile; what one costs on a
-    // quiet machine, less than 4 KiB, is measured by `bench/subscribers.py`.
+    // Idle streams give the page back. The bound leaves room for threads that have started meanwhile. `bench/subscribers.py`
+    // measures the cost of a stream on a quiet machine: less than 4 KiB.
     let mut each = 0;
     eventually("what an idle subscriber costs", || {
         each = resident(&server).saturating_sub(before) / (MOST as u64 - 50);

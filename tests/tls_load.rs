@@ -159,7 +159,7 @@ fn delays_beside(authority: &Authority, server: &Server, at_once: usize) -> Stri
     format!("median {} µs, p99 {} µs, longest {} µs", took[2000], took[3960], took[3999])
 }
 
-/// `cargo test --release --test e2e tls_load::beside -- --ignored --nocapture`
+/// `cargo test --release --test e2e tls_load::measures_others -- --ignored --nocapture`
 #[test]
 #[ignore = "measures; for a quiet machine and the release build"]
 fn measures_others_beside_handshakes() {

@@ -54,7 +54,7 @@ def measure(server, case, seconds):
 
 
 def takes_part(server, case):
-    # What computes is no inline handler.
+    # A handler that computes is no inline handler.
     return (server.cases is None or case in server.cases) and not ("SHA" in case and server.name in CWEB and server.kind == "inline")
 
 

@@ -12,6 +12,7 @@ pub mod crypto;
 pub mod database;
 mod encoding;
 pub mod events;
+pub mod exceptions;
 pub mod files;
 pub mod frame;
 pub mod guard;

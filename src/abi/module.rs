@@ -14,9 +14,10 @@ use super::manifest::{APP_FLAGS, Api, JobDecl, Limits, Manifest, RouteDecl, WebS
 use super::module_token::ModuleToken;
 use super::settings::Settings;
 use super::types::{ABI_VERSION, Callee, Context, HandlerFn, HookFn, JobCancelFn, JobRunFn, MessageFn, SocketFn};
-use super::{host, native};
+use super::{exceptions, host, native};
 use std::any::Any;
-use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
@@ -229,10 +230,17 @@ pub enum OpenError {
 /// See [`OpenError`].
 pub fn open(path: &Path) -> Result<OpenModule, OpenError> {
     use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
+    exceptions::watch(path);
+    let name = CString::new(path.as_os_str().as_bytes()).map_err(|error| OpenError::Loader(error.to_string()))?;
     // SAFETY: running the constructors of a module is what loading it means; they were tried in a process of their own
-    // first (domain::inspect).
-    let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) }
-        .map_err(|error| OpenError::Loader(loader_words(path, &error)))?;
+    // first (domain::inspect). An exception that leaves a constructor ends in the C function.
+    let handle = unsafe { native::cwebn_open(name.as_ptr(), RTLD_NOW | RTLD_LOCAL) };
+    if handle.is_null() {
+        return Err(OpenError::Loader(loader_words(path)));
+    }
+    // SAFETY: a handle of dlopen(3), which only this value closes.
+    let library = unsafe { Library::from_raw(handle) };
+    exceptions::watch_loaded();
     // SAFETY: the symbol's type is what cweb_host.h declares.
     let abi = unsafe { library.get::<*const u32>(b"cweb_module_abi\0") }
         .map_err(|_| OpenError::Manifest("it was not compiled with cweb.h".to_owned()))?;
@@ -277,14 +285,12 @@ pub fn open(path: &Path) -> Result<OpenModule, OpenError> {
     Ok(OpenModule { manifest, symbols, token, callbacks, used, library, bytes, config: address })
 }
 
-/// The loader's message without the leading path of the server's own copy.
-fn loader_words(path: &Path, error: &libloading::Error) -> String {
-    let text = match error {
-        libloading::Error::DlOpen { source } => {
-            let desc: &dyn std::error::Error = source;
-            desc.to_string()
-        }
-        other => other.to_string(),
+/// The loader's last message on this thread, without the leading path of the server's own copy.
+fn loader_words(path: &Path) -> String {
+    // SAFETY: the text of dlerror(3) lives until the thread's next call of the loader, and is copied before.
+    let text = unsafe {
+        let text = libc::dlerror();
+        if text.is_null() { String::new() } else { CStr::from_ptr(text).to_string_lossy().into_owned() }
     };
     text.replace(&format!("{}: ", path.display()), "")
 }

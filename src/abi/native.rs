@@ -36,6 +36,9 @@ pub(super) struct RawTrace {
     pub(super) registers: [u64; REGISTERS_MAX],
 }
 
+/// `CWEBN_THROWN_BYTES`
+pub(super) const THROWN_BYTES: usize = 1024;
+
 /// `CWEBN_NOTE_TRACE`
 pub(super) const NOTE_TRACE: usize = 6;
 /// `CWEBN_NOTE_WORDS`
@@ -246,6 +249,11 @@ unsafe extern "C" {
     pub(super) fn cwebn_thread_init() -> c_int;
     pub(super) fn cwebn_thread_exit();
     pub(super) fn cwebn_last_trace(out: *mut RawTrace);
+    pub(super) fn cwebn_open(path: *const c_char, flags: c_int) -> *mut c_void;
+    pub(super) fn cwebn_exceptions_watch(is_needed: c_int);
+    pub(super) fn cwebn_exceptions_observe(told: unsafe extern "C" fn(*const c_char));
+    pub(super) fn cwebn_last_thrown(text: *mut c_char, size: usize) -> usize;
+    pub(super) fn cwebn_demangle(name: *const c_char) -> *mut c_char;
     pub(super) fn cwebn_guard_exit(code: c_int) -> !;
     pub(super) fn cwebn_guard_active() -> c_int;
     pub(super) fn cwebn_cancel_forbid() -> c_int;

@@ -1,7 +1,7 @@
 //! `cweb check` and `cweb sdk`: commands that need no server.
 
 use super::client::{GREEN, RED, YELLOW, coloured};
-use super::deploy::renamed;
+use super::deploy::{has_only_tests, no_module, renamed};
 use super::exit::Failure;
 use super::sarif::Report;
 use crate::module::deploy::SourceFields;
@@ -15,7 +15,7 @@ use std::process::ExitCode;
 
 #[derive(Args)]
 pub(super) struct CheckArgs {
-    /// Sources, and directories of projects
+    /// Sources, and directories of projects. Files that have tests (CWEB_TEST) and no module are skipped
     #[arg(required = true, value_name = "FILE|DIR")]
     files: Vec<PathBuf>,
     /// Print the diagnostics as SARIF 2.1.0, for editors and CI
@@ -56,7 +56,7 @@ pub(super) fn check(args: &CheckArgs) -> ExitCode {
 /// Prints a SARIF report and returns the number of faulty files.
 fn reported(files: &[PathBuf]) -> usize {
     let (mut report, mut failed) = (Report::default(), 0);
-    for file in files {
+    for file in files.iter().filter(|file| !has_only_tests(file)) {
         match checked(file) {
             Ok(found) => report.add(file, &renamed(&found.warnings, file), false),
             Err(text) => {
@@ -71,6 +71,10 @@ fn reported(files: &[PathBuf]) -> usize {
 
 /// Checks one file, prints the result, and returns whether the file is correct.
 pub(super) fn check_one(file: &Path) -> bool {
+    if has_only_tests(file) {
+        println!("{} {}", coloured(YELLOW, "skipped"), no_module(file));
+        return true;
+    }
     match checked(file) {
         Ok(found) => {
             let manifest = &found.manifest;

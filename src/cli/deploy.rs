@@ -4,6 +4,7 @@ use super::client::{Answer, Client, GREEN, RED, SERVER_DEFAULT, YELLOW, coloured
 use super::exit::{Exit, Failure, fail};
 use super::routes_ini::{self, Listed};
 use super::sarif::Report;
+use super::sign::SignArgs;
 use super::trust::TrustArgs;
 use crate::module::deploy::SourceFields;
 use crate::module::project::{self, Posted};
@@ -15,7 +16,8 @@ use std::process::ExitCode;
 
 #[derive(Args)]
 pub(super) struct DeployArgs {
-    /// Sources, and directories of projects; if none is named, the files that routes.ini lists
+    /// Sources, and directories of projects; if none is named, the files that routes.ini lists. Files that have tests
+    /// (CWEB_TEST) and no module are skipped
     files: Vec<PathBuf>,
     /// The server's URL [default: from routes.ini, or http://127.0.0.1:8080]
     #[arg(long, env = "CWEB_SERVER", value_name = "URL")]
@@ -39,9 +41,8 @@ pub(super) struct DeployArgs {
     /// Replace modules that another key has deployed
     #[arg(long)]
     take_over: bool,
-    /// Sign the sources with this key, made by cweb keygen --signing
-    #[arg(long, env = "CWEB_SIGNING_KEY", value_name = "FILE")]
-    sign: Option<PathBuf>,
+    #[command(flatten)]
+    sign: SignArgs,
     /// Print the outcome as SARIF 2.1.0, for editors and CI
     #[arg(long)]
     json: bool,
@@ -51,14 +52,23 @@ pub(super) struct DeployArgs {
 
 pub(super) fn run(args: &DeployArgs) -> ExitCode {
     let planned = plan(args).and_then(|(files, url)| Ok((files, Client::new(&url, &args.trust)?)));
-    let (files, client) = match planned {
+    let (listed, client) = match planned {
         Ok(planned) => planned,
         Err(text) => return fail(text),
     };
-    let key = match args.sign.as_deref().filter(|path| !path.as_os_str().is_empty()).map(SigningKey::read).transpose() {
+    let (tests, files): (Vec<Listed>, Vec<Listed>) =
+        listed.into_iter().partition(|listed| has_only_tests(&listed.file));
+    if files.is_empty() {
+        let names: Vec<String> = tests.iter().map(|listed| no_module(&listed.file)).collect();
+        return fail(names.join("\ncweb: "));
+    }
+    let key = match args.sign.key() {
         Ok(key) => key,
         Err(text) => return fail(text),
     };
+    if !args.json {
+        tests.iter().for_each(|listed| println!("{} {}", coloured(YELLOW, "skipped"), no_module(&listed.file)));
+    }
     let mut report = args.json.then(Report::default);
     let mut deployed = |listed: &Listed| {
         let options = [
@@ -84,6 +94,16 @@ pub(super) fn run(args: &DeployArgs) -> ExitCode {
     }
     // The most important error decides: a missing server or key explains the errors of all files.
     failed.into_iter().max().map_or(ExitCode::SUCCESS, ExitCode::from)
+}
+
+/// Whether `file` has an author's tests and no module. A pipe counts as a module: its bytes can be read only once.
+pub(super) fn has_only_tests(file: &Path) -> bool {
+    file.is_file() && std::fs::read(file).is_ok_and(|source| project::has_only_tests(&source))
+}
+
+/// The reason why a file of tests is not deployed.
+pub(super) fn no_module(file: &Path) -> String {
+    format!("{}: the file has tests and no module; cweb test runs them", file.display())
 }
 
 /// The name that stands for "no sanitizer".
@@ -129,6 +149,8 @@ fn plan(args: &DeployArgs) -> Result<(Vec<Listed>, String), String> {
 #[derive(Default, Deserialize)]
 struct Deployed {
     #[serde(default)]
+    name: String,
+    #[serde(default)]
     routes: Vec<Route>,
     #[serde(default)]
     websockets: Vec<WebSocket>,
@@ -154,10 +176,15 @@ struct DeployRequest {
     name: String,
 }
 
-/// Deploys one file, or the project in a directory, with the `options` that have a value, and prints the outcome. Returns
-/// the module's name.
-pub(super) fn deploy(client: &Client, file: &Path, options: &[(&str, Option<&str>)]) -> Result<String, Exit> {
-    told(client, file, send(client, file, options, None))
+/// Deploys one file, or the project in a directory, with the `options` that have a value, signed if there is a key, and
+/// prints the outcome. Returns the module's name.
+pub(super) fn deploy(
+    client: &Client,
+    file: &Path,
+    options: &[(&str, Option<&str>)],
+    key: Option<&SigningKey>,
+) -> Result<String, Exit> {
+    told(client, file, send(client, file, options, key))
 }
 
 /// Sends one file, or the project in a directory, signed if there is a key.
@@ -213,10 +240,7 @@ fn reported(client: &Client, file: &Path, result: Result<Answer, Failure>, repor
 fn told(client: &Client, file: &Path, result: Result<Answer, Failure>) -> Result<String, Exit> {
     let shown = file.display();
     match result {
-        Ok(answer) if answer.is_success() => {
-            show(&answer, file);
-            Ok(answer.header("x-cweb-module").to_owned())
-        }
+        Ok(answer) if answer.is_success() => Ok(show(&answer, file)),
         Ok(answer) => {
             let failure = client.refusal(&answer);
             let text = match failure.exit {
@@ -233,13 +257,15 @@ fn told(client: &Client, file: &Path, result: Result<Answer, Failure>) -> Result
     }
 }
 
-/// Prints what is now served, and at which URLs.
-fn show(answer: &Answer, file: &Path) {
+/// Prints what is now served, and at which URLs. Returns the module's name.
+fn show(answer: &Answer, file: &Path) -> String {
     // An older server sends only the warnings.
     let old = || Deployed { warnings: answer.body.clone(), ..Deployed::default() };
     let deployed: Deployed = serde_json::from_str(&answer.body).unwrap_or_else(|_| old());
     let hash = answer.header("x-cweb-hash");
-    let (name, what) = (answer.header("x-cweb-module"), answer.header("x-cweb-result"));
+    let what = answer.header("x-cweb-result");
+    // A header field has ASCII only; the body has every name as it is.
+    let name = if deployed.name.is_empty() { answer.header("x-cweb-module") } else { &deployed.name };
     let domain = match answer.header("x-cweb-domain") {
         "" | "default" => String::new(),
         domain => format!(" in domain {domain}"),
@@ -258,6 +284,7 @@ fn show(answer: &Answer, file: &Path) {
     if !deployed.warnings.trim().is_empty() {
         println!("{}\n{}", coloured(YELLOW, "warnings:"), renamed(deployed.warnings.trim_end(), file));
     }
+    name.to_owned()
 }
 
 /// A URL, quoted for a shell, since patterns contain special characters.
@@ -279,7 +306,11 @@ pub(super) fn renamed(text: &str, file: &Path) -> String {
         // A project's files keep their names.
         return text.to_owned();
     }
-    let names = compiled_as(file);
+    renamed_as(text, &compiled_as(file), file)
+}
+
+/// The compiler's `text` with the user's path `file` in place of `names`.
+pub(super) fn renamed_as(text: &str, names: &[String], file: &Path) -> String {
     let lines = text.lines().map(|line| match names.iter().find_map(|name| place(line, name)) {
         Some((start, end)) => {
             format!("{}{}{}", line.get(..start).unwrap_or(""), file.display(), line.get(end..).unwrap_or(""))

@@ -5,10 +5,12 @@ mod follow;
 mod own_server;
 
 use super::client::{Answer, Client, SERVER_DEFAULT, escaped};
-use super::deploy::deploy;
+use super::deploy::{deploy, has_only_tests, no_module};
 use super::exit::{Exit, fail};
 use super::jobs::time;
+use super::sign::SignArgs;
 use super::trust::TrustArgs;
+use crate::module::signing::SigningKey;
 use clap::Args;
 use follow::Follower;
 use own_server::OwnServer;
@@ -22,7 +24,8 @@ const RELOAD: &str = "/cweb-dev/reload.js";
 
 #[derive(Args)]
 pub(super) struct DevArgs {
-    /// Sources, and directories of projects, to watch; each is deployed now and after each change
+    /// Sources, and directories of projects, to watch; each is deployed now and after each change. Files that have tests
+    /// (CWEB_TEST) and no module are skipped
     #[arg(required = true)]
     files: Vec<PathBuf>,
     /// The server's URL [default: http://127.0.0.1:8080; if no server answers there, cweb dev starts one, with its data in
@@ -33,6 +36,8 @@ pub(super) struct DevArgs {
     #[arg(long, value_name = "NAME")]
     domain: Option<String>,
     #[command(flatten)]
+    sign: SignArgs,
+    #[command(flatten)]
     trust: TrustArgs,
 }
 
@@ -40,6 +45,10 @@ pub(super) fn run(args: &DevArgs) -> ExitCode {
     let named = args.server.as_deref().filter(|server| !server.is_empty());
     let client = match Client::new(named.unwrap_or(SERVER_DEFAULT), &args.trust) {
         Ok(client) => Arc::new(client),
+        Err(text) => return fail(text),
+    };
+    let key = match args.sign.key() {
+        Ok(key) => key,
         Err(text) => return fail(text),
     };
     let first = args.files.first().filter(|_| named.is_none());
@@ -57,7 +66,7 @@ pub(super) fn run(args: &DevArgs) -> ExitCode {
         println!("{} does not exist yet", file.display());
     }
     let (changes, _watcher) = files::watch(&args.files);
-    let mut dev = Dev::new(args, client);
+    let mut dev = Dev::new(args, client, key);
     loop {
         dev.look();
         files::wait(&changes);
@@ -84,6 +93,8 @@ struct Watched {
 struct Dev {
     client: Arc<Client>,
     domain: Option<String>,
+    /// The key with which the sources are signed.
+    key: Option<SigningKey>,
     watched: Vec<Watched>,
     /// Whether the server could not be reached, which has been printed.
     is_missing: bool,
@@ -92,10 +103,10 @@ struct Dev {
 }
 
 impl Dev {
-    fn new(args: &DevArgs, client: Arc<Client>) -> Self {
+    fn new(args: &DevArgs, client: Arc<Client>, key: Option<SigningKey>) -> Self {
         let watched = args.files.iter().map(|file| Watched { file: file.clone(), seen: None, follower: None });
         let (watched, domain) = (watched.collect(), args.domain.clone());
-        Self { client, domain, watched, is_missing: false, has_told_of_pages: false }
+        Self { client, domain, key, watched, is_missing: false, has_told_of_pages: false }
     }
 
     /// Deploys changed files, and restarts log streams that have ended.
@@ -124,8 +135,14 @@ impl Dev {
         if self.is_missing || modified.is_none() || modified == watched.seen {
             return;
         }
+        if has_only_tests(&watched.file) {
+            println!("skipped {}", no_module(&watched.file));
+            watched.seen = modified;
+            return;
+        }
         let begun_ms = time::now_ms();
-        let result = deploy(&self.client, &watched.file, &[("domain", self.domain.as_deref())]);
+        let options = [("domain", self.domain.as_deref())];
+        let result = deploy(&self.client, &watched.file, &options, self.key.as_ref());
         self.is_missing = result == Err(Exit::Unreachable);
         // If the server is missing, the file is deployed once it answers. After a refusal, which has been printed, the next
         // change is deployed.

@@ -18,6 +18,7 @@ mod routes_ini;
 mod sarif;
 mod serve;
 mod settings;
+mod sign;
 mod test;
 mod trust;
 mod versions;

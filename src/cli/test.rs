@@ -1,7 +1,7 @@
 //! `cweb test`
 
 use super::client::{GREEN, RED, YELLOW, coloured};
-use super::deploy::{compiled_as, renamed};
+use super::deploy::{compiled_as, renamed_as};
 use super::exit::{Exit, Failure};
 use crate::abi::visible::visible;
 use crate::module::deploy::{DeployError, SourceFields};
@@ -139,15 +139,20 @@ fn posted(target: &Path, fields: &mut SourceFields) -> Result<Posted, String> {
     }
     let name = target.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let source = read(target)?;
-    if let Some((stem, extension)) = name.rsplit_once('.') {
-        let beside = format!("{stem}_test.{extension}");
-        let path = target.with_file_name(&beside);
-        if !stem.ends_with("_test") && path.is_file() {
-            return Ok(Posted::Files(vec![(name.clone(), source), (beside, read(&path)?)]));
-        }
+    if let Some(path) = beside(target) {
+        let beside = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        return Ok(Posted::Files(vec![(name, source), (beside, read(&path)?)]));
     }
     fields.file_name = Some(name);
     Ok(Posted::Body(source))
+}
+
+/// The file `NAME_test.c` beside the source `NAME.c`, if it exists.
+fn beside(target: &Path) -> Option<PathBuf> {
+    let name = target.file_name()?.to_str()?;
+    let (stem, extension) = name.rsplit_once('.')?;
+    let path = target.with_file_name(format!("{stem}_test.{extension}"));
+    (!stem.ends_with("_test") && path.is_file()).then_some(path)
 }
 
 fn build(args: &TestArgs, dir: &Path) -> Result<TestBuild, String> {
@@ -161,22 +166,31 @@ fn build(args: &TestArgs, dir: &Path) -> Result<TestBuild, String> {
 
 /// A text about the files of a module, with the user's file names.
 fn shown(text: &str, target: &Path) -> String {
-    let text = renamed(text, target);
-    if target.is_dir() {
-        return text;
-    }
-    // Places in reports of crashes and of tools.
-    let name = target.display().to_string();
-    compiled_as(target).iter().fold(text, |text, compiled| {
-        let text = text.replace(&format!("({compiled}:"), &format!("({name}:"));
-        text.replace(&format!(" {compiled}:"), &format!(" {name}:"))
+    sources(target).into_iter().fold(text.to_owned(), |text, (names, file)| {
+        // Places in reports of crashes and of tools.
+        let name = file.display().to_string();
+        names.iter().fold(renamed_as(&text, &names, &file), |text, compiled| {
+            let text = text.replace(&format!("({compiled}:"), &format!("({name}:"));
+            text.replace(&format!(" {compiled}:"), &format!(" {name}:"))
+        })
     })
+}
+
+/// The single sources that are compiled, with the names that the compiler may give them. The files of a project keep their
+/// names.
+fn sources(target: &Path) -> Vec<(Vec<String>, PathBuf)> {
+    if target.is_dir() {
+        return Vec::new();
+    }
+    let beside = beside(target).map(|path| (path.file_name().map(|name| name.to_string_lossy().into_owned()), path));
+    let beside = beside.map(|(name, path)| (name.into_iter().collect(), path));
+    [(compiled_as(target), target.to_path_buf())].into_iter().chain(beside).collect()
 }
 
 /// The user's name of a source: the compiler uses another name for a single source.
 fn source_name(file: &str, target: &Path) -> String {
-    let is_alone = !target.is_dir() && compiled_as(target).iter().any(|name| name == file);
-    if is_alone { target.display().to_string() } else { file.to_owned() }
+    let found = sources(target).into_iter().find(|(names, _)| names.iter().any(|name| name == file));
+    found.map_or_else(|| file.to_owned(), |(_, path)| path.display().to_string())
 }
 
 fn setup(args: &TestArgs, build: &TestBuild, dir: &Path, valgrind: Option<PathBuf>) -> Result<Setup, String> {

@@ -22,6 +22,7 @@ use super::{
 };
 use crate::abi::context::{ModuleContext, Rows};
 use crate::abi::events;
+use crate::abi::exceptions;
 use crate::abi::files::mounted;
 use crate::abi::frame::{CallFrame, HandlerAnswer};
 use crate::abi::guard::{self, ThreadGuard};
@@ -291,10 +292,13 @@ fn report(caught: &Caught<'_>) {
     }
 }
 
-/// The description of a trap.
+/// The description of the last trap of the calling thread.
 pub(super) fn fault_of(trap: guard::Trap) -> Fault {
     match trap {
-        guard::Trap::Signal { signal, address, stack_overflow, .. } => Fault::signal(signal, address, stack_overflow),
+        guard::Trap::Signal { signal, address, stack_overflow, .. } => match exceptions::last() {
+            Some(what) if signal == libc::SIGABRT => Fault { what },
+            _ => Fault::signal(signal, address, stack_overflow),
+        },
         guard::Trap::Exit { code } => Fault::exit(code),
     }
 }

@@ -7,6 +7,7 @@
 
 use super::sandbox::{self, Policy};
 use super::{Fault, LoadError, arguments, missing, sanitized};
+use crate::abi::exceptions;
 use crate::abi::manifest::Manifest;
 use crate::abi::module::{self, OpenError};
 use crate::abi::sanitizer;
@@ -51,6 +52,8 @@ enum Report {
     Loader(String),
     Refused(String),
     Host(String),
+    /// A constructor has thrown an exception; the value is its description.
+    Threw(String),
 }
 
 /// Limit on the address space, in bytes: room for this program and a module with large tables.
@@ -129,6 +132,7 @@ impl Inspection {
                 Report::Loader(text) => Err(LoadError::Loader(text)),
                 Report::Refused(text) => Err(LoadError::Manifest(text)),
                 Report::Host(text) => Err(LoadError::Host(text)),
+                Report::Threw(what) => Err(LoadError::Constructor(Fault { what })),
             };
         }
         let status = end(&mut child, report.is_none()).map_err(|error| host(&error))?;
@@ -230,6 +234,7 @@ pub fn main(arguments: &[OsString]) -> ExitCode {
             if !matches!(std::io::stdin().read(&mut [0]), Ok(1)) {
                 return ExitCode::FAILURE; // The server does not wait any more.
             }
+            tell_exceptions(&out);
             read_manifest(path, &place, name)
         }
         Err(text) => Report::Host(text),
@@ -237,6 +242,16 @@ pub fn main(arguments: &[OsString]) -> ExitCode {
     let written = serde_json::to_vec(&report).map(|bytes| out.write_all(&bytes));
     let code = i32::from(!matches!(written, Ok(Ok(()))));
     leave(code)
+}
+
+/// Makes an exception that leaves a constructor the report to `out`.
+fn tell_exceptions(out: &File) {
+    let Ok(out) = out.try_clone() else { return };
+    exceptions::observe(Box::new(move |what| {
+        let report = serde_json::to_vec(&Report::Threw(what.to_owned()));
+        let written = report.map(|bytes| (&out).write_all(&bytes));
+        leave(i32::from(!matches!(written, Ok(Ok(())))));
+    }));
 }
 
 /// Ends the process at once, without the destructors of modules.

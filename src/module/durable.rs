@@ -1,4 +1,4 @@
-//! Files that are there whole or not at all, whatever crashes.
+//! Files that a crash leaves whole or leaves out, never in part.
 
 use super::file_names::at;
 use std::fs::{self, File};

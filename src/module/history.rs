@@ -179,8 +179,8 @@ fn rollback(
     let key = control.compiler.key(&source, &plan);
     let known = || (key == wanted.key).then(|| Arc::new(wanted.manifest.clone()));
     let (_, manifest) = built::built(control, ticket, &key, &source, &plan, known)?;
-    super::verify::check(&manifest)?;
-    super::mounts::check(&manifest, &control.config.mounts)?;
+    let schedules = super::checks::manifest(&source, &manifest)?;
+    super::mounts::check_allowed(&manifest, &control.config.mounts)?;
     let compiled = Compiled {
         hash: &wanted.hash,
         key: &key,
@@ -197,7 +197,7 @@ fn rollback(
         signature: None,
         libraries: plan.libraries(),
         defaults: wanted.settings.clone(),
-        schedules: super::schedules::declared(&source, &manifest)?,
+        schedules,
     };
     let deployed = pipeline::install(control, ticket, compiled, &manifest)?;
     tracing::info!("module {name} is back at version {number} ({})", short(&wanted.hash));

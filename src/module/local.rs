@@ -8,7 +8,8 @@ use super::libraries::{Allowed, Library};
 use super::matcher::Cache;
 use super::project::{self, Posted, ProjectLimits, Source};
 use super::table::{Published, Table};
-use super::{sdk, shared_object, verify};
+use super::verify::RouteLimits;
+use super::{checks, sdk, shared_object, verify};
 use crate::abi::manifest::Manifest;
 use crate::domain::{DEFAULT_DOMAIN, Inspected, Inspection, Instance};
 use crossbeam::channel;
@@ -53,6 +54,7 @@ pub fn headers(dir: &Path) -> io::Result<PathBuf> {
 /// As of a deployment.
 pub fn check(posted: Posted, fields: &SourceFields, dir: &Path) -> Result<Checked, DeployError> {
     let source = Source::read(posted, ProjectLimits::default())?;
+    checks::domain(source.domain(), false)?;
     let scratch = dir.join("scratch");
     fs::create_dir_all(&scratch)?;
     let compiler = Compiler::new(sdk::unpack(dir)?, COMPILE_TIMEOUT, Allowed::All).with_objects(Some(usize::MAX));
@@ -63,10 +65,13 @@ pub fn check(posted: Posted, fields: &SourceFields, dir: &Path) -> Result<Checke
     let mut workdir = Workdir::new(scratch.clone());
     let warnings = compiler.compile(&source, &plan, &mut workdir, OBJECT, &UnitCache::none(), &mut while_compiling)?;
     let Inspected { manifest, unproved } = begun.unwrap_or_else(begin)?.finish(INSPECT_TIMEOUT)?;
-    source.check_name(&manifest.name)?;
-    verify::check(&manifest)?;
+    checks::manifest(&source, &manifest)?;
+    checks::patterns(&manifest)?;
     let unproved = if plan.is_object() { shared_object::unproved(&unproved) } else { String::new() };
-    Ok(Checked { manifest, warnings: warnings + &unproved + &plan.remarks(), libraries: plan.libraries() })
+    // The limits of a server are not known here, so no remark compares with them.
+    let remarks = verify::remarks(&manifest, RouteLimits::UNKNOWN);
+    let warnings = warnings + &unproved + &remarks + &plan.remarks();
+    Ok(Checked { manifest, warnings, libraries: plan.libraries() })
 }
 
 /// A module that was compiled with its tests.

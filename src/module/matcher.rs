@@ -5,7 +5,6 @@
 //! [`GENERAL_MAX`] automata. A path runs through at most `AUTOMATA_MAX` automata, with one table look-up a byte. A
 //! deployment that needs more or larger automata is refused. Control plane: [`Matcher::build`]; data plane:
 //! [`Matcher::visit`].
-//! when a module is deployed. Control plane: [`Matcher::build`]; data plane: [`Matcher::visit`].
 
 use foldhash::fast::FixedState;
 use regex_automata::dfa::{Automaton as _, StartKind, dense};
@@ -127,7 +126,12 @@ fn literal_segment(pattern: &str) -> Option<&str> {
     let text = pattern.strip_prefix('^').unwrap_or(pattern);
     let (segment, rest) = text.strip_prefix('/')?.split_once('/')?;
     let repeats = rest.starts_with(['*', '+', '?', '{']);
-    if segment.is_empty() || repeats || segment.bytes().any(|byte| b".[]()*+?{}|^$\\".contains(&byte)) {
+    // A character beyond ASCII has several forms in a path.
+    if segment.is_empty()
+        || repeats
+        || !segment.is_ascii()
+        || segment.bytes().any(|byte| b".[]()*+?{}|^$\\".contains(&byte))
+    {
         return None;
     }
     // An alternative at the top level may begin with another segment. When brackets or backslashes make that hard to see,
@@ -339,6 +343,7 @@ mod tests {
             ("^/users/(a|b)$", Some("users")),
             ("/users/.*", Some("users")),
             ("/users/?", None),
+            ("/größe/x", None),
             ("/users/{2}x", None),
             ("/users", None),
             ("/u.s/x", None),

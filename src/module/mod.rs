@@ -6,6 +6,7 @@
 mod archive;
 mod built;
 pub mod captures;
+mod checks;
 mod compile;
 mod compiled;
 pub mod control;

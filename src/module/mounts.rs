@@ -13,20 +13,32 @@ pub struct MountDirs {
     pub allowed: Vec<PathBuf>,
 }
 
-/// Checks the mounts of a module.
+/// Checks the mounts of a module, as far as that needs no server.
 ///
 /// # Errors
 /// All problems, one line each.
-pub(super) fn check(manifest: &Manifest, dirs: &MountDirs) -> Result<(), Refusal> {
+pub(super) fn check(manifest: &Manifest) -> Result<(), Refusal> {
+    check_each(manifest, problem)
+}
+
+/// Checks that the operator allows the directories of the mounts.
+///
+/// # Errors
+/// All problems, one line each.
+pub(super) fn check_allowed(manifest: &Manifest, dirs: &MountDirs) -> Result<(), Refusal> {
+    check_each(manifest, |mount| refused(mount, dirs))
+}
+
+fn check_each(manifest: &Manifest, problem: impl Fn(&Mount) -> Option<String>) -> Result<(), Refusal> {
     let mounts = manifest.routes.iter().filter_map(|route| route.mount.as_ref());
     let wrong: Vec<String> = mounts
         .enumerate()
-        .filter_map(|(at, mount)| problem(mount, dirs).map(|problem| format!("mounts[{at}]: {problem}")))
+        .filter_map(|(at, mount)| problem(mount).map(|problem| format!("mounts[{at}]: {problem}")))
         .collect();
     if wrong.is_empty() { Ok(()) } else { Err(Refusal(wrong.join("\n"))) }
 }
 
-fn problem(mount: &Mount, dirs: &MountDirs) -> Option<String> {
+fn problem(mount: &Mount) -> Option<String> {
     let Mount { prefix, dir } = mount;
     if !prefix.starts_with('/') {
         return Some(format!("the prefix \"{}\" does not begin with /", prefix.escape_debug()));
@@ -35,14 +47,20 @@ fn problem(mount: &Mount, dirs: &MountDirs) -> Option<String> {
     if dir.is_empty() || Path::new(dir).components().any(|part| part == Component::ParentDir) {
         return Some(format!("the directory \"{shown}\" is empty or has \"..\" in it"));
     }
+    None
+}
+
+fn refused(mount: &Mount, dirs: &MountDirs) -> Option<String> {
+    let dir = &mount.dir;
     let path = dirs.base.join(dir);
     // A directory may be created later; until then its name stands for its path.
     let real = path.canonicalize().unwrap_or(path);
     let holds = |allowed: &PathBuf| real.starts_with(allowed.canonicalize().as_ref().unwrap_or(allowed));
     (!dirs.allowed.iter().any(holds)).then(|| {
         format!(
-            "the directory \"{shown}\" is not one that modules may read; put the files below \"static\" in the data directory, or \
+            "the directory \"{}\" is not one that modules may read; put the files below \"static\" in the data directory, or \
              have the server started with --allow-read {}",
+            dir.escape_debug(),
             real.display()
         )
     })
@@ -61,7 +79,10 @@ mod tests {
         }
         std::os::unix::fs::symlink(path("secret"), path("static/link")).unwrap();
         let dirs = MountDirs { base: base.path().to_owned(), allowed: vec![path("static"), path("other")] };
-        let check = |prefix: &str, dir: &str| problem(&Mount { prefix: prefix.to_owned(), dir: dir.to_owned() }, &dirs);
+        let check = |prefix: &str, dir: &str| {
+            let mount = Mount { prefix: prefix.to_owned(), dir: dir.to_owned() };
+            problem(&mount).or_else(|| refused(&mount, &dirs))
+        };
         let other = path("other").display().to_string();
         for dir in ["static", "static/a", "static/later", "./other", &other] {
             assert_eq!(check("/", dir), None, "{dir}");

@@ -66,6 +66,28 @@ pub(super) fn is_literal(path: &str) -> bool {
     !path.bytes().any(|byte| b".[]()*+?{}|^$\\".contains(&byte)) && !segment_names::has_names(path)
 }
 
+/// The forms in which requests have the literal path `path`: as it is, and with its bytes beyond ASCII percent-encoded, in
+/// capitals as clients write them, or in small letters (RFC 3986 §6.2.2.1).
+pub(super) fn spellings(path: &str) -> Vec<Vec<u8>> {
+    let encoded = |digits: &[u8; 16]| {
+        let mut out = Vec::with_capacity(3 * path.len());
+        for byte in path.bytes() {
+            if byte.is_ascii() {
+                out.push(byte);
+            } else {
+                let digit = |number: u8| digits.get(usize::from(number)).copied().unwrap_or_default();
+                out.extend([b'%', digit(byte >> 4), digit(byte & 15)]);
+            }
+        }
+        out
+    };
+    let mut all = vec![path.as_bytes().to_vec()];
+    if !path.is_ascii() {
+        all.extend([encoded(b"0123456789ABCDEF"), encoded(b"0123456789abcdef")]);
+    }
+    all
+}
+
 /// Whether `path` is meant as a pattern. A dot alone does not make one.
 pub(super) fn is_pattern(path: &str) -> bool {
     path.bytes().any(|byte| b"[]()*+?{}|^$\\".contains(&byte)) || segment_names::has_names(path)
@@ -219,11 +241,19 @@ fn push_literal(c: char, out: &mut String) {
     if c.is_ascii() {
         out.push_str(&regex::escape(&c.to_string()));
     } else {
-        // The expression works on bytes.
+        // The expression works on bytes. Clients send such a character percent-encoded.
         let mut buffer = [0; 4];
+        let text = c.encode_utf8(&mut buffer);
         out.push_str("(?:");
-        for byte in c.encode_utf8(&mut buffer).bytes() {
+        for byte in text.bytes() {
             let _ = write!(out, "\\x{byte:02x}");
+        }
+        out.push('|');
+        for byte in text.bytes() {
+            out.push('%');
+            for digit in format!("{byte:02x}").chars() {
+                let _ = write!(out, "[{digit}{}]", digit.to_ascii_uppercase());
+            }
         }
         out.push(')');
     }
@@ -342,6 +372,8 @@ mod tests {
             ("/\\w+", "/a_1", "/a-1"),
             ("/\\d", "/7", "/d"),
             ("/é+", "/éé", "/e"),
+            ("/é+", "/%C3%A9é%c3%a9", "/%C3"),
+            ("/größe/:id", "/gr%C3%B6%C3%9Fe/7", "/groesse/7"),
             ("/.*", "/a\nb", "x"),
             ("/.+?", "/", "x"),
             ("/a+?b", "/b", "/"),
@@ -399,6 +431,15 @@ mod tests {
         for path in ["/a:b", "/:", "/:8080", "/a{2}", "/{}", "/[:]id", "/{2}"] {
             assert_eq!(placeholder(path), None, "{path}");
         }
+    }
+
+    #[test]
+    fn a_literal_path_has_the_forms_that_clients_send() {
+        let texts = |path: &str| -> Vec<String> {
+            spellings(path).into_iter().map(|form| String::from_utf8(form).unwrap()).collect()
+        };
+        assert_eq!(texts("/a%20b"), ["/a%20b"]);
+        assert_eq!(texts("/aß"), ["/aß", "/a%C3%9F", "/a%c3%9f"]);
     }
 
     #[test]

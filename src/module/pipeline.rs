@@ -14,7 +14,7 @@ use super::reach::Reach;
 use super::record::{prepare, record, since_ms, version};
 use super::signing::{self, Signature};
 use super::versions::{self, Version};
-use super::{mounts, owners, sanitizing, schedules, verify};
+use super::{checks, mounts, owners, sanitizing, verify};
 use crate::abi::manifest::Manifest;
 use crate::domain::LoadError;
 use crate::logbook;
@@ -29,10 +29,8 @@ pub(super) fn deploy(
     options: &DeployOptions,
 ) -> Result<Deployed, DeployError> {
     let source = Source::read(posted, control.config.project_limits)?;
-    let domain = options.domain.as_deref().or(match &source {
-        Source::Project(project) => project.settings.domain.as_deref(),
-        Source::File(_) => None,
-    });
+    let domain = options.domain.as_deref().or(source.domain());
+    checks::domain(domain, options.fields.sanitize.is_some())?;
     // An early check, before the compiler starts; the load checks this again, together with the limit on domains.
     domain.map_or(Ok(()), |domain| control.host.check_domain(domain))?;
     let trusted = control.config.trusted_signers.as_deref();
@@ -75,10 +73,8 @@ fn deploy_read(
     let key = control.compiler.key(source, plan);
     // A module that moves to another domain was inspected at its first deployment.
     let (warnings, manifest) = built(control, ticket, &key, source, plan, || served_manifest(control, &hash))?;
-    source.check_name(&manifest.name)?;
-    verify::check(&manifest)?;
-    mounts::check(&manifest, &control.config.mounts)?;
-    let schedules = schedules::declared(source, &manifest)?;
+    let schedules = checks::manifest(source, &manifest)?;
+    mounts::check_allowed(&manifest, &control.config.mounts)?;
     let warnings = warnings + &verify::remarks(&manifest, control.config.route_limits);
     let fields = plan.fields();
     let message = options.message.as_deref().unwrap_or_default();
@@ -123,8 +119,8 @@ pub(super) fn reload(control: &ControlState, ticket: u64, record: &Record) -> Re
     let key = control.compiler.key(&source, &plan);
     let known = || (key == record.key).then(|| Arc::new(record.manifest.clone()));
     let (warnings, manifest) = built(control, ticket, &key, &source, &plan, known)?;
-    verify::check(&manifest)?;
-    mounts::check(&manifest, &control.config.mounts)?;
+    let schedules = checks::manifest(&source, &manifest)?;
+    mounts::check_allowed(&manifest, &control.config.mounts)?;
     let warnings = warnings + &verify::remarks(&manifest, control.config.route_limits);
     let domain = Some(record.domain.as_str());
     let (persist, since_ms) = (key != record.key, Some(record.deployed_ms));
@@ -167,7 +163,7 @@ pub(super) fn reload(control: &ControlState, ticket: u64, record: &Record) -> Re
         signature: None,
         libraries: plan.libraries(),
         defaults: source.default_settings(),
-        schedules: schedules::declared(&source, &manifest)?,
+        schedules,
     };
     install(control, ticket, compiled, &manifest).map(|_| ())
 }

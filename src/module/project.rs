@@ -5,7 +5,7 @@
 //! form, and `cweb pull` gets it.
 
 use super::deploy::{DeployError, SourceFields};
-use super::dialect::Language;
+use super::dialect::{Language, Reading};
 pub use super::project_files::{NamedFile, ProjectLimits};
 use super::project_files::{PROJECT_FILE, checked_path, too_large, too_many};
 use super::{archive, flags, libraries, limits, shared_object};
@@ -170,6 +170,14 @@ impl Source {
         match self {
             Self::Project(project) => project.default_settings(),
             Self::File(_) => BTreeMap::new(),
+        }
+    }
+
+    /// The domain that `module.toml` names.
+    pub(super) fn domain(&self) -> Option<&str> {
+        match self {
+            Self::Project(project) => project.settings.domain.as_deref(),
+            Self::File(_) => None,
         }
     }
 
@@ -351,6 +359,12 @@ impl Project {
     }
 }
 
+/// Whether a single source has tests (`CWEB_TEST`) and no module, so that it can't be deployed.
+#[must_use]
+pub fn has_only_tests(source: &[u8]) -> bool {
+    Reading::new(source, &SourceFields::default()).has_only_tests()
+}
+
 /// Whether a source is one of the author's tests, and not part of the module.
 pub(super) fn is_for_tests(path: &str) -> bool {
     let stem = path.rsplit('/').next().unwrap_or_default().split('.').next().unwrap_or_default();
@@ -412,9 +426,7 @@ fn read_project_file(files: &BTreeMap<String, Vec<u8>>) -> Result<ProjectFile, S
                 "{PROJECT_FILE}: settings: {key} must be a string, a number or a boolean; write a date as a string, in quotes"
             ));
         }
-        if value.as_str().is_some_and(|text| text.contains('\0')) {
-            return Err(format!("{PROJECT_FILE}: settings: {key} contains a NUL character, which would end it in C"));
-        }
+        value.as_str().map_or(Ok(()), |text| super::settings::check_value(key, text)).map_err(about("settings"))?;
     }
     Ok(read)
 }

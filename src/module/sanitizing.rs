@@ -21,10 +21,7 @@ pub(super) fn check(
 ) -> Result<(), DeployError> {
     let refuse = |text: String| Err(DeployError::Load(LoadError::Domain(text)));
     if options.fields.sanitize.is_none() {
-        let is_taken = domain.is_some_and(sanitized::is_one);
-        let text =
-            format!("domains whose names begin with {} are reserved for modules with a sanitizer", sanitized::PREFIX);
-        return if is_taken { refuse(text) } else { Ok(()) };
+        return check_reserved(domain);
     }
     if source.object().is_some() {
         let text = "error: a sanitizer is compiled into a module from its source, and a ready shared object has none here: leave sanitize out, \
@@ -39,6 +36,16 @@ pub(super) fn check(
         return refuse(text.to_owned());
     }
     Ok(())
+}
+
+/// Checks that `domain` is not reserved for modules with a sanitizer.
+pub(super) fn check_reserved(domain: Option<&str>) -> Result<(), DeployError> {
+    if !domain.is_some_and(sanitized::is_one) {
+        return Ok(());
+    }
+    let prefix = sanitized::PREFIX;
+    let text = format!("domains whose names begin with {prefix} are reserved for modules with a sanitizer");
+    Err(DeployError::Load(LoadError::Domain(text)))
 }
 
 /// The domain for the module `name`, which is now in `there`, if the client names none.

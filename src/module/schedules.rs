@@ -17,8 +17,8 @@ const NAME_BYTES_MAX: usize = 128;
 /// The schedules that the module of `source` and `manifest` declares.
 ///
 /// # Errors
-/// [`DeployError::Compile`]: an entry of `module.toml` is invalid, or two schedules have the same name. The check of the
-/// manifest covers the schedules of the config.
+/// [`DeployError::Compile`], with a line for each problem: an entry of `module.toml` is invalid, or two schedules have the
+/// same name. The check of the manifest covers the schedules of the config.
 pub(super) fn declared(source: &Source, manifest: &Manifest) -> Result<Vec<ScheduleSpec>, DeployError> {
     let spec = |name: &str, job: &str, cron: &str, zone: Option<&str>| ScheduleSpec {
         name: format!("{}/{name}", manifest.name),
@@ -37,10 +37,14 @@ pub(super) fn declared(source: &Source, manifest: &Manifest) -> Result<Vec<Sched
         Some(ScheduleSpec { payload, overlap: job.schedule_overlap, ..plain })
     });
     let mut all: Vec<ScheduleSpec> = of_config.collect();
+    let mut problems = String::new();
     if let Source::Project(project) = source {
         for table in &project.settings.schedules {
             let name = table.name.as_ref().unwrap_or(&table.job);
-            let payload = table.check(project, manifest)?;
+            let payload = table.check(project, manifest).unwrap_or_else(|problem| {
+                problems.push_str(&format!("error: {problem}\n"));
+                String::new()
+            });
             let zone = table.timezone.as_ref().map(|zone| zone.get_ref().as_str());
             let plain = spec(name.get_ref(), table.job.get_ref(), table.cron.get_ref(), zone);
             all.push(ScheduleSpec { payload, overlap: table.overlap, ..plain });
@@ -48,25 +52,22 @@ pub(super) fn declared(source: &Source, manifest: &Manifest) -> Result<Vec<Sched
     }
     let mut seen = BTreeSet::new();
     if let Some(twice) = all.iter().find(|spec| !seen.insert(&spec.name)) {
-        return Err(refused(&format!("two schedules are called {:?}: give one of them another name", twice.name)));
+        problems
+            .push_str(&format!("error: two schedules are called {:?}: give one of them another name\n", twice.name));
     }
     if all.len() > SCHEDULES_MAX {
-        return Err(refused(&format!("the module declares more than {SCHEDULES_MAX} schedules")));
+        problems.push_str(&format!("error: the module declares more than {SCHEDULES_MAX} schedules\n"));
     }
-    Ok(all)
-}
-
-fn refused(text: &str) -> DeployError {
-    DeployError::Compile(format!("error: {text}\n"))
+    if problems.is_empty() { Ok(all) } else { Err(DeployError::Compile(problems)) }
 }
 
 impl ScheduleTable {
     /// Checks the entry and returns its payload as JSON.
-    fn check(&self, project: &Project, manifest: &Manifest) -> Result<String, DeployError> {
+    fn check(&self, project: &Project, manifest: &Manifest) -> Result<String, String> {
         let text = project.files.get(PROJECT_FILE).map(Vec::as_slice).unwrap_or_default();
         let at = |start: usize, key: &str, why: String| {
             let line = 1 + text.iter().take(start).filter(|byte| **byte == b'\n').count();
-            refused(&format!("{PROJECT_FILE}:{line}: schedules: {key}: {why}"))
+            format!("{PROJECT_FILE}:{line}: schedules: {key}: {why}")
         };
         let job = self.job.get_ref();
         if !manifest.jobs.iter().any(|known| known.name == *job) {

@@ -33,6 +33,20 @@ pub fn check_key(key: &str) -> Result<(), String> {
     Err(format!("a setting's name is 1 to {KEY_BYTES_MAX} of A-Z a-z 0-9 _ - and dots, not {key:?}"))
 }
 
+/// Checks that the setting `key` can have `value`.
+///
+/// # Errors
+/// A text for users: the reason.
+pub(super) fn check_value(key: &str, value: &str) -> Result<(), String> {
+    if value.len() > VALUE_BYTES_MAX {
+        return Err(format!("the value of {key} has more than {VALUE_BYTES_MAX} bytes"));
+    }
+    if value.contains('\0') {
+        return Err(format!("the value of {key} contains a NUL character, which would end it in the module"));
+    }
+    Ok(())
+}
+
 /// Whether an entry is a setting or a secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -88,12 +102,7 @@ impl Set {
                 None => refuse(format!("there is no {} {key}", name_of(kind))),
             };
         };
-        if value.len() > VALUE_BYTES_MAX {
-            return refuse(format!("the value of {key} has more than {VALUE_BYTES_MAX} bytes"));
-        }
-        if value.contains('\0') {
-            return refuse(format!("the value of {key} contains a NUL character, which would end it in the module"));
-        }
+        check_value(&key, &value).map_err(DeployError::Setting)?;
         if other.contains_key(&key) {
             return refuse(format!("{key} is a {} already; remove that first", name_of(other_of(kind))));
         }

@@ -187,7 +187,9 @@ impl Table {
                 let target = Target { module, route: at };
                 order += 1;
                 if !pattern::is_pattern(&socket.path) {
-                    table.websockets.entry(socket.path.as_bytes().into()).or_insert(target);
+                    for path in pattern::spellings(&socket.path) {
+                        table.websockets.entry(path.into()).or_insert(target);
+                    }
                 } else if let Some(number) = numbered.number(&socket.path) {
                     table.patterns.resize_with(numbered.sources.len(), PatternRoutes::default);
                     if let Some(pattern) = table.patterns.get_mut(number) {
@@ -236,7 +238,12 @@ impl Table {
     /// it is answered by that pattern.
     fn add_literal(&mut self, method: usize, order: u32, target: Target) {
         let route = self.modules.get(target.module as usize).and_then(|m| m.manifest.routes.get(target.route as usize));
-        let Some(path) = route.map(|route| Box::<[u8]>::from(route.path.as_bytes())) else { return };
+        for path in route.map(|route| pattern::spellings(&route.path)).unwrap_or_default() {
+            self.add_path(method, order, target, path.into());
+        }
+    }
+
+    fn add_path(&mut self, method: usize, order: u32, target: Target, path: Box<[u8]>) {
         let mut first = (order, target);
         self.matcher.visit(&path, |number| {
             let routes = self.patterns.get(number as usize).map_or(&[][..], |pattern| &pattern.routes);
@@ -463,6 +470,17 @@ mod tests {
         assert_eq!(target(&table, "GET", "/b"), Some((0, 1)));
         assert_eq!(target(&table, "POST", "/b"), Some((0, 3)));
         assert_eq!(target(&table, "GET", "/1"), None);
+    }
+
+    #[test]
+    fn letters_beyond_ascii_match_as_clients_send_them() {
+        let table = table(&[&[("GET", "/größe"), ("GET", "/größe/:id"), ("PUT", "/gr.*/x"), ("PUT", "/größe/x")]]);
+        for path in ["/größe", "/gr%C3%B6%C3%9Fe", "/gr%c3%b6%c3%9fe"] {
+            assert_eq!(target(&table, "GET", path), Some((0, 0)), "{path}");
+            assert_eq!(target(&table, "GET", &format!("{path}/7")), Some((0, 1)), "{path}");
+            assert_eq!(target(&table, "PUT", &format!("{path}/x")), Some((0, 2)), "{path}");
+        }
+        assert_eq!(target(&table, "GET", "/gr%C3%B6sse"), None);
     }
 
     #[test]

@@ -34,6 +34,12 @@ pub struct RouteLimits {
     pub handler_timeout: Option<Duration>,
 }
 
+impl RouteLimits {
+    /// No limit: for a check without a server.
+    pub(super) const UNKNOWN: Self =
+        Self { body_bytes_max: usize::MAX, plain_body_bytes_max: usize::MAX, handler_timeout: Some(Duration::MAX) };
+}
+
 /// Checks that need no other module.
 ///
 /// # Errors
@@ -208,6 +214,11 @@ fn name(name: &str) -> Result<(), Refusal> {
     if name.chars().any(char::is_control) {
         return refuse("config.name has a control character");
     }
+    if name == "." || name == ".." {
+        return refuse(format!(
+            "config.name is \"{name}\", which a client removes from a URL: /mgnt/{name} would name another path; give the module another name"
+        ));
+    }
     Ok(())
 }
 
@@ -358,6 +369,10 @@ mod tests {
         assert!(reason(&module("", &[], &[])).contains("empty"));
         assert!(reason(&module(&"x".repeat(128), &[], &[])).contains("127"));
         assert!(reason(&module("a\nb", &[], &[])).contains("control"));
+        for name in [".", ".."] {
+            assert!(reason(&module(name, &[], &[])).contains("give the module another name"), "{name}");
+        }
+        assert_eq!(check(&module("...", &[], &[])), Ok(()));
         assert!(reason(&module("m", &[("BREW", "/a")], &[])).contains("BREW"));
         assert!(reason(&module("m", &[("GET", "/(a)\\1")], &[])).contains("back-references"));
         assert!(reason(&module("m", &[("GET", "a")], &[])).contains("begin with /"));

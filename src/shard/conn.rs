@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 
 /// A request's place in the order of answers: answers leave in the order of the requests (RFC 9112 §9.3.2).
 ///
-/// What is rare is behind a pointer: an idle connection keeps the places of four slots.
+/// Large values of rare slots are behind a pointer, because an idle connection keeps the memory of four slots.
 pub(super) enum Slot {
     /// Parsed but not begun: an unsafe method after others, or a request for a module during its swap.
     Waiting { request: Box<OwnedRequest>, meta: Box<AnswerMeta>, safe: bool },
@@ -241,7 +241,7 @@ impl Conn {
         self.held == 0 && self.is_idle() && self.input.capacity() == 0
     }
 
-    /// Frees what the connection keeps for its next request, if it has been quiet for a second.
+    /// Frees the memory that the connection keeps for its next request, if the connection has been quiet for [`REST_MS`].
     pub(super) fn rest(&mut self, now_ms: u64) {
         let quiet_ms = now_ms.saturating_sub(self.last_active_ms.max(self.last_read_ms));
         if quiet_ms < REST_MS || !self.slots.is_empty() || self.partial != Partial::None || self.upload.is_some() {

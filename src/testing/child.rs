@@ -110,7 +110,7 @@ impl Test {
     }
 
     fn fail_with(&self, text: String) {
-        self.fail(Failed { place: None, text, offset: None });
+        self.fail(Failed { text, ..Failed::default() });
     }
 
     fn run(self, order: &Order, module: &InProcessModule, test: &TestCase) -> Result<Told, String> {
@@ -121,7 +121,7 @@ impl Test {
         let faults = self.clone();
         module.tell_faults(move |fault| {
             let text = format!("{} failed: {}", fault.place, fault.what);
-            faults.fail(Failed { place: None, text, offset: fault.offset });
+            faults.fail(Failed { place: None, text, frames: fault.frames, base: fault.base });
         });
         set_test_host(Box::new(self.clone()));
         module.bind_tests();
@@ -185,7 +185,7 @@ impl TestHost for Test {
     }
 
     fn failed(&self, file: &str, line: u32, text: &str) {
-        self.fail(Failed { place: Some((file.to_owned(), line)), text: text.to_owned(), offset: None });
+        self.fail(Failed { place: Some((file.to_owned(), line)), text: text.to_owned(), ..Failed::default() });
     }
 
     fn skipped(&self, reason: &str) {

@@ -62,14 +62,16 @@ pub struct Listed {
 }
 
 /// A reason why a test has failed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failed {
     /// The place of the failure, if there is one: file and line.
     pub place: Option<(String, u32)>,
     /// The description of the failure.
     pub text: String,
-    /// The offset of the instruction in the module's object.
-    pub offset: Option<u64>,
+    /// The instruction, then return addresses, if the failure is a fault.
+    pub frames: Vec<u64>,
+    /// The address at which the module was mapped.
+    pub base: u64,
 }
 
 /// The result of a test, as its process reports it.

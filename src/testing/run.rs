@@ -135,18 +135,17 @@ impl Setup {
         let has_found = ended.status.and_then(|status| status.code()) == Some(FOUND);
         if has_found && ran.failures.is_empty() {
             let text = found().unwrap_or_else(|| "the tool has found errors: the output has them".to_owned());
-            ran.failures.push(Failed { place: None, text, offset: None });
+            ran.failures.push(Failed { text, ..Failed::default() });
         }
         ran
     }
 
     fn words(&self, failed: &Failed) -> String {
-        let place = failed.offset.and_then(|offset| symbol::locate(&self.object, 0, offset));
-        match (&failed.place, place) {
-            (Some((file, line)), _) => format!("{file}:{line}: {}", failed.text),
-            (None, Some(place)) => format!("{} at {place}", failed.text),
-            (None, None) => failed.text.clone(),
+        if let Some((file, line)) = &failed.place {
+            return format!("{file}:{line}: {}", failed.text);
         }
+        let place = symbol::innermost(&self.object, failed.base, &failed.frames);
+        place.map_or_else(|| failed.text.clone(), |place| format!("{place}: {}", failed.text))
     }
 
     /// Runs one process to its end.
@@ -241,7 +240,7 @@ fn give(user: Option<User>, dir: &Path) -> io::Result<()> {
 }
 
 fn failed(text: String) -> Ran {
-    Ran { failures: vec![Failed { place: None, text, offset: None }], skipped: None }
+    Ran { failures: vec![Failed { text, ..Failed::default() }], skipped: None }
 }
 
 impl Ended {

@@ -14,7 +14,7 @@ const INDEX: &[u8] = b"index.html";
 #[must_use]
 pub fn mounted(view: &RequestView<'_>, prefix: &str, dir: &str) -> FileAnswer {
     let not_found = || FileAnswer::without_file(404, Vec::new());
-    let below = view.path().get(prefix.trim_end_matches('/').len()..).unwrap_or_default();
+    let below = below(view.path(), prefix.trim_end_matches('/'));
     if below.is_empty() {
         return moved(view);
     }
@@ -25,6 +25,16 @@ pub fn mounted(view: &RequestView<'_>, prefix: &str, dir: &str) -> FileAnswer {
         Err(error) if error.raw_os_error() == Some(libc::EISDIR) && open::is_directory(&root, &path) => moved(view),
         Err(error) => refused(&error, dir),
     }
+}
+
+/// The part of `path` after `prefix`, whose characters beyond ASCII may be percent-encoded in the path.
+fn below<'p>(path: &'p [u8], prefix: &str) -> &'p [u8] {
+    let mut at = 0;
+    for byte in prefix.bytes() {
+        let is_encoded = !byte.is_ascii() && path.get(at) == Some(&b'%');
+        at += if is_encoded { 3 } else { 1 };
+    }
+    path.get(at..).unwrap_or_default()
 }
 
 fn refused(error: &io::Error, dir: &str) -> FileAnswer {
@@ -67,7 +77,16 @@ fn relative(below: &[u8]) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use super::relative;
+    use super::{below, relative};
+
+    #[test]
+    fn a_prefix_may_be_percent_encoded_in_the_path() {
+        for path in ["/größe/x", "/gr%C3%B6%c3%9fe/x", "/gr%C3%B6ße/x"] {
+            assert_eq!(below(path.as_bytes(), "/größe"), b"/x", "{path}");
+        }
+        assert_eq!(below(b"/a", "/a"), b"");
+        assert_eq!(below(b"/a%20/x", "/a%20"), b"/x");
+    }
 
     #[test]
     fn what_is_served_below_a_mount() {

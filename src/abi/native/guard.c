@@ -412,6 +412,7 @@ static void on_signal(int signo, siginfo_t *info, void *context) {
     fault->signo = signo;
     read_registers(context, &fault->pc, &sp);
     take_trace(context, fault->pc, sp);
+    cwebn_thrown_settle(signo, &last_trace);
     if (stopped.is_exit) {
         fault->kind = CWEBN_FAULT_EXIT;
         fault->exit_code = stopped.code;
@@ -437,6 +438,13 @@ static struct sigaction handler(void) {
     action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
     sigemptyset(&action.sa_mask);
     return action;
+}
+
+void *cwebn_open(const char *path, int flags) {
+    void *handle = dlopen(path, flags);
+    /* Keeps this frame: a tail call would leave none. */
+    __asm__ volatile("" : "+r"(handle));
+    return handle;
 }
 
 int cwebn_guard_refusals(int descriptor) {
@@ -561,9 +569,13 @@ int cwebn_guard_own(void (*fn)(void *), void *arg, struct cwebn_fault *out) {
 int cwebn_guard_module(uintptr_t code, void (*fn)(void *), void *arg, struct cwebn_fault *out) {
     if (innermost == NULL) {
         errno = 0;
+        cwebn_exceptions_prepare();
     }
     int faulted = guarded(code, fn, arg, out);
     if (innermost == NULL) {
+        if (faulted != 0) {
+            cwebn_exceptions_release();
+        }
         cwebn_state_restore();
     }
     return faulted;

@@ -23,6 +23,43 @@ struct job_payload;
 struct job_ctx;
 struct symbols;
 
+/* ---- exceptions.c: uncaught exceptions of C++ ---- */
+
+/* Limit, in bytes, on the description of an exception, with its NUL. */
+#define CWEBN_THROWN_BYTES 1024
+
+/*
+ * Makes uncaught exceptions describable if the library of C++ is loaded, or `is_needed`, which loads it. Repeated calls are
+ * harmless.
+ */
+void cwebn_exceptions_watch(int is_needed);
+
+/* Calls `told` with the description of each uncaught exception, before its SIGABRT. */
+void cwebn_exceptions_observe(void (*told)(const char *));
+
+struct cwebn_trace;
+
+/* In the handler of a signal: forgets the thread's last exception unless this signal is its SIGABRT. Then the exception's
+ * return addresses replace those of `trace`, whose first frame stays. */
+void cwebn_thrown_settle(int signo, struct cwebn_trace *trace);
+
+/* Before an outermost call: finds the thread's exceptions for cwebn_exceptions_release, which must not allocate, because a
+ * fault may have left the lock of malloc(3) held. */
+void cwebn_exceptions_prepare(void);
+
+/*
+ * After a fault of an outermost call: forgets the exceptions that the thread has caught or is throwing, because the fault has
+ * jumped over the ends of their catches. Otherwise the thread's next call would have them. Their memory is not freed: a
+ * destructor could fail again.
+ */
+void cwebn_exceptions_release(void);
+
+/* Copies the description of the exception that caused the thread's last signal, without a NUL. Returns its length. */
+size_t cwebn_last_thrown(char *text, size_t size);
+
+/* The name of a function of C++, to be freed; NULL: it is not mangled, or the library is not loaded. */
+char *cwebn_demangle(const char *name);
+
 /* ---- guard.c: calls into modules that survive faults ---- */
 
 /* Values of cwebn_fault.kind. */
@@ -96,6 +133,12 @@ void cwebn_guard_cores(int directory);
 /* The argument that exit_group(2) must have, its low byte aside, where cwebn_guard_note's process is confined. The
  * filter turns any other call, which only a module can have made, into SIGSYS. */
 #define CWEBN_EXIT_MARK 0x63776500
+
+/*
+ * dlopen(3). An exception of C++ that leaves a constructor ends here as std::terminate(), because this frame has no unwind
+ * table. Otherwise it would reach frames of Rust, which end the process without the exception's description.
+ */
+void *cwebn_open(const char *path, int flags);
 
 /* Ends the process at once with this code. */
 __attribute__((noreturn)) void cwebn_exit(int code);

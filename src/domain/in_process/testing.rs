@@ -1,7 +1,7 @@
 //! Tests of a module, run in the process of the module.
 
 use super::{Caught, InProcessModule, fault_of, observe_faults};
-use crate::abi::guard::{ThreadGuard, Trap};
+use crate::abi::guard::{ThreadGuard, Trap, last_trace};
 use crate::abi::module_calls;
 use crate::abi::testing::TestCase;
 use crate::domain::Fault;
@@ -13,8 +13,10 @@ pub struct TestFault {
     pub what: String,
     /// The function in which it happened.
     pub place: String,
-    /// The offset of the instruction within the process's mapping of the module.
-    pub offset: Option<u64>,
+    /// The instruction, then return addresses.
+    pub frames: Vec<u64>,
+    /// The address of the process's mapping of the module.
+    pub base: u64,
 }
 
 impl InProcessModule {
@@ -36,8 +38,8 @@ impl InProcessModule {
         observe_faults(Box::new(move |caught: &Caught<'_>| {
             // A call of exit(3) is an intended end of the call.
             let Trap::Signal { instruction, .. } = caught.trap else { return };
-            let offset = instruction.checked_sub(base).filter(|_| base != 0).map(|offset| offset as u64);
-            told(TestFault { what: fault_of(caught.trap).what, place: caught.place.to_owned(), offset });
+            let (what, place) = (fault_of(caught.trap).what, caught.place.to_owned());
+            told(TestFault { what, place, frames: last_trace(instruction).frames, base: base as u64 });
         }));
     }
 

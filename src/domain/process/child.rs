@@ -20,7 +20,7 @@ use crate::abi::request::set_rules;
 use crate::abi::rooms::set_outlets;
 use crate::abi::uncancelled::Uncancelled;
 use crate::abi::websocket::Outlet;
-use crate::abi::{connect, crypto, host, sanitizer, worker};
+use crate::abi::{connect, crypto, exceptions, host, sanitizer, worker};
 use crate::domain::Instance;
 use crate::domain::executor::{self, Pool, Runner, RunnerFactory};
 use crate::domain::in_process::{self, Caught, InProcess, InProcessModule, Workers};
@@ -280,6 +280,7 @@ fn tell_fault(parent: &Parent, caught: &Caught<'_>) {
             instruction: instruction as u64,
             stack_overflow,
             place: caught.place.to_owned(),
+            thrown: exceptions::last(),
         };
         // The process of a single call must not use the connection to the server.
         if worker::is_on() {

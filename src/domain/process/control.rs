@@ -184,6 +184,9 @@ pub(super) struct CaughtFault {
     pub(super) frames: Vec<u64>,
     #[serde(default)]
     pub(super) registers: Vec<u64>,
+    /// The description of the exception of C++ that caused the signal.
+    #[serde(default)]
+    pub(super) thrown: Option<String>,
 }
 
 /// A question of a module to the server.

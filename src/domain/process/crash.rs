@@ -97,10 +97,12 @@ impl DomainShared {
     /// The report of a caught signal.
     fn caught(&self, process: &ProcessInstance, fault: &CaughtFault) -> CrashReport {
         let address = usize::try_from(fault.address).unwrap_or_default();
-        let place: String = fault.place.chars().take(PLACE_CHARS_MAX).filter(|c| !c.is_control()).collect();
+        let plain = |text: &str| text.chars().take(PLACE_CHARS_MAX).filter(|c| !c.is_control()).collect::<String>();
+        let place = plain(&fault.place);
+        let thrown = fault.thrown.as_deref().map(plain);
         CrashReport {
             modules: self.names(&[fault.instance]),
-            what: Fault::signal(fault.signal, address, fault.stack_overflow).what,
+            what: thrown.unwrap_or_else(|| Fault::signal(fault.signal, address, fault.stack_overflow).what),
             signal: Some(fault.signal),
             address: has_address(fault.signal).then_some(fault.address),
             frame: self.frame(process, Some(fault.instance), fault.instruction),

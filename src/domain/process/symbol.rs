@@ -6,6 +6,7 @@
 //! other repeatedly, so a process of its own, `cweb symbol OFFSET`, reads it in a sandbox with little memory and time;
 //! without its answer the report has no line.
 
+use crate::abi::exceptions;
 use crate::domain::inspect;
 use crate::domain::sandbox::{self, Policy};
 use crate::net;
@@ -26,6 +27,8 @@ pub const COMMAND: &str = "symbol";
 
 /// Limit, in bytes, on the file; larger files are not read.
 const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// Limit, in bytes, on a name in the object; a longer one counts as missing.
+const MANGLED_BYTES_MAX: usize = 4096;
 /// Limit, in characters, on a name; longer names are cut.
 const NAME_CHARS_MAX: usize = 120;
 /// Limit on the address space of the process that reads debug information, in bytes: this program, the file, and derived
@@ -51,9 +54,26 @@ pub fn locate(path: &Path, base: u64, address: u64) -> Option<String> {
     let offset = address.checked_sub(base)?;
     let file = File::open(path).ok()?;
     let bytes = read(&file)?;
-    let place = std::panic::catch_unwind(|| find(&bytes, offset)).ok().flatten()?;
-    Some(line_elsewhere(file, offset).map_or_else(|| place.clone(), |line| format!("{place} ({line})")))
+    let Symbol { name, offset: within } = std::panic::catch_unwind(|| find(&bytes, offset)).ok().flatten()?;
+    let (line, demangled) = line_elsewhere(file, offset, name.as_deref());
+    let place = format!("{}+{within:#x}", demangled.or(name.as_deref().map(printable)).unwrap_or_default());
+    Some(line.map_or_else(|| place.clone(), |line| format!("{place} ({line})")))
 }
+
+/// The innermost function of the object among `frames`, as `src/main.c:7: copy`.
+pub fn innermost(path: &Path, base: u64, frames: &[u64]) -> Option<String> {
+    let named = backtrace(path, base, frames).into_iter().find(|frame| frame != IN_A_LIBRARY)?;
+    let (function, place) = match named.strip_suffix(')').and_then(|named| named.rsplit_once(" (")) {
+        Some((function, place)) => (function, Some(place)),
+        None => (named.as_str(), None),
+    };
+    // The author's name of a test.
+    let function = function.strip_prefix("cweb_test_of_").unwrap_or(function);
+    Some(place.map_or_else(|| function.to_owned(), |place| format!("{place}: {function}")))
+}
+
+/// A frame outside of the object.
+const IN_A_LIBRARY: &str = "in a library";
 
 /// The functions of `frames`, an instruction and its return addresses, in a shared object loaded at `base`: `copy
 /// (src/main.c:7)`, the innermost first, with inlined functions. An address outside of the object is `in a library`, if it
@@ -79,15 +99,16 @@ pub(super) fn backtrace(path: &Path, base: u64, frames: &[u64]) -> Vec<String> {
     let mut found: Vec<Vec<String>> = Vec::new();
     for offset in inside {
         let Some(offset) = offset else {
-            found.push(vec!["in a library".to_owned()]);
+            found.push(vec![IN_A_LIBRARY.to_owned()]);
             continue;
         };
         let line = lines.next().unwrap_or_default();
         let named: Vec<String> = line.split('\t').filter(|part| !part.is_empty()).map(printable).collect();
-        found.push(if named.is_empty() { find(&bytes, offset).into_iter().collect() } else { named });
+        let symbol = || find(&bytes, offset).map(|symbol| symbol.text());
+        found.push(if named.is_empty() { symbol().into_iter().collect() } else { named });
     }
     // The caller of the module's first function is the server.
-    let last = found.iter().rposition(|frame| frame.first().is_some_and(|name| name != "in a library"));
+    let last = found.iter().rposition(|frame| frame.first().is_some_and(|name| name != IN_A_LIBRARY));
     let mut flat: Vec<String> = found.into_iter().take(last.map_or(0, |last| last + 1)).flatten().collect();
     // Addresses outside of the module are dropped, and a return address at the stack pointer may be the frame's own, too.
     flat.dedup();
@@ -147,7 +168,20 @@ fn has(file: &object::File<'_>, offset: u64) -> bool {
     file.segments().any(|segment| within(offset, segment.address(), segment.size()))
 }
 
-fn find(bytes: &[u8], offset: u64) -> Option<String> {
+/// A function, and the offset of an instruction in it.
+struct Symbol {
+    /// The name in the object; `None`: the offset is one of the object.
+    name: Option<String>,
+    offset: u64,
+}
+
+impl Symbol {
+    fn text(&self) -> String {
+        format!("{}+{:#x}", self.name.as_deref().map(printable).unwrap_or_default(), self.offset)
+    }
+}
+
+fn find(bytes: &[u8], offset: u64) -> Option<Symbol> {
     let file = object::File::parse(bytes).ok()?;
     if !has(&file, offset) {
         return None;
@@ -157,14 +191,22 @@ fn find(bytes: &[u8], offset: u64) -> Option<String> {
         symbols.filter(|symbol| within(offset, symbol.address(), symbol.size())).max_by_key(ObjectSymbol::address);
     let name = symbol.as_ref().and_then(|symbol| Some((symbol.name().ok()?, symbol.address())));
     Some(match name {
-        Some((name, start)) => format!("{}+{:#x}", printable(name), offset - start),
-        None => format!("+{offset:#x}"),
+        Some((name, start)) => {
+            let name = Some(name.to_owned()).filter(|name| name.len() <= MANGLED_BYTES_MAX);
+            Symbol { name, offset: offset - start }
+        }
+        None => Symbol { name: None, offset },
     })
 }
 
-/// The file and line of an offset in `file`, found by another process.
-fn line_elsewhere(file: File, offset: u64) -> Option<String> {
-    elsewhere(file, vec![offset.to_string()]).map(|line| printable(&line))
+/// The file and line of an offset in `file`, and the author's name of its function `mangled`, found by another process.
+fn line_elsewhere(file: File, offset: u64, mangled: Option<&str>) -> (Option<String>, Option<String>) {
+    let mangled = mangled.filter(|name| name.starts_with("_Z") && !name.contains('\0'));
+    let arguments = [Some(offset.to_string()), mangled.map(str::to_owned)];
+    let answer = elsewhere(file, arguments.into_iter().flatten().collect()).unwrap_or_default();
+    let (line, name) = answer.split_once('\t').unwrap_or((&answer, ""));
+    let told = |text: &str| Some(printable(text)).filter(|text| !text.is_empty());
+    (told(line), told(name))
 }
 
 /// The answer of the reading process about `file` to `arguments`.
@@ -189,8 +231,9 @@ fn elsewhere(mut file: File, arguments: Vec<String>) -> Option<String> {
     Some(text.into_owned())
 }
 
-/// The main function of the child, with the shared object as standard input: `cweb symbol OFFSET` prints the file and line;
-/// `cweb symbol +OFFSET…` prints for each offset a line with its functions, the innermost first, separated by tabs.
+/// The main function of the child, with the shared object as standard input: `cweb symbol OFFSET [MANGLED]` prints the file
+/// and line, a tab, and the function's name. `cweb symbol +OFFSET…` prints for each offset a line with its functions, the
+/// innermost first, separated by tabs.
 #[must_use]
 pub fn main(arguments: &[OsString]) -> ExitCode {
     let texts: Vec<&str> = arguments.iter().filter_map(|text| text.to_str()).take(OFFSETS_MAX).collect();
@@ -204,12 +247,16 @@ pub fn main(arguments: &[OsString]) -> ExitCode {
         user: sandbox::unprivileged(),
         ..Policy::default()
     };
-    let (Some(offset), Ok(_)) = (offset, policy.apply()) else { return ExitCode::FAILURE };
-    sandbox::end_with_parent();
     let mut bytes = Vec::new();
     if std::io::stdin().take(FILE_BYTES_MAX).read_to_end(&mut bytes).is_err() {
         return ExitCode::FAILURE;
     }
+    let mangled = texts.get(1).filter(|name| name.starts_with("_Z"));
+    if memchr::memmem::find(&bytes, b"\0_Z").is_some() || mangled.is_some() {
+        exceptions::prepare_names();
+    }
+    let (Some(offset), Ok(_)) = (offset, policy.apply()) else { return ExitCode::FAILURE };
+    sandbox::end_with_parent();
     if !all.is_empty() {
         let Some(text) = object::File::parse(bytes.as_slice()).ok().and_then(|file| functions(&file, &all)) else {
             return ExitCode::FAILURE;
@@ -217,10 +264,9 @@ pub fn main(arguments: &[OsString]) -> ExitCode {
         print!("{text}");
         return ExitCode::SUCCESS;
     }
-    let Some(line) = object::File::parse(bytes.as_slice()).ok().and_then(|file| line(&file, offset)) else {
-        return ExitCode::FAILURE;
-    };
-    print!("{line}");
+    let line = object::File::parse(bytes.as_slice()).ok().and_then(|file| line(&file, offset));
+    let name = mangled.and_then(|name| exceptions::demangled(name));
+    print!("{}\t{}", line.unwrap_or_default(), name.unwrap_or_default());
     ExitCode::SUCCESS
 }
 
@@ -241,28 +287,47 @@ fn functions(file: &object::File<'_>, offsets: &[u64]) -> Option<String> {
 
 fn functions_at(context: &Debug<'_>, offset: u64) -> Option<Vec<String>> {
     let mut frames = context.find_frames(offset).skip_all_loads().ok()?;
+    let dir = compiled_in(context, offset);
     let mut names = Vec::new();
     while let Some(frame) = frames.next().ok().flatten().filter(|_| names.len() < INLINED_MAX) {
         let name = frame.function.as_ref().and_then(|function| function.raw_name().ok().map(Cow::into_owned));
-        let place = frame.location.and_then(|place| Some(format!("{}:{}", author_name(place.file?), place.line?)));
-        let name = printable(&name.unwrap_or_else(|| "?".to_owned()));
+        let place =
+            frame.location.and_then(|place| Some(format!("{}:{}", author_name(place.file?, &dir), place.line?)));
+        let name = name.unwrap_or_else(|| "?".to_owned());
+        let name = printable(&exceptions::demangled(&name).unwrap_or(name));
         names.push(place.map_or_else(|| name.clone(), |place| format!("{name} ({})", printable(&place))));
     }
     Some(names)
 }
 
-/// The author's name of a source: its path below the compiler's working directory.
-fn author_name(file: &str) -> &str {
-    let below = file.split_once("/.scratch/").and_then(|(_, rest)| rest.split_once('/'));
-    below.map_or_else(|| file.rsplit('/').next().unwrap_or(file), |(_, name)| name)
+/// The working directory of the compiler that made the code at `offset`; empty if that is not known.
+fn compiled_in(context: &Debug<'_>, offset: u64) -> String {
+    let unit = context.find_dwarf_and_unit(offset).skip_all_loads();
+    let dir = unit.and_then(|unit| unit.comp_dir);
+    dir.map(|dir| String::from_utf8_lossy(dir.slice()).into_owned()).unwrap_or_default()
+}
+
+/// The author's name of a source: its path below the compiler's working directory `dir`, or else the last part of its path.
+fn author_name(file: &str, dir: &str) -> String {
+    let below = file.strip_prefix(dir).and_then(|rest| rest.strip_prefix('/')).filter(|_| !dir.is_empty());
+    let Some(below) = below else { return file.rsplit('/').next().unwrap_or(file).to_owned() };
+    let mut parts: Vec<&str> = Vec::new();
+    for part in below.split('/') {
+        match part {
+            "" | "." => {}
+            ".." if !parts.is_empty() => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    parts.join("/")
 }
 
 /// The file and line, if there is debug information.
 fn line(file: &object::File<'_>, offset: u64) -> Option<String> {
     let context = debug_information(file)?;
     let location = context.find_location(offset).ok()??;
-    let name = location.file?.rsplit('/').next()?;
-    Some(format!("{}:{}", printable(name), location.line?))
+    let name = author_name(location.file?, &compiled_in(&context, offset));
+    Some(format!("{}:{}", printable(&name), location.line?))
 }
 
 fn debug_information<'a>(file: &object::File<'a>) -> Option<Debug<'a>> {
@@ -286,6 +351,19 @@ pub(super) fn printable(name: &str) -> String {
 mod tests {
     use super::*;
     use std::process::Command;
+
+    #[test]
+    fn sources_have_their_authors_names() {
+        for (file, dir, name) in [
+            ("/d/.scratch/7/src/a.c", "/d/.scratch/7", "src/a.c"),
+            ("/d/.scratch/7/src/../inc/./a.h", "/d/.scratch/7", "inc/a.h"),
+            ("/d/.scratch/70/a.c", "/d/.scratch/7", "a.c"),
+            ("/usr/include/x.h", "/d", "x.h"),
+            ("a.c", "", "a.c"),
+        ] {
+            assert_eq!(author_name(file, dir), name);
+        }
+    }
 
     #[test]
     fn a_place_in_a_shared_object_has_function_file_and_line() {

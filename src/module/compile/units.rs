@@ -1,7 +1,8 @@
 //! Compiling a project: units in parallel, unchanged units from the cache, then the link.
 
 use super::super::deploy::{DeployError, cut};
-use super::super::dialect::{Language, messages};
+use super::super::dialect::Language;
+use super::super::dialect::messages::{self, LinkedFiles};
 use super::super::project::Project;
 use super::super::sdk;
 use super::plan::{Plan, Unit};
@@ -352,8 +353,8 @@ impl Compiler {
         let linker = linker.let_go().ok_or_else(|| DeployError::Internal("the linker has run before".to_owned()))?;
         self.outcome(linker, work.language(), work.deadline).map_err(|error| match error {
             DeployError::Compile(text) => {
-                let units = work.plan.units();
-                let files: Vec<&str> = units.iter().map(|unit| unit.path.as_str()).collect();
+                let units = work.plan.units().iter().map(|unit| unit.path.as_str()).collect();
+                let files = LinkedFiles { units, all: work.project.files.keys().map(String::as_str).collect() };
                 DeployError::Compile(super::hints::with_hints(messages::linker(&text, &files, &work.plan.words())))
             }
             other => other,

@@ -15,20 +15,38 @@ pub(crate) fn without_lines(source: &[u8], file: &str) -> Option<String> {
     })
 }
 
-/// Rewrites the linker's messages about the sources `files` in a compiler's format: place, `error:`, and the nearest name.
-pub(crate) fn linker(text: &str, files: &[&str], words: &Words) -> String {
+/// The files of a linked module, for its linker's messages.
+pub(crate) struct LinkedFiles<'a> {
+    /// The sources, in the order of their objects.
+    pub(crate) units: Vec<&'a str>,
+    /// All files.
+    pub(crate) all: Vec<&'a str>,
+}
+
+const UNDEFINED: &str = "undefined reference to `";
+const MULTIPLE: &str = "multiple definition of `";
+
+/// Rewrites the linker's messages about a module of `files` in a compiler's format: place, `error:`, and the nearest name.
+pub(crate) fn linker(text: &str, files: &LinkedFiles<'_>, words: &Words) -> String {
     let mut said = String::new();
+    let has_own_words = text.contains(UNDEFINED) || text.contains(MULTIPLE);
     for line in text.lines() {
-        let Some((head, name)) = line.split_once("undefined reference to `") else {
-            let is_of_linker = line.contains(": in function `") || line.starts_with("collect2: error:");
-            if !is_of_linker || !text.contains("undefined reference to `") {
+        if let Some((head, rest)) = line.split_once(MULTIPLE) {
+            said.push_str(&defined_twice(head, rest, files));
+            continue;
+        }
+        let Some((head, name)) = line.split_once(UNDEFINED) else {
+            let is_of_linker = line.contains(": in function `")
+                || line.contains("more undefined references to `")
+                || line.starts_with("collect2: error:");
+            if !is_of_linker || !has_own_words {
                 said.push_str(line);
                 said.push('\n');
             }
             continue;
         };
         let name = name.trim_end_matches('\'');
-        let at = linked_from(head, files);
+        let at = files.place(head).unwrap_or_else(|| files.units.first().copied().unwrap_or("module.c").to_owned());
         if let Some(real) = name.strip_prefix("__wrap_") {
             said.push_str(&format!(
                 "{at}: error: {real} can't be called without the server's headers; add: #include <cweb.h>\n"
@@ -44,15 +62,56 @@ pub(crate) fn linker(text: &str, files: &[&str], words: &Words) -> String {
     said
 }
 
-/// The file and the line in a linker message, which may contain the file's full path.
-fn linked_from(head: &str, files: &[&str]) -> String {
-    let line_of = |file: &&str| {
-        let (_, rest) = head.split_once(&format!("{file}:"))?;
-        rest.split([':', ' ', '(']).next()?.parse::<usize>().ok()
-    };
-    let found = files.iter().filter_map(|file| Some((file.len(), file, line_of(file)?))).max();
-    let first = files.first().copied().unwrap_or("module.c");
-    found.map_or_else(|| first.to_owned(), |(_, file, line)| format!("{file}:{line}"))
+/// The error for a name with two definitions: `head` has the place of the second, and `rest` the name and the place of the
+/// first.
+fn defined_twice(head: &str, rest: &str, files: &LinkedFiles<'_>) -> String {
+    let (name, first) = rest.split_once("'; ").unwrap_or((rest.trim_end_matches('\''), ""));
+    let first = first.strip_suffix(": first defined here").unwrap_or(first);
+    let place = |text: &str| files.place(text).unwrap_or_else(|| last_part(text));
+    let (second, first_at) = (place(head), place(first));
+    if second == first_at {
+        let units = [files.unit(first), files.unit(head)];
+        let both = units.into_iter().flatten().collect::<Vec<_>>().join(" and ");
+        let both = if both.is_empty() { "several sources".to_owned() } else { both };
+        return format!(
+            "{second}: error: multiple definition of '{name}', by {both}; declare it there with extern, or make it static inline, and \
+             define it in one source\n"
+        );
+    }
+    let first = if first_at.is_empty() { String::new() } else { format!("{first_at}: note: first defined here\n") };
+    format!("{second}: error: multiple definition of '{name}'; make one of them static, or rename it\n{first}")
+}
+
+/// The last part of the path in a linker's message, for files that are not the author's.
+fn last_part(text: &str) -> String {
+    text.trim_end_matches([':', ' ']).rsplit('/').next().unwrap_or_default().to_owned()
+}
+
+impl LinkedFiles<'_> {
+    /// The source whose object a linker's message names: `.cweb/3.o`.
+    fn unit(&self, text: &str) -> Option<&str> {
+        let (_, rest) = text.rsplit_once(".cweb/")?;
+        let number: usize = rest.split_once(".o")?.0.parse().ok()?;
+        self.units.get(number).copied()
+    }
+
+    /// The author's file in a linker's message, with the line if the message has it.
+    fn place(&self, text: &str) -> Option<String> {
+        let after = |file: &str| {
+            // The linker may name the file with the path of the scratch directory.
+            text.rmatch_indices(file).find_map(|(at, _)| {
+                let before = text.get(..at)?;
+                let is_whole = before.is_empty() || before.ends_with(['/', ':', ' ']);
+                text.get(at + file.len()..)?.strip_prefix(':').filter(|_| is_whole)
+            })
+        };
+        let found = self.all.iter().filter_map(|file| Some((file, after(file)?)));
+        let Some((file, rest)) = found.max_by_key(|(file, _)| file.len()) else {
+            return self.unit(text).map(str::to_owned);
+        };
+        let line = rest.split([':', ' ', '(']).next().and_then(|line| line.parse::<usize>().ok());
+        Some(line.map_or_else(|| (*file).to_owned(), |line| format!("{file}:{line}")))
+    }
 }
 
 /// The word of the source that is most similar to `name`, if one is similar enough.
@@ -95,17 +154,53 @@ mod tests {
         let text = "/usr/bin/ld: ./ccA.o: in function `handler':\n/tmp/1/module.c:7: undefined reference to `helpr'\n\
                     /usr/bin/ld: /tmp/1/module.c:8: undefined reference to `__wrap_fclose'\n\
                     collect2: error: ld returned 1 exit status\n";
-        let said = linker(text, &["module.c"], &words(b"int helper(void); int helpr(void);"));
+        let files = |units: &[&'static str]| LinkedFiles { units: units.to_vec(), all: [units, &["inc/h.h"]].concat() };
+        let said = linker(text, &files(&["module.c"]), &words(b"int helper(void); int helpr(void);"));
         assert_eq!(
             said,
             "module.c:7: error: 'helpr' is declared, but defined nowhere; did you mean 'helper'?\n\
              module.c:8: error: fclose can't be called without the server's headers; add: #include <cweb.h>\n"
         );
         let other = "/usr/bin/ld: cannot find -lnothing\ncollect2: error: ld returned 1 exit status\n";
-        assert_eq!(linker(other, &["module.c"], &words(b"")), other);
+        assert_eq!(linker(other, &files(&["module.c"]), &words(b"")), other);
         let text = "/usr/bin/ld: .cweb/1.o: in function `h':\n/d/9/src/b.c:12: undefined reference to `f'\n";
-        let said = linker(text, &["b.c", "src/b.c"], &words(b""));
+        let said = linker(text, &files(&["b.c", "src/b.c"]), &words(b""));
         assert_eq!(said, "src/b.c:12: error: 'f' is declared, but defined nowhere\n");
+        let text = "/usr/bin/ld: .cweb/1.o:(.data.rel+0x0): undefined reference to `f'\n\
+                    /usr/bin/ld: .cweb/1.o: in function `g':\n/d/ab.c:3: more undefined references to `f' follow\n";
+        let said = linker(text, &files(&["b.c", "ab.c"]), &words(b""));
+        assert_eq!(said, "ab.c: error: 'f' is declared, but defined nowhere\n");
+    }
+
+    #[test]
+    fn two_definitions_of_a_name_have_both_places() {
+        let files = |units: &[&'static str]| LinkedFiles { units: units.to_vec(), all: [units, &["inc/h.h"]].concat() };
+        for (text, expected) in [
+            (
+                "/usr/bin/ld: .cweb/1.o: in function `twice':\n/d ir/.scratch/3/b.c:2: multiple definition of `twice'; \
+                 .cweb/0.o:/d ir/.scratch/3/src/a.c:3: first defined here\ncollect2: error: ld returned 1 exit status\n",
+                "b.c:2: error: multiple definition of 'twice'; make one of them static, or rename it\nsrc/a.c:3: note: first \
+                 defined here\n",
+            ),
+            (
+                "/usr/bin/ld: .cweb/1.o:(.bss+0x0): multiple definition of `n'; .cweb/0.o:(.bss+0x0): first defined here\n",
+                "b.c: error: multiple definition of 'n'; make one of them static, or rename it\nsrc/a.c: note: first defined \
+                 here\n",
+            ),
+            (
+                "/usr/bin/ld: .cweb/1.o:/t/build/inc/h.h:4: multiple definition of `n'; .cweb/0.o:/t/build/inc/h.h:4: first \
+                 defined here\n",
+                "inc/h.h:4: error: multiple definition of 'n', by src/a.c and b.c; declare it there with extern, or make it \
+                 static inline, and define it in one source\n",
+            ),
+            (
+                "/usr/bin/ld: .cweb/1.o:/t/b.c:4: multiple definition of `n'; /usr/lib/libz.a(x.o):(.data+0x0): first defined here\n",
+                "b.c:4: error: multiple definition of 'n'; make one of them static, or rename it\nlibz.a(x.o):(.data+0x0): note: \
+                 first defined here\n",
+            ),
+        ] {
+            assert_eq!(linker(text, &files(&["src/a.c", "b.c"]), &words(b"")), expected);
+        }
     }
 
     #[test]

@@ -91,6 +91,12 @@ impl Reading {
         reading
     }
 
+    /// Whether the source has tests and no module. An app for nope.c or WAFer has no config, but its own headers.
+    pub(super) fn has_only_tests(&self) -> bool {
+        let has_module = self.words.has("module_t") || self.fields.function_name.is_some();
+        self.words.has("CWEB_TEST") && !has_module && self.likely != Dialect::Wafer
+    }
+
     /// The language of the source.
     pub(super) fn language(&self) -> Language {
         self.language
@@ -141,6 +147,13 @@ impl Reading {
     pub(super) fn recipes(&self) -> Result<Vec<Recipe>, String> {
         if let Some(refusal) = &self.refusal {
             return Err(refusal.clone());
+        }
+        if self.has_only_tests() {
+            let file = self.file();
+            return Err(format!(
+                "{file}:1: error: the file has tests (CWEB_TEST) and no module (export module_t config); deploy the module's own \
+                 source, and run the tests beside it: cweb test NAME.c also builds NAME_test.c\n"
+            ));
         }
         if self.language == Language::Cpp && self.likely != Dialect::Wafer {
             return Ok(vec![three::recipe_of_cpp(&self.words)]);
@@ -236,6 +249,15 @@ mod tests {
         for (source, expected) in table {
             assert_eq!(dialects(source), expected, "{source}");
         }
+    }
+
+    #[test]
+    fn tests_without_a_module_are_told() {
+        let said = |source: &str| Reading::new(source.as_bytes(), &SourceFields::default()).recipes().err();
+        let tests = "#include <cweb_test.h>\nCWEB_TEST(a) {}\n";
+        assert!(said(tests).unwrap().starts_with("module.c:1: error: the file has tests (CWEB_TEST) and no module"));
+        assert_eq!(said(&format!("{tests}export module_t config = {{}};")), None);
+        assert_eq!(said("// CWEB_TEST(a)\nint f(struct cweb_context *c);"), None);
     }
 
     #[test]

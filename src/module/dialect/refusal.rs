@@ -1,12 +1,13 @@
 //! The text for a source that every dialect refuses.
 
-use super::messages::linker;
+use super::messages::{LinkedFiles, linker};
 use super::{Dialect, Language, Reading};
 
 /// The text for a source that every dialect refuses: the messages of the likely dialect, and hints that explain them.
 pub(crate) fn refusal(reading: &Reading, source: &[u8], refusals: &[(Dialect, String)]) -> String {
     let Some((_, likely)) = refusals.first() else { return String::new() };
-    let mut text = linker(likely, &[reading.file()], reading.words());
+    let files = LinkedFiles { units: vec![reading.file()], all: vec![reading.file()] };
+    let mut text = linker(likely, &files, reading.words());
     if reading.likely == Dialect::Wafer {
         text.push_str(super::wafer::hint(&text));
         return text;

@@ -72,6 +72,10 @@ impl Ledger for FileLedger {
     }
 
     fn versions(&self, name: &str) -> io::Result<Vec<Version>> {
+        // A crash in a first commit, or in a withdrawal, leaves a list without a record. A new module must not inherit the list.
+        if !self.has(name) {
+            return Ok(Vec::new());
+        }
         let path = self.versions_path(name);
         match fs::read(&path) {
             Ok(text) => serde_json::from_slice(&text).map_err(|error| at(&path)(error.into())),
@@ -115,14 +119,18 @@ impl Ledger for FileLedger {
     }
 
     fn withdraw(&self, name: &str) -> io::Result<()> {
-        let path = self.record_path(name);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(&path)(error)),
-            _ => {}
-        }
-        // Without the record, no version of the module is ever loaded.
-        let _ = fs::remove_file(self.versions_path(name));
-        sync_dir(&self.dir)
+        // The record goes first: without it, the list of versions has no effect. After an error, a repeated call removes the rest.
+        remove_if_exists(&self.record_path(name))?;
+        sync_dir(&self.dir)?;
+        remove_if_exists(&self.versions_path(name))?;
+        sync_dir(&self.versions_dir())
+    }
+}
+
+fn remove_if_exists(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(at(path)(error)),
+        _ => Ok(()),
     }
 
     fn purge(&self) -> io::Result<()> {

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 type Modules = BTreeMap<String, (Record, Vec<Version>)>;
 
-/// What outlives an open ledger.
+/// The modules, which outlive an open ledger.
 pub(super) type Memory = Arc<Mutex<Modules>>;
 
 pub(super) struct MemoryLedger(pub(super) Memory);

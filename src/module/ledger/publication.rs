@@ -1,4 +1,4 @@
-//! The seam between the control plane and what keeps the publications.
+//! The seam between the control plane and the store of the publications.
 
 use crate::module::module_record::Record;
 use crate::module::versions::Version;
@@ -29,7 +29,7 @@ pub(in crate::module) trait Ledger: Send + Sync {
     fn prepare(&self, publication: Publication<'_>) -> io::Result<Box<dyn Draft>>;
 
     /// Ends the publication of the module `name`, and forgets its versions; a module that is not published is no error. The end
-    /// is durable on return.
+    /// is durable on return. After an error the publication may have ended; a repeated call ends it.
     fn withdraw(&self, name: &str) -> io::Result<()>;
 
     /// Ends all publications, also those that can't be read, and forgets all versions. No other call may run meanwhile.
@@ -47,7 +47,7 @@ pub(in crate::module) struct Publication<'a> {
     pub(in crate::module) kept: usize,
 }
 
-/// A prepared publication. Dropping it leaves everything as it was published before.
+/// A prepared publication. Dropping a draft leaves the earlier publication in effect.
 #[must_use]
 pub(in crate::module) trait Draft: Send {
     /// Makes the version live; on success also for every later start of the server. After an error or a crash the version before

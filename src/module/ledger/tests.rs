@@ -8,7 +8,7 @@ use std::fs;
 
 /// A ledger under test.
 trait Subject {
-    /// What outlives an open ledger.
+    /// The state that outlives an open ledger.
     type Home;
 
     fn home() -> Self::Home;
@@ -322,6 +322,33 @@ fn records_from_before_domains_and_versions_are_read() {
     let found = ledger.record("old").unwrap();
     assert_eq!((found.domain.as_str(), found.version), (crate::domain::DEFAULT_DOMAIN, 1));
     assert!(numbers(&*ledger, "old").is_empty());
+}
+
+/// A crash between the two files of a first commit, or of a withdrawal.
+#[test]
+fn a_list_without_a_record_is_not_inherited() {
+    let home = InFiles::home();
+    let ledger = InFiles::open(&home);
+    publish(&*ledger, &record("shop", 4, 5));
+    fs::remove_file(home.path().join("shop.json")).unwrap();
+    assert!(numbers(&*ledger, "shop").is_empty() && numbers(&*InFiles::open(&home), "shop").is_empty());
+    publish(&*ledger, &record("shop", 1, 9));
+    assert_eq!(numbers(&*ledger, "shop"), [1]);
+}
+
+#[test]
+fn a_withdrawal_that_fails_is_told_and_can_be_repeated() {
+    let home = InFiles::home();
+    let ledger = InFiles::open(&home);
+    publish(&*ledger, &record("shop", 1, 5));
+    let list = home.path().join(".versions/shop.json");
+    fs::remove_file(&list).unwrap();
+    // A directory can't be removed like a file.
+    fs::create_dir(&list).unwrap();
+    assert!(ledger.withdraw("shop").unwrap_err().to_string().contains("shop.json"));
+    assert!(!ledger.has("shop"));
+    fs::remove_dir(&list).unwrap();
+    ledger.withdraw("shop").unwrap();
 }
 
 #[test]

@@ -31,8 +31,18 @@ impl<'a> Matcher<'a> {
 
     /// Whether the route matches the path of `other`, read as the path of a request, or has the same path.
     fn matches(&self, other: &RouteDecl) -> bool {
-        let path = other.path.as_bytes();
-        self.route.path == other.path || self.regex.as_ref().is_some_and(|regex| regex.is_match(path))
+        if self.route.path == other.path {
+            return true;
+        }
+        if let Some(regex) = &self.regex {
+            return pattern::spellings(&other.path).iter().any(|path| regex.is_match(path));
+        }
+        // Two different literal paths of ASCII have one spelling each.
+        if self.route.path.is_ascii() && other.path.is_ascii() || !pattern::is_literal(&other.path) {
+            return false;
+        }
+        let theirs = pattern::spellings(&other.path);
+        pattern::spellings(&self.route.path).iter().any(|own| theirs.contains(own))
     }
 }
 
@@ -128,8 +138,12 @@ fn compare(new: &Manifest, fresh: &[Matcher<'_>], other: &Manifest, is_behind: b
 
 /// Whether the WebSocket path `path` equals `other`, or matches its pattern.
 pub(super) fn covers(other: &str, path: &str) -> bool {
-    let matches = |regex: String| Regex::new(&regex).is_ok_and(|regex| regex.is_match(path.as_bytes()));
-    other == path || pattern::is_pattern(other) && pattern::translate(other).is_ok_and(matches)
+    let forms = pattern::spellings(path);
+    let matches = |regex: String| Regex::new(&regex).is_ok_and(|regex| forms.iter().any(|path| regex.is_match(path)));
+    if pattern::is_pattern(other) {
+        return other == path || pattern::translate(other).is_ok_and(matches);
+    }
+    !pattern::is_pattern(path) && pattern::spellings(other).iter().any(|other| forms.contains(other))
 }
 
 #[cfg(test)]
@@ -154,6 +168,11 @@ mod tests {
         assert!(!refused(&module("a", &[("POST", "/x/1")], &[]), &[&pattern]));
         assert!(!refused(&module("b", &[("GET", "/x/1")], &[]), &[&pattern]), "its own new version");
         assert!(refused(&module("a", &[], &["/w"]), &[&module("b", &[], &["/w"])]));
+        let (plain, encoded) =
+            (module("a", &[("GET", "/ä")], &["/ä"]), module("b", &[("GET", "/%C3%A4")], &["/%C3%A4"]));
+        assert!(refused(&plain, &[&encoded]) && refused(&encoded, &[&plain]), "two forms of one path");
+        let (sockets, others) = (module("a", &[], &["/ä"]), module("b", &[], &["/%C3%A4"]));
+        assert!(refused(&sockets, &[&others]) && refused(&others, &[&sockets]));
         assert!(!refused(&module("a", &[("GET", "/w")], &[]), &[&module("b", &[], &["/w"])]));
     }
 

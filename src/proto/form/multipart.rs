@@ -61,7 +61,8 @@ fn find_parameter(parameters: &[u8], name: &[u8]) -> Option<usize> {
         at += skip;
         let rest = parameters.get(at..)?;
         let equals = memchr::memchr(b'=', rest)?;
-        let blanks = rest.get(equals + 1..)?.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
+        let is_blank = |byte: &&u8| matches!(byte, b' ' | b'\t' | b'\r' | b'\n');
+        let blanks = rest.get(equals + 1..)?.iter().take_while(is_blank).count();
         let value_at = at + equals + 1 + blanks;
         if rest.get(..equals)?.trim_ascii().eq_ignore_ascii_case(name) {
             return Some(value_at);
@@ -182,13 +183,10 @@ fn unfolded_lines(head: &[u8]) -> impl Iterator<Item = &[u8]> {
 /// encoding); `%22` stays as it is, because other clients mean these three characters.
 fn unquote(value: &[u8]) -> Cow<'_, [u8]> {
     let value = value.get(..value_length(value)).unwrap_or_default();
-    let Some(inner) = value.strip_prefix(b"\"") else {
-        // A token ends at a fold.
-        let value = value.trim_ascii();
-        return Cow::Borrowed(value.split(|byte| matches!(byte, b'\r' | b'\n')).next().unwrap_or_default());
-    };
-    let inner = inner.strip_suffix(b"\"").unwrap_or(inner);
-    if memchr::memchr2(b'\\', b'\n', inner).is_none() {
+    let quoted = value.strip_prefix(b"\"");
+    let inner = quoted.map_or(value.trim_ascii(), |inner| inner.strip_suffix(b"\"").unwrap_or(inner));
+    // Line ends must not reach a module, because the module may write the value to a field of an answer or to a log.
+    if memchr::memchr3(b'\\', b'\r', b'\n', inner).is_none() {
         return Cow::Borrowed(inner);
     }
     let mut out = Vec::with_capacity(inner.len());
@@ -197,7 +195,7 @@ fn unquote(value: &[u8]) -> Cow<'_, [u8]> {
         if matches!(byte, b'\r' | b'\n') {
             continue; // A fold: the blank behind it stays.
         }
-        let escape = byte == b'\\' && matches!(bytes.peek(), Some(b'"' | b'\\'));
+        let escape = quoted.is_some() && byte == b'\\' && matches!(bytes.peek(), Some(b'"' | b'\\'));
         out.push(if escape { bytes.next().unwrap_or(byte) } else { byte });
     }
     Cow::Owned(out)
@@ -224,8 +222,9 @@ mod tests {
         let body = b"--B\r\nContent-Disposition: form-data;\r\n name=\"a\";\r\n\tfilename=\"b\r\n c\"\r\n\
                      Content-Type: text/plain;\r\n charset=utf-8\r\nX: y\r\n\r\none\r\n--B--\r\n";
         assert_eq!(parts(body), (vec![("a".to_owned(), Some("b c".to_owned()), b"one".to_vec())], Ok(())));
-        let tokens = b"--B\r\nContent-Disposition: form-data; name=a\r\n b ; filename=c\r\n\td\r\n\r\none\r\n--B--\r\n";
-        assert_eq!(parts(tokens), (vec![("a".to_owned(), Some("c".to_owned()), b"one".to_vec())], Ok(())));
+        let unquoted =
+            b"--B\r\nContent-Disposition: form-data; name=\r\n \"a\"; filename=b\\\r\n\tc\r\n\r\none\r\n--B--";
+        assert_eq!(parts(unquoted).0, [("a".to_owned(), Some("b\\\tc".to_owned()), b"one".to_vec())]);
         let mut types = Vec::new();
         multipart(body, b"B", 1, |part| types.push(part.content_type)).unwrap();
         assert_eq!(types, [Some(&b"text/plain"[..])]);

@@ -128,7 +128,7 @@ impl RequestDecoder {
         }
     }
 
-    /// Frees what is kept for the next request, if no part of it has come.
+    /// Frees the memory that is kept for the next request, if no part of that request has come.
     pub fn rest(&mut self) {
         self.release();
         if let DecoderState::Head { searched: 0, .. } = self.state {

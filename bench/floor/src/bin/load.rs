@@ -184,7 +184,7 @@ impl Load {
         connection.left = self.depth;
         connection.sent_at = now;
         let fd = Fd(connection.stream.as_raw_fd());
-        // MSG_WAITALL: the kernel goes on where a send has stopped. A failed send ends the receive too, which is what counts.
+        // MSG_WAITALL: the kernel goes on where a send has stopped. A failed send also ends the receive, and the end of the receive is counted as the error.
         let flags = libc::MSG_WAITALL | libc::MSG_NOSIGNAL;
         let entry = opcode::Send::new(fd, self.requests.as_ptr(), self.requests.len() as u32).flags(flags).build();
         self.queue(entry.flags(Flags::SKIP_SUCCESS), index)
@@ -220,7 +220,7 @@ impl Load {
         self.queue(opcode::RecvMulti::new(fd, GROUP).build(), index)
     }
 
-    /// Takes received bytes. Returns whether they are those of answers that are to come.
+    /// Takes received bytes. Returns whether the bytes belong to expected answers.
     fn take(connection: &mut Connection, expected: &Expected, answered: &mut usize, mut bytes: &[u8]) -> bool {
         while !bytes.is_empty() {
             let (here, rest) = bytes.split_at(bytes.len().min(expected.bytes.len() - connection.offset));

@@ -23,7 +23,7 @@ const RING_ENTRIES: u32 = 1024;
 /// `IORING_RECVSEND_POLL_FIRST`, which the crate does not name.
 const POLL_FIRST: u16 = 1;
 
-/// What a completion ends. In `user_data`: kind (8 bits), the connection's generation (24), its descriptor (32).
+/// Kinds of operations that complete. In `user_data`: kind (8 bits), the connection's generation (24), its descriptor (32).
 const ACCEPT: u64 = 0;
 const RECEIVE: u64 = 1;
 const SEND: u64 = 2;

@@ -266,6 +266,7 @@ fn noted(module: &InProcessModule, note: &[AtomicU64]) -> Option<CaughtFault> {
         place: String::new(),
         frames: trace.frames,
         registers: trace.registers,
+        thrown: None,
     })
 }
 
