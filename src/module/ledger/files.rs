@@ -125,13 +125,6 @@ impl Ledger for FileLedger {
         remove_if_exists(&self.versions_path(name))?;
         sync_dir(&self.versions_dir())
     }
-}
-
-fn remove_if_exists(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(at(path)(error)),
-        _ => Ok(()),
-    }
 
     fn purge(&self) -> io::Result<()> {
         for dir in [&self.dir, &self.versions_dir()] {
@@ -143,6 +136,13 @@ fn remove_if_exists(path: &Path) -> io::Result<()> {
             }
         }
         sync_dir(&self.dir)
+    }
+}
+
+fn remove_if_exists(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(at(path)(error)),
+        _ => Ok(()),
     }
 }
 
