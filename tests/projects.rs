@@ -1,6 +1,6 @@
 //! Modules of several files: directories, forms, archives; assets; diagnostics; the cache of units; settings; commands.
 
-use crate::support::{self, Response, Server, constant, cweb, eventually, root};
+use crate::support::{self, Response, Running, Server, constant, cweb, eventually, root};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -344,16 +344,6 @@ fn an_upload_that_is_too_large_is_answered_with_the_limit() {
     fs::write(work.path().join("assets/large.bin"), noise(1536 * 1024)).unwrap();
     let (done, said) = cweb(&["deploy", ".", "--server", &server.addr], work.path(), &[]);
     assert!(done, "{said}");
-}
-
-/// A command that runs until it is dropped.
-struct Running(std::process::Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 #[test]

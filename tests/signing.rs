@@ -1,6 +1,6 @@
 //! Who may deploy what: modules of other keys, and signed sources.
 
-use crate::support::{Server, constant, cweb, eventually};
+use crate::support::{Running, Server, constant, cweb, eventually};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -129,16 +129,6 @@ fn sources_are_signed_by_those_who_are_trusted() {
     server.stop();
     let (done, said) = cweb(&["serve", "--port", "0", "--data-dir", ".", "--trusted-signers", "trusted"], path, &[]);
     assert!(!done && said.contains("line 1: write NAME ed25519 KEY"), "{said}");
-}
-
-/// A command that runs until it is dropped.
-struct Running(std::process::Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 #[test]
