@@ -13,6 +13,7 @@ const COMMON: &str = r#"
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -105,6 +106,42 @@ static int release(struct cweb_context *c, http_request_t *q, http_response_t *r
         assert!(bytes < 10_000_000, "{isolation}: the log has grown to {bytes} bytes");
         assert_eq!(server.get("/release").text(), "1");
         assert_eq!(holding.response().text(), "0 0 100 0", "{isolation}");
+    }
+}
+
+/// A canceled thread is unwound at its next system call that waits; within a function of the server that would end the process.
+#[test]
+fn a_thread_that_its_module_cancels_leaves_the_functions_of_the_server_first() {
+    let code = r#"
+static struct cweb_context *context;
+static volatile int turns;
+static int job(struct cweb_context *c, const job_payload_t *p, job_ctx_t *j) { (void)c; (void)p; (void)j; return 0; }
+static void *reads(void *a) {
+  struct sqldb *db = context->database; sqlite3_stmt *s = NULL;
+  if (db->prepare(db, "SELECT * FROM jobs", -1, &s, NULL) != 0) return a;
+  for (;; turns++) { while (db->step(s) == SQLITE_ROW) {} db->reset(s); pthread_testcancel(); } }
+static void *logs(void *a) { for (;; turns++) { cweb_log(CWEB_LOG_INFO, "%p goes on", a); pthread_testcancel(); } }
+static int cancel(void *(*function)(void *)) {
+  int canceled = 0;
+  for (int i = 0; i < 40; i++) {
+    pthread_t t; void *end = NULL; int before = turns;
+    if (pthread_create(&t, NULL, function, NULL) != 0) continue;
+    while (turns == before) sched_yield();
+    pthread_cancel(t); pthread_join(t, &end); canceled += end == PTHREAD_CANCELED; }
+  return canceled; }
+static int both(struct cweb_context *c, http_request_t *q, http_response_t *r) {
+  (void)q; context = c; int first = cancel(reads);
+  snprintf(r->body, HTTP_RESPONSE_SIZE, "%d %d", first, cancel(logs)); return 0; }
+"#;
+    for isolation in ["none", "process"] {
+        let server = Server::with(&["--isolation", isolation]);
+        let routes = r#"{"/both","GET",both,NONE}"#;
+        server.deploy(&hostile("ender", code, routes, 1, r#".jobs = {{"job", job, NULL}}, .job_size = 1,"#));
+        for _ in 0..20 {
+            let body = format!(r#"{{"job":"job","payload":{{"x":"{}"}}}}"#, "x".repeat(100_000));
+            assert_eq!(server.post("/jobs", body.as_bytes()).status, 200);
+        }
+        assert_eq!(server.get("/both").text(), "40 40", "{isolation}: {}", server.log());
     }
 }
 

@@ -265,6 +265,16 @@ fn bodies_that_break_off_or_break_rules_are_told_to_the_handler() {
     client.send((post_head("/sum", "Content-Length: 10") + "abc").as_bytes());
     client.finish();
     assert_eq!(client.response().text(), sum_of(b"abc", 10, "ECONNRESET"));
+    // Wherever a chunked body stops.
+    let stops =
+        ["3", "3\r\nab", "3\r\nabc", "3\r\nabc\r", "3\r\nabc\r\n5", "3\r\nabc\r\n0\r\n", "3\r\nabc\r\n0\r\nT: v"];
+    for stop in stops {
+        let mut client = server.connect();
+        client.send((post_head("/sum", "Transfer-Encoding: chunked") + stop).as_bytes());
+        client.finish();
+        let read = if stop.contains("abc") { "abc" } else { stop.get(3..).unwrap_or_default() };
+        assert_eq!(client.response().text(), sum_of(read.as_bytes(), -1, "ECONNRESET"), "{stop:?}");
+    }
     // More than was declared: the next request, which is none.
     let mut client = server.connect();
     client.send((post_head("/sum", "Content-Length: 3") + "abcdef\r\n\r\n").as_bytes());

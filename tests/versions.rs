@@ -202,6 +202,26 @@ fn modules_from_before_versions_are_their_first() {
 }
 
 /// A module that answers with the settings that the query names.
+#[test]
+fn a_module_whose_list_of_versions_is_damaged_is_served_but_not_deployed() {
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let server = Server::on(&dir, &[], &[]);
+    server.deploy(&constant("shop", "/shop", "one"));
+    server.stop();
+    let list = dir.path().join("modules/.versions/shop.json");
+    let text = std::fs::read(&list).unwrap();
+    std::fs::write(&list, &text[..text.len() / 2]).unwrap();
+    let server = Server::on(&dir, &[], &[]);
+    assert_eq!(server.get("/shop").text(), "one", "{}", server.log());
+    server.expect_log("module shop is served, but can't be deployed");
+    let refused = server.try_deploy(&constant("shop", "/shop", "two"));
+    assert!(refused.status >= 400 && refused.text().contains("shop.json"), "{}", refused.text());
+    assert_eq!(server.get("/shop").text(), "one");
+    std::fs::write(&list, &text).unwrap();
+    server.deploy(&constant("shop", "/shop", "two"));
+    assert_eq!((server.get("/shop").text(), versions(&server, "shop")), ("two".to_owned(), (2, vec![2, 1])));
+}
+
 fn reader(name: &str) -> String {
     let code = "static char at_load[64] = \"none\";\n\
         static void load(struct cweb_context *c) { const char *v = cweb_setting(c, \"TOKEN\"); if (v) snprintf(at_load, sizeof at_load, \"%s\", v); }\n\

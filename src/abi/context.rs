@@ -3,6 +3,7 @@
 use super::guard::Trap;
 use super::native::{self, RawCall, RawModule, RawRows, Services, WorkFn};
 use super::types::Context;
+use super::uncancelled::Uncancelled;
 use super::work_ticket::{work_admit, work_drop};
 use super::{crypto, guard, host, worker};
 use crate::jobs::store::{Key, Table, TableQuery};
@@ -199,6 +200,7 @@ unsafe extern "C" fn resolve_symbol(user: *mut c_void, module: *const c_char, sy
 /// # Safety
 /// `user` is the `Callbacks` of `create`; `wanted` is whole, its text NULL or a C string; `length` is writable.
 unsafe extern "C" fn serve_rows(user: *mut c_void, wanted: *const RawRows, length: *mut usize) -> *mut c_char {
+    let _uncancelled = Uncancelled::begin();
     // SAFETY: the caller's contract; the callbacks live for ever.
     let (callbacks, wanted) = unsafe { (&*user.cast::<Callbacks>(), &*wanted) };
     // SAFETY: the caller's contract.

@@ -7,6 +7,7 @@ use super::native::WorkFn;
 use super::rooms::SocketServices;
 use super::stream::{STREAM_TABLE, StreamTable};
 use super::types::{ABI_VERSION, HttpResponse, WebSocket};
+use super::uncancelled::Uncancelled;
 use super::{events, guard, native, worker};
 use crate::proto::ws::Kind;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
@@ -156,6 +157,7 @@ unsafe extern "C" fn jobs_create(
         (texts.0, texts.1, module.cast::<ModuleToken>().as_ref())
     };
     let Some(token) = token else { return -1 };
+    let _uncancelled = Uncancelled::begin();
     let (job, payload) = (String::from_utf8_lossy(job), String::from_utf8_lossy(payload));
     match create_job(token, &job, &payload) {
         Ok(uuid) if uuid.len() < UUID_SIZE => {
@@ -208,6 +210,7 @@ unsafe extern "C" fn event_add(
     if worker::refuses(c"event_add()") {
         return -1;
     }
+    let _uncancelled = Uncancelled::begin();
     with_errno(events::add(token, fd, wanted, run, event))
 }
 
@@ -216,12 +219,14 @@ unsafe extern "C" fn event_add(
 unsafe extern "C" fn event_del(module: *const c_void, event: *mut c_void) -> c_int {
     // SAFETY: the caller's contract.
     let Some(token) = (unsafe { module.cast::<ModuleToken>().as_ref() }) else { return -1 };
+    let _uncancelled = Uncancelled::begin();
     with_errno(events::remove(token, event))
 }
 
 /// # Safety
 /// By the contract of the table: `wish` has C strings or NULL. `response` is only compared.
 unsafe extern "C" fn send_file(_module: *const c_void, response: *mut HttpResponse, wish: *const FileWish) -> c_int {
+    let _uncancelled = Uncancelled::begin();
     if worker::is_on() {
         // Without a root, the caller sends the content of the file as the body instead.
         return with_errno(Err(std::io::Error::from_raw_os_error(libc::ENOTSUP)));
@@ -255,6 +260,7 @@ unsafe extern "C" fn token_sign(
     // SAFETY: C strings by the contract of the table.
     let (text, audience) = unsafe { (CStr::from_ptr(token).to_bytes(), text_or_empty(audience)) };
     let token = Token { text: text.to_vec(), audience: audience.to_string_lossy().into_owned(), valid_s };
+    let _uncancelled = Uncancelled::begin();
     let Some(signed) = super::crypto::sign(OWN_DOMAIN, &token) else { return -1 };
     let Ok(length) = c_int::try_from(signed.len()) else { return -1 };
     if signed.len() >= out_len {
@@ -294,6 +300,7 @@ unsafe extern "C" fn token_verify(
         (CStr::from_ptr(signed).to_bytes(), text_or_empty(audience), super::websocket::touched(token, token_len))
     };
     let token = Token { text: text.to_vec(), audience: audience.to_string_lossy().into_owned(), valid_s: 0 };
+    let _uncancelled = Uncancelled::begin();
     if super::crypto::verify(OWN_DOMAIN, signed, &token) { 0 } else { -1 }
 }
 
@@ -362,6 +369,7 @@ unsafe extern "C" fn log(module: *const c_void, level: c_int, message: *const c_
     }
     // SAFETY: a token and a C string by the contract of the table.
     let (name, text) = unsafe { (module_name(module), CStr::from_ptr(message).to_bytes()) };
+    let _uncancelled = Uncancelled::begin();
     let text = String::from_utf8_lossy(text.get(..LOG_BYTES_MAX).unwrap_or(text));
     // Each line is logged separately, so that a module's text can't imitate a line of the server.
     for line in text.lines() {

@@ -6,6 +6,7 @@ use super::job_ctx::{JobCtx, RunData, data_of};
 use super::job_data;
 use super::module_calls;
 use super::types::{JobCancelFn, JobRunFn};
+use super::uncancelled::Uncancelled;
 use crate::jobs::code::JobCalls;
 use std::ffi::{CStr, CString, c_char, c_int, c_longlong};
 
@@ -117,6 +118,7 @@ unsafe extern "C" fn emit_event(job: *mut JobCtx, kind: *const c_char, data: *co
         }
         (calls_of(job), measured(kind), (!data.is_null()).then(|| measured(data)))
     };
+    let _uncancelled = Uncancelled::begin();
     let Some(calls) = calls else { return -1 };
     let data = data.map(String::from_utf8_lossy);
     status(calls.emit_event(&String::from_utf8_lossy(kind), data.as_deref()))
@@ -128,6 +130,7 @@ unsafe extern "C" fn set_result(job: *mut JobCtx, result: *const c_char) -> c_in
     }
     // SAFETY: as in emit_event.
     let (calls, result) = unsafe { (calls_of(job), measured(result)) };
+    let _uncancelled = Uncancelled::begin();
     status(calls.is_some_and(|calls| calls.set_result(&String::from_utf8_lossy(result))))
 }
 
@@ -137,6 +140,7 @@ unsafe extern "C" fn set_error(job: *mut JobCtx, error: *const c_char) -> c_int 
     }
     // SAFETY: as in emit_event.
     let (calls, error) = unsafe { (calls_of(job), measured(error)) };
+    let _uncancelled = Uncancelled::begin();
     status(calls.is_some_and(|calls| calls.set_error(&String::from_utf8_lossy(error))))
 }
 

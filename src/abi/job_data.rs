@@ -1,6 +1,7 @@
 //! `struct cweb_job_data`: checkpoints and files of a running job.
 
 use super::job_ctx::{JobCtx, JobData, data_of};
+use super::uncancelled::Uncancelled;
 use super::websocket::touched;
 use crate::jobs::code::JobCalls;
 use std::ffi::{CStr, c_char, c_int, c_void};
@@ -45,6 +46,7 @@ pub(super) unsafe extern "C" fn checkpoint(job: *mut JobCtx, bytes: *const c_voi
     // The bytes are read before this frame owns anything: a bad pointer makes the guard jump out of it.
     // SAFETY: the caller's contract.
     let (data, bytes) = unsafe { (data_of(job), touched(bytes.cast(), length)) };
+    let _uncancelled = Uncancelled::begin();
     let Some(data) = data else { return fail(libc::ENOSYS) };
     match data.calls().checkpoint(bytes) {
         Ok(()) => 0,
@@ -64,6 +66,7 @@ unsafe extern "C" fn emit_bytes(job: *mut JobCtx, kind: *const c_char, bytes: *c
     // Read before anything is owned, as in `checkpoint`.
     // SAFETY: the caller's contract.
     let (data, kind, bytes) = unsafe { (data_of(job), CStr::from_ptr(kind), touched(bytes.cast(), length)) };
+    let _uncancelled = Uncancelled::begin();
     let Some(data) = data else { return fail(libc::ENOSYS) };
     let Ok(kind) = kind.to_str() else { return fail(libc::EINVAL) };
     match data.calls().emit_bytes(kind, bytes) {
@@ -84,6 +87,7 @@ unsafe extern "C" fn resume(job: *mut JobCtx, bytes: *mut *const c_void, length:
         (*bytes, *length) = (std::ptr::null(), 0);
         data_of(job)
     };
+    let _uncancelled = Uncancelled::begin();
     let Some(data) = data else { return fail(libc::ENOSYS) };
     match data.resumed() {
         Ok(None) => 0,
@@ -111,6 +115,7 @@ unsafe fn opened(
     // Measured before anything is owned, as in `checkpoint`.
     // SAFETY: the caller's contract.
     let (data, name) = unsafe { (data_of(job), CStr::from_ptr(name)) };
+    let _uncancelled = Uncancelled::begin();
     let Some(data) = data else { return fail(libc::ENOSYS) };
     let Ok(name) = name.to_str() else { return fail(libc::EINVAL) };
     match open(data.calls(), name) {

@@ -35,6 +35,7 @@ mod socket_numbers;
 pub mod stream;
 pub mod testing;
 pub mod types;
+pub mod uncancelled;
 pub mod visible;
 pub mod websocket;
 mod work_ticket;

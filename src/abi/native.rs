@@ -256,6 +256,8 @@ unsafe extern "C" {
     pub(super) fn cwebn_demangle(name: *const c_char) -> *mut c_char;
     pub(super) fn cwebn_guard_exit(code: c_int) -> !;
     pub(super) fn cwebn_guard_active() -> c_int;
+    pub(super) fn cwebn_cancel_forbid() -> c_int;
+    pub(super) fn cwebn_cancel_restore(before: c_int);
     pub(super) fn cwebn_legacy_services() -> *const c_void;
     pub(super) fn cwebn_call_handler(
         handler: HandlerFn,

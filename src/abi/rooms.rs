@@ -2,6 +2,7 @@
 
 use super::encoding;
 use super::types::WebSocket;
+use super::uncancelled::Uncancelled;
 use super::websocket::{self, Outlet, SENDING, Socket};
 use super::worker;
 use crate::proto::ws::Kind;
@@ -106,6 +107,7 @@ unsafe fn change(ws: *mut WebSocket, room: *const c_char, joins: bool) -> c_int 
     let (Some(room), Some(socket)) = (unsafe { (name(room), websocket::owner(ws)) }) else {
         return fail(libc::EINVAL);
     };
+    let _uncancelled = Uncancelled::begin();
     if !socket.is_open() {
         return fail(libc::EPIPE);
     }
@@ -140,6 +142,7 @@ unsafe extern "C" fn publish(room: *const c_char, bytes: *const c_void, length: 
     let (Some(room), payload) = (unsafe { (name(room), websocket::touched(bytes.cast(), length)) }) else {
         return fail(libc::EINVAL);
     };
+    let _uncancelled = Uncancelled::begin();
     if worker::refuses(SENDING) {
         return -1;
     }

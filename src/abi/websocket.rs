@@ -3,6 +3,7 @@
 use super::encoding::{self, Compressing};
 use super::socket_numbers::SocketNumber;
 use super::types::WebSocket;
+use super::uncancelled::Uncancelled;
 use crate::proto::ws::{Deflate, Encoded, Kind};
 use std::cell::{Cell, UnsafeCell};
 use std::ffi::{c_char, c_int, c_void};
@@ -363,6 +364,7 @@ pub(super) unsafe fn send_as(ws: *mut WebSocket, asked: Option<Kind>, message: *
         let payload = touched(message, length);
         (owner(ws), payload)
     };
+    let _uncancelled = Uncancelled::begin();
     match socket {
         Some(socket) if socket.send(payload, asked) => 0,
         _ => -1,
@@ -388,6 +390,7 @@ pub(super) unsafe fn touched<'a>(bytes: *const c_char, length: usize) -> &'a [u8
 }
 
 unsafe extern "C" fn socket_close(ws: *mut WebSocket) -> c_int {
+    let _uncancelled = Uncancelled::begin();
     if super::worker::refuses(SENDING) {
         return -1;
     }

@@ -228,11 +228,7 @@ impl Control {
 
     /// Removes all modules and their settings from the store.
     pub fn purge(&self) {
-        let withdrawn =
-            self.control.ledger.published().and_then(|published| {
-                published.iter().try_for_each(|record| self.control.ledger.withdraw(&record.name))
-            });
-        let purged = withdrawn.and_then(|()| self.control.store.purge());
+        let purged = self.control.ledger.purge().and_then(|()| self.control.store.purge());
         if let Err(error) = purged.and_then(|()| self.control.settings.purge()) {
             tracing::error!("the modules could not be purged: {error}");
         }

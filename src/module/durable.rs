@@ -50,9 +50,10 @@ impl Drop for Aside {
 /// Removes the files in `dir` that [`Aside::write`] has left at a crash.
 pub(super) fn remove_leftovers(dir: &Path) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == TEMPORARY) {
-            fs::remove_file(path)?;
+        let entry = entry?;
+        let path = entry.path();
+        if path.extension().is_some_and(|extension| extension == TEMPORARY) && !entry.file_type()?.is_dir() {
+            fs::remove_file(&path).map_err(at(&path))?;
         }
     }
     Ok(())

@@ -125,10 +125,23 @@ pub(super) fn reload(control: &ControlState, ticket: u64, record: &Record) -> Re
     let domain = Some(record.domain.as_str());
     let (persist, since_ms) = (key != record.key, Some(record.deployed_ms));
     let fields = plan.fields();
-    let list = control.ledger.versions(&record.name)?;
-    let known = list.into_iter().find(|version| version.number == record.version);
-    // A record from before versions existed has no list of versions: the list begins here.
-    let persist = persist || known.is_none();
+    let (known, persist) = match control.ledger.versions(&record.name) {
+        Ok(list) => {
+            let known = list.into_iter().find(|version| version.number == record.version);
+            // A record from before versions existed has no list of versions: the list begins here.
+            let persist = persist || known.is_none();
+            (known, persist)
+        }
+        // The record is enough to serve the module. Its list must not begin again, because the list says who owns the module.
+        Err(error) => {
+            tracing::error!(
+                "{error}; module {} is served, but can't be deployed until this file is restored; without the file, its versions \
+                 and its owner are forgotten",
+                record.name
+            );
+            (None, false)
+        }
+    };
     let version = Version {
         key: key.clone(),
         libraries: plan.libraries(),
@@ -295,9 +308,11 @@ fn swap_in(
     manifest: &Arc<Manifest>,
 ) -> Result<u64, DeployError> {
     let since_ms = since_ms(control, &compiled, &manifest.name);
-    let list = control.ledger.versions(&manifest.name)?;
     let live = current(control, &manifest.name).map_or(0, |current| current.version);
-    let number = compiled.version.as_ref().map_or_else(|| versions::next(&list, live), |version| version.number);
+    let number = match &compiled.version {
+        Some(version) => version.number,
+        None => versions::next(&control.ledger.versions(&manifest.name)?, live),
+    };
     let record = record(&compiled, domain, manifest, since_ms, number);
     let version = version(&compiled, &record);
     // The files are written in parallel with the load, because requests of the module wait for its hooks.

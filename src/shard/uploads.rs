@@ -320,8 +320,9 @@ impl Shard {
     /// Handles the FIN of a client.
     pub(super) fn upload_at_eof(&mut self, id: ConnId) {
         if let Some(mut conn) = self.take(id) {
-            // The waiting input may be the rest of the body.
-            if conn.input.is_empty() {
+            // The waiting input may be the rest of the body, but only if it waits for room: otherwise it is the beginning of a
+            // chunk's head or of a trailer, whose end never comes.
+            if conn.input.is_empty() || !conn.paused {
                 self.fail_upload(&mut conn, libc::ECONNRESET);
             }
             self.put(conn);

@@ -518,6 +518,16 @@ int cwebn_thread_init(void) {
     return 0;
 }
 
+int cwebn_cancel_forbid(void) {
+    int before = PTHREAD_CANCEL_DISABLE;
+    (void)pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &before);
+    return before;
+}
+
+void cwebn_cancel_restore(int before) {
+    (void)pthread_setcancelstate(before, NULL);
+}
+
 void cwebn_thread_exit(void) {
     if (signal_stack == NULL) {
         return;

@@ -167,6 +167,10 @@ int cwebn_guard_own(void (*fn)(void *), void *arg, struct cwebn_fault *out);
 /* Whether the calling thread is in a guarded call. */
 int cwebn_guard_active(void);
 
+/* Forbids pthread_cancel(3) of the calling thread; returns the state to restore. */
+int cwebn_cancel_forbid(void);
+void cwebn_cancel_restore(int before);
+
 /* Ends the innermost guarded call as `exit(code)`; outside of guarded calls, ends the thread. For
    cweb_host.module_exit. */
 __attribute__((noreturn)) void cwebn_guard_exit(int code);

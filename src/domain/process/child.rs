@@ -18,6 +18,7 @@ use super::workers::{self, WorkerHost};
 use crate::abi::guard::{self, Trace, Trap};
 use crate::abi::request::set_rules;
 use crate::abi::rooms::set_outlets;
+use crate::abi::uncancelled::Uncancelled;
 use crate::abi::websocket::Outlet;
 use crate::abi::{connect, crypto, exceptions, host, sanitizer, worker};
 use crate::domain::Instance;
@@ -98,6 +99,7 @@ impl Parent {
         if message.len() > self.message_bytes_max {
             return Err("it is larger than it may be".to_owned());
         }
+        let _uncancelled = Uncancelled::begin();
         let (sender, receiver) = bounded(1);
         lock(&self.waiting).insert(call, sender);
         if let Err(error) = lock(&self.stream).write_all(&message) {

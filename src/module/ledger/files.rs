@@ -3,7 +3,7 @@
 
 use super::publication::{Draft, Ledger, Publication};
 use crate::module::durable::{Aside, remove_leftovers, sync_dir};
-use crate::module::file_names::{at, file_name};
+use crate::module::file_names::{at, file_name, rename_long};
 use crate::module::module_record::Record;
 use crate::module::versions::{self, Version};
 use std::collections::HashSet;
@@ -24,6 +24,7 @@ impl FileLedger {
         fs::create_dir_all(ledger.versions_dir())?;
         remove_leftovers(&ledger.dir)?;
         remove_leftovers(&ledger.versions_dir())?;
+        rename_long(&[dir, &ledger.versions_dir(), &dir.join(".settings")])?;
         Ok(ledger)
     }
 
@@ -48,7 +49,11 @@ impl Ledger for FileLedger {
             if path.extension().is_none_or(|extension| extension != "json") {
                 continue;
             }
-            match fs::read(&path).and_then(|text| Ok(serde_json::from_slice(&text)?)) {
+            match fs::read(&path).and_then(|text| Ok(serde_json::from_slice::<Record>(&text)?)) {
+                // A copy of a record, which an operator has made beside it, would compete with the record at the next start.
+                Ok(record) if path != self.record_path(&record.name) => {
+                    tracing::error!("{} is not the file of module {:?}; it is ignored", path.display(), record.name);
+                }
                 Ok(record) => records.push(record),
                 Err(error) => tracing::error!("{}: {error}; this module is skipped", path.display()),
             }
@@ -94,10 +99,23 @@ impl Ledger for FileLedger {
     fn prepare(&self, publication: Publication<'_>) -> io::Result<Box<dyn Draft>> {
         let Publication { record, version, kept } = publication;
         let mut list = self.versions(&record.name)?;
+        let before = self.record(&record.name).map(|before| before.version);
+        let live = list.iter().find(|known| Some(known.number) == before).cloned();
         versions::add(&mut list, version.clone(), kept, record.version);
-        let versions = Aside::write(&self.versions_path(&record.name), &serde_json::to_vec(&list)?)?;
+        let write = |list: &[Version]| Aside::write(&self.versions_path(&record.name), &serde_json::to_vec(list)?);
+        let versions = write(&list)?;
+        // The version that is live until the commit may be among those that go.
+        let with_live = live.filter(|live| list.iter().all(|known| known.number != live.number)).map(|live| {
+            list.push(live);
+            list.sort_by_key(|version| version.number);
+            write(&list)
+        });
+        let (versions, trimmed) = match with_live {
+            Some(with_live) => (with_live?, Some(versions)),
+            None => (versions, None),
+        };
         let record = Aside::write(&self.record_path(&record.name), &serde_json::to_vec_pretty(record)?)?;
-        Ok(Box::new(FileDraft { versions, versions_dir: self.versions_dir(), record, dir: self.dir.clone() }))
+        Ok(Box::new(FileDraft { versions, trimmed, versions_dir: self.versions_dir(), record, dir: self.dir.clone() }))
     }
 
     fn withdraw(&self, name: &str) -> io::Result<()> {
@@ -106,6 +124,18 @@ impl Ledger for FileLedger {
         sync_dir(&self.dir)?;
         remove_if_exists(&self.versions_path(name))?;
         sync_dir(&self.versions_dir())
+    }
+
+    fn purge(&self) -> io::Result<()> {
+        for dir in [&self.dir, &self.versions_dir()] {
+            for entry in fs::read_dir(dir)? {
+                let path = entry?.path();
+                if path.extension().is_some_and(|extension| extension == "json") {
+                    fs::remove_file(&path).map_err(at(&path))?;
+                }
+            }
+        }
+        sync_dir(&self.dir)
     }
 }
 
@@ -116,9 +146,12 @@ fn remove_if_exists(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Both files, written and synced under temporary names.
+/// The files, written and synced under temporary names.
 struct FileDraft {
+    /// The list for the time until the record has its name: it also has the version that is live before.
     versions: Aside,
+    /// The list without that version, if the version goes.
+    trimmed: Option<Aside>,
     versions_dir: PathBuf,
     record: Aside,
     dir: PathBuf,
@@ -131,6 +164,11 @@ impl Draft for FileDraft {
         self.versions.rename()?;
         sync_dir(&self.versions_dir)?;
         self.record.rename()?;
-        sync_dir(&self.dir)
+        sync_dir(&self.dir)?;
+        // The version is live. Without this rename the list has one entry too many, until the next publication.
+        if let Some(Err(error)) = self.trimmed.map(Aside::rename) {
+            tracing::warn!("a version that should go is kept: {error}");
+        }
+        Ok(())
     }
 }

@@ -61,6 +61,11 @@ impl Ledger for MemoryLedger {
         self.modules().remove(name);
         Ok(())
     }
+
+    fn purge(&self) -> io::Result<()> {
+        self.modules().clear();
+        Ok(())
+    }
 }
 
 struct MemoryDraft {

@@ -31,6 +31,9 @@ pub(in crate::module) trait Ledger: Send + Sync {
     /// Ends the publication of the module `name`, and forgets its versions; a module that is not published is no error. The end
     /// is durable on return. After an error the publication may have ended; a repeated call ends it.
     fn withdraw(&self, name: &str) -> io::Result<()>;
+
+    /// Ends all publications, also those that can't be read, and forgets all versions. No other call may run meanwhile.
+    fn purge(&self) -> io::Result<()>;
 }
 
 /// A module with the version that becomes the live one.

@@ -182,6 +182,29 @@ fn modules_are_published_at_once<S: Subject>() {
     }
 }
 
+fn a_purged_ledger_has_nothing<S: Subject>() {
+    let home = S::home();
+    let ledger = S::open(&home);
+    publish(&*ledger, &record("shop", 1, 5));
+    publish(&*ledger, &record("blog", 1, 6));
+    ledger.purge().unwrap();
+    assert!(!ledger.has("shop") && ledger.published().unwrap().is_empty() && ledger.keys().unwrap().is_empty());
+    assert!(numbers(&*S::open(&home), "blog").is_empty());
+}
+
+fn a_module_named_like_the_hash_of_another_is_not_the_other<S: Subject>() {
+    use sha2::{Digest, Sha256};
+    let home = S::home();
+    let ledger = S::open(&home);
+    let long = "/".repeat(127);
+    let like = crate::module::sdk::hex(&Sha256::digest(long.as_bytes()));
+    publish(&*ledger, &record(&long, 1, 5));
+    publish(&*ledger, &record(&like, 1, 6));
+    assert_eq!(names(&*S::open(&home)), [long.clone(), like.clone()]);
+    ledger.withdraw(&like).unwrap();
+    assert_eq!((numbers(&*ledger, &long), names(&*ledger)), (vec![1], vec![long]));
+}
+
 /// Makes a test of each function for each ledger.
 macro_rules! contract {
     ($($name:ident),+ $(,)?) => {
@@ -207,6 +230,68 @@ contract! {
     modules_come_in_the_order_of_their_first_deployment_whatever_their_names,
     a_withdrawn_module_is_gone_with_its_versions,
     modules_are_published_at_once,
+    a_purged_ledger_has_nothing,
+    a_module_named_like_the_hash_of_another_is_not_the_other,
+}
+
+/// The list of versions says who owns the module: see `owners`.
+#[test]
+fn the_live_version_has_its_entry_whatever_ends_a_commit() {
+    let home = InFiles::home();
+    let ledger = InFiles::open(&home);
+    let publication = |record: &Record| {
+        let version = version(record, "ann");
+        ledger.prepare(Publication { record, version: &version, kept: 1 }).unwrap()
+    };
+    publication(&record("shop", 1, 5)).commit().unwrap();
+    let draft = publication(&record("shop", 2, 5));
+    // The record can't get its name.
+    for entry in fs::read_dir(home.path()).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "new") {
+            fs::remove_file(path).unwrap();
+        }
+    }
+    draft.commit().unwrap_err();
+    assert_eq!(ledger.record("shop").unwrap().version, 1);
+    let versions = InFiles::open(&home).versions("shop").unwrap();
+    assert_eq!(versions[0], version(&record("shop", 1, 5), "ann"));
+    publication(&record("shop", 2, 5)).commit().unwrap();
+    assert_eq!((numbers(&*ledger, "shop"), ledger.record("shop").unwrap().version), (vec![2], 2));
+}
+
+#[test]
+fn a_copy_of_a_record_is_no_module_and_a_purge_removes_what_can_not_be_read() {
+    let home = InFiles::home();
+    let ledger = InFiles::open(&home);
+    publish(&*ledger, &record("shop", 2, 5));
+    fs::copy(home.path().join("shop.json"), home.path().join("a copy.json")).unwrap();
+    assert_eq!(names(&*ledger), ["shop"]);
+    fs::write(home.path().join("shop.json"), "{").unwrap();
+    assert!(names(&*ledger).is_empty() && ledger.has("shop"));
+    ledger.purge().unwrap();
+    assert!(!ledger.has("shop") && numbers(&*ledger, "shop").is_empty());
+}
+
+/// Earlier servers named the files of a module with a long name by the hash alone.
+#[test]
+fn files_under_the_hash_of_a_long_name_are_renamed() {
+    use sha2::{Digest, Sha256};
+    let home = InFiles::home();
+    let long = "\u{fc}".repeat(60);
+    let of_long = record(&long, 1, 5);
+    publish(&*InFiles::open(&home), &of_long);
+    let old = crate::module::sdk::hex(&Sha256::digest(long.as_bytes()));
+    for dir in ["", ".versions"] {
+        let dir = home.path().join(dir);
+        fs::rename(dir.join(format!("%long-{old}.json")), dir.join(format!("{old}.json"))).unwrap();
+    }
+    let settings = home.path().join(".settings");
+    fs::create_dir(&settings).unwrap();
+    fs::write(settings.join(format!("{old}.json")), "{}").unwrap();
+    let ledger = InFiles::open(&home);
+    assert_eq!((ledger.record(&long), numbers(&*ledger, &long)), (Some(of_long), vec![1]));
+    assert!(settings.join(format!("%long-{old}.json")).exists());
 }
 
 /// Only files can be broken: by a disk, or by hand.
@@ -273,7 +358,10 @@ fn what_a_crash_has_left_is_removed_at_the_start() {
     for left in ["shop.7.new", ".versions/shop.8.new"] {
         fs::write(home.path().join(left), "half").unwrap();
     }
+    // Not the server's.
+    fs::create_dir(home.path().join("old.new")).unwrap();
     let ledger = InFiles::open(&home);
+    fs::remove_dir(home.path().join("old.new")).unwrap();
     assert_eq!(fs::read_dir(home.path()).unwrap().count(), 2, "the record, and the directory of versions");
     assert_eq!(fs::read_dir(home.path().join(".versions")).unwrap().count(), 1);
     assert_eq!((names(&*ledger), numbers(&*ledger, "shop")), (vec!["shop".to_owned()], vec![1]));
