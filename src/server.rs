@@ -133,7 +133,10 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     });
     manager.stopping();
     stop::stop(&config, &mut signals, &control, &jobs, shards, &host);
-    failed.get().map_or(Ok(()), |why| Err(ServeError::Shard(why.clone())))
+    let result = failed.get().map_or(Ok(()), |why| Err(ServeError::Shard(why.clone())));
+    // Before this thread drops what it has: a first thread-local value waits for the loader's lock, which a destructor may hold.
+    bound_exit(i32::from(result.is_err()));
+    result
 }
 
 /// Checks whether a server with these settings could use its certificate, its keys and its access keys, as far as that is

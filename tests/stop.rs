@@ -101,7 +101,12 @@ fn a_stop_is_bounded_when_a_shard_hangs_in_a_handler() {
 
 #[test]
 fn a_destructor_that_never_returns_does_not_keep_the_server_from_its_end() {
-    let server = start(&["--isolation", "none"]);
+    // The main thread must need nothing of the loader, whatever the reactor has used in it.
+    ["monoio", "native"].into_iter().for_each(a_destructor_that_never_returns);
+}
+
+fn a_destructor_that_never_returns(reactor: &str) {
+    let server = start(&["--isolation", "none", "--reactor", reactor]);
     let code = r#"__attribute__((destructor)) static void end(void) { if (access("static/now", F_OK) == 0) NEVER(); }"#;
     server.deploy(&format!("{}\n{code}", member("stuck", ".unload = leave,")));
     std::fs::create_dir_all(server.dir.path().join("static")).unwrap();

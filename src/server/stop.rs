@@ -25,7 +25,7 @@ const HOOKS_WAIT: Duration = Duration::from_secs(2);
 /// How long the stop waits for the modules' processes; their cgroups must be removed.
 const PROCESSES_WAIT: Duration = Duration::from_secs(6);
 /// How long the stop waits for the destructors that exit(3) runs.
-const EXIT_WAIT: Duration = Duration::from_secs(1);
+const EXIT_WAIT: Duration = Duration::from_secs(2);
 /// The rest of each of these waits once a further signal has arrived.
 const HURRIED_WAIT: Duration = Duration::from_millis(500);
 /// Interval between two checks of a wait.
@@ -194,7 +194,7 @@ pub(super) fn prepare_exit() {
 }
 
 /// Makes the process end with exit code `code` soon after main has returned. exit(3) also runs destructors of modules that are
-/// still loaded, and a destructor that never returns blocks the others.
+/// still loaded, and a destructor that never returns blocks the others. Only the first call counts.
 pub fn bound_exit(code: i32) {
     if let Some(last_resort) = LAST_RESORT.get() {
         let _ = last_resort.try_send(code);
