@@ -1,7 +1,7 @@
 //! The end-to-end tests: they start the real server, and each module of this program is about one thing.
 //!
-//! They are one program, because compiling and linking each of them with what it needs took a third of the time of a test run.
-//! `scripts/test` runs each module in a process of its own, as `e2e MODULE::`, most of them in both isolation modes.
+//! The tests are one program because compiling and linking seventy programs took a minute more. `scripts/test` runs each module in
+//! a process of its own, most of them in both isolation modes.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 

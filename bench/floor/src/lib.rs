@@ -1,5 +1,5 @@
-//! What the floors and the load generator share: the answer, how the end of a head is found,
-//! a loop like that of cweb's driver, and buffers of a ring.
+//! The floors and the load generator share this code: the answer, the search for the end of a head, a loop like that of cweb's
+//! driver, and buffers of a ring.
 
 pub mod buffers;
 pub mod driver;

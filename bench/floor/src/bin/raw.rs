@@ -1,7 +1,7 @@
 //! The floor on a raw ring, without a runtime: `raw PORT multishot|single|poll [direct]`.
 //!
-//! One thread, one ring. A turn takes all completions, queues their answers, and enters the kernel once to submit and to wait. It
-//! finds the end of each head, of one buffer at most, and answers a constant; it checks nothing.
+//! One thread, one ring. A turn takes all completions, queues their answers, and enters the kernel once to submit and to wait. The
+//! loop finds the end of each head, of one buffer at most, and answers a constant; the loop checks nothing.
 //! * `multishot`: one receive a connection for all its requests, into buffers that the kernel picks from a ring of buffers
 //! * `single`: a receive into the connection's own buffer, submitted again after each completion
 //! * `poll`: the ring tells that there are bytes, with one poll a connection for all its requests; `recv(2)` takes them
