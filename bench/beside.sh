@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # 64 connections of plaintext alone and beside an endless upload through a handler of the same domain that hashes it (SHA-256), and beside an endless
-# download, isolated: p50 and p99 in ms, medians of interleaved rounds, and their ratio. Server and its processes where the kernel puts them.
-#   bench/beside.sh [ROUNDS [SECONDS]]     prints a Markdown table; CWEB names another binary
+# download, isolated: p50 and p99 in ms, medians of interleaved rounds, and their ratio. The server has its default number of shards, and
+# its processes and the clients run where the kernel puts them.
+#   bench/beside.sh [ROUNDS [SECONDS]]     prints a Markdown table; CWEB names another binary, SHARDS another number of shards
 set -eu
 cd "$(dirname "$0")/.."
 rounds=${1:-3}
@@ -32,7 +33,7 @@ static int down(struct cweb_context *c, http_request_t *q, http_response_t *r) {
 export module_t config = {.name = "beside", .author = "bench", .routes = {{"/plain", "GET", plain, NONE}, {"/up", "PUT", up, CWEB_STREAM}, {"/down", "GET", down, CWEB_STREAM}}, .size = 3};
 C
 port=18140
-"$binary" serve --shards 1 --isolation process --port $port --data-dir "$tmp/data" -s 2>"$tmp/log" & pids="$pids $!"
+"$binary" serve --shards "${SHARDS:-$(nproc)}" --isolation process --port $port --data-dir "$tmp/data" -s 2>"$tmp/log" & pids="$pids $!"
 for _ in $(seq 100); do grep -q listening "$tmp/log" && break; sleep 0.1; done
 curl -sSf -o /dev/null --data-binary @"$tmp/beside.c" "http://127.0.0.1:$port/mgnt"
 measure() { wrk -t1 -c64 -d"${seconds}s" --latency "http://127.0.0.1:$port/plain" | awk -v n="$1" '/ 50%| 99%/ { print n, $1, $2 }' >>"$tmp/all"; }
