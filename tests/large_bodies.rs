@@ -236,6 +236,61 @@ fn websocket_messages_of_any_size_arrive_once_and_whole() {
     }
 }
 
+/// The bytes of a client's frame with a mask of zeros.
+fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    let length = (payload.len() as u64).to_be_bytes();
+    [&[first, 0xff], &length[..], &[0; 4], payload].concat()
+}
+
+#[test]
+fn a_large_message_survives_whatever_happens_while_it_arrives() {
+    let server = start(&["--shards", "1"]);
+    let message = pattern(2 * MIB + 3);
+    let expected = format!("{} {}", message.len(), sum(&message));
+    let bytes = frame(0x82, &message);
+    let mut socket = server.websocket("/len");
+    let mut ends = |during: &dyn Fn(), what: &str| {
+        socket.get_mut().write_all(&bytes[..MIB]).unwrap();
+        during();
+        socket.get_mut().write_all(&bytes[MIB..]).unwrap();
+        assert_eq!(socket.read().unwrap().into_data(), expected.as_bytes(), "{what}");
+        // The next one is read from its first byte on.
+        socket.send(Message::Binary(b"ab".as_slice().into())).unwrap();
+        assert_eq!(socket.read().unwrap().into_data(), b"2 3105".as_slice(), "{what}");
+    };
+    ends(&|| {}, "nothing");
+    ends(&|| drop(server.deploy_file("tests/modules/large_bodies.c")), "a swap");
+    if isolation() == "process" {
+        ends(&|| assert!(ask(&server, "/die").status >= 500), "the death of its process");
+    }
+    // Clients that leave leave nothing behind.
+    for _ in 0..8 {
+        server.websocket("/len").get_mut().write_all(&bytes[..MIB]).unwrap();
+    }
+    ends(&|| {}, "clients that have left");
+}
+
+#[test]
+fn large_text_is_checked_while_it_arrives() {
+    let server = start(&["--shards", "1"]);
+    let (sound, mut wrong) = ("aé€😀".repeat(60_000), "aé€😀".repeat(60_000).into_bytes());
+    let mut socket = server.websocket("/echo");
+    for byte in frame(0x81, sound.as_bytes()).chunks(77_777) {
+        socket.get_mut().write_all(byte).unwrap();
+    }
+    assert!(socket.read().unwrap().into_text().unwrap().as_str() == sound);
+    wrong[500_001] = 0xff;
+    let cut = sound.as_bytes().strip_suffix(b"\x80").unwrap();
+    let too_big = [&[0x82, 0xff][..], &(1_u64 << 40).to_be_bytes(), &[0; 4]].concat();
+    for (bytes, code) in [(frame(0x81, &wrong), 1007), (frame(0x81, cut), 1007), (too_big, 1009)] {
+        let mut socket = server.websocket("/echo");
+        // The server may close the connection before it has read all.
+        let _ = socket.get_mut().write_all(&bytes);
+        let Ok(Message::Close(Some(close))) = socket.read() else { panic!("no close frame for {code}") };
+        assert_eq!(u16::from(close.code), code);
+    }
+}
+
 #[test]
 fn twelve_large_uploads_at_once_are_all_taken() {
     let server = isolated(&["--shards", "2", "--bodies-bytes-max", "2000000000", "--module-rss-recycle-bytes", "0"]);

@@ -33,6 +33,7 @@ pub mod sanitizer;
 pub mod settings;
 mod socket_numbers;
 pub mod stream;
+pub mod terminated;
 pub mod testing;
 pub mod types;
 pub mod uncancelled;

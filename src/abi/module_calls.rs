@@ -6,6 +6,7 @@ use super::frame::CallFrame;
 use super::guard::{NO_FAULT, Trap, outcome};
 use super::handed::{Handed, Reading};
 use super::native;
+use super::terminated::Terminated;
 use super::types::{
     Callee, HandlerFn, HookFn, HttpRequest, HttpResponse, JobCancelFn, JobRunFn, MessageFn, SocketFn, WebSocket,
 };
@@ -51,7 +52,7 @@ pub enum SocketCall<'f> {
     /// `on_open`, and the frame with the request that opened the socket.
     Open(Option<Callee<SocketFn>>, Option<&'f mut CallFrame>),
     /// `on_message`, and the message.
-    Message(Option<Callee<MessageFn>>, Vec<u8>),
+    Message(Option<Callee<MessageFn>>, Terminated<'f>),
     /// `on_close`. The socket's session is freed.
     Close(Option<Callee<SocketFn>>),
 }
@@ -81,11 +82,10 @@ pub unsafe fn call_socket(call: SocketCall<'_>, context: &ModuleContext, ws: *mu
                 let (close, context) = Callee::unpack(close, context);
                 native::cwebn_call_ws_close(close, context, ws, handed.as_raw(), fault_at)
             }
-            SocketCall::Message(callback, mut message) => {
-                let length = message.len();
-                message.push(0);
-                handed.lend(&message);
-                let text = message.as_ptr().cast();
+            SocketCall::Message(callback, message) => {
+                let length = message.bytes().len();
+                handed.lend(message.with_nul());
+                let text = message.with_nul().as_ptr().cast();
                 let (callback, context) = Callee::unpack(callback, context);
                 native::cwebn_call_ws_message(callback, context, ws, text, length, handed.as_raw(), fault_at)
             }

@@ -287,8 +287,43 @@ pub enum SocketEvent {
         /// Whether the bytes are compressed; the thread that runs the callback expands them.
         deflated: bool,
     },
+    /// A whole, uncompressed message in the memory of a domain: `on_message`.
+    Placed {
+        /// The message's type.
+        kind: Kind,
+        /// The message, and a NUL.
+        body: Box<PlacedBody>,
+    },
     /// The socket is closed: `on_close`. Always the last event.
     Close,
+}
+
+impl SocketEvent {
+    /// The bytes of the message, if the event is one.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Message { payload, .. } => payload.len(),
+            Self::Placed { body, .. } => body.bytes().saturating_sub(1),
+            Self::Open { .. } | Self::Close => 0,
+        }
+    }
+
+    /// Copies the message out of the memory of a domain.
+    #[must_use]
+    pub fn gathered(self) -> Self {
+        match self {
+            Self::Placed { kind, body } => Self::Message { kind, payload: message_in(&body), deflated: false },
+            event => event,
+        }
+    }
+}
+
+/// A copy of the message in `body`, without the NUL.
+pub(super) fn message_in(body: &PlacedBody) -> Vec<u8> {
+    let mut message = body.load();
+    message.pop();
+    message
 }
 
 /// A request that is still in the shard's buffer.

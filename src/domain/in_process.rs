@@ -9,6 +9,7 @@ mod killable;
 mod services;
 mod testing;
 
+pub(in crate::domain) use callbacks::Callback;
 pub(in crate::domain) use killable::{WorkerAnswer, Workers};
 pub use services::SymbolTable;
 

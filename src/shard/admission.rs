@@ -56,7 +56,7 @@ impl Shard {
             self.overloaded(origin, view, out);
             return None;
         }
-        let shared = (&self.remote, &*self.bodies, &*self.stats);
+        let shared = (&mut self.remote, &*self.bodies, &*self.stats);
         if !self.memory.has_share(shared, generation.instance(), body_bytes) {
             self.stats.memory_refused();
             no_share().encode(&self.meta(origin, view), out);

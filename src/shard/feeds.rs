@@ -47,7 +47,8 @@ impl Shard {
             }
         };
         ws::encode_accept(out, &accept, None, &self.date);
-        let limits = WsLimits { message_bytes_max: WATCHER_MESSAGE_BYTES_MAX, deflates: false };
+        let limits =
+            WsLimits { message_bytes_max: WATCHER_MESSAGE_BYTES_MAX, large_bytes_min: usize::MAX, deflates: false };
         let channel = Channel::WebSocket(Box::new(Session::new(limits)));
         if view.path() == FEED {
             return Begun::Taken(Upgrade::Stream(self.open_feed(origin.id, channel, view)));

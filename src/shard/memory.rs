@@ -38,6 +38,8 @@ const SHORT_EIGHTHS: usize = 7;
 const RESERVE_DIVISOR: usize = 16;
 /// When a shard holds this many bytes less than at its peak, it returns freed memory to the kernel.
 const GIVEN_BACK_BYTES_MIN: usize = 4 * 1024 * 1024;
+/// When all shards together use more than this part of the budget, no pages are kept for the next large bodies: a half.
+const WARM_DIVISOR: usize = 2;
 /// Smaller answers always begin.
 const ANSWER_BYTES_MIN: usize = 16 * 1024;
 
@@ -107,17 +109,24 @@ fn may_hold(held: usize, free: usize, bytes: usize) -> bool {
 impl Memory {
     /// Publishes the shard's sum with the last known bytes of its connections. Bodies go to domains in bursts, also between
     /// two ticks. Returns the sum of all shards.
-    fn tell_bodies(&mut self, remote: &DomainCalls, bodies: &BodyLedger, stats: &ShardStats) -> usize {
+    fn tell_bodies(&mut self, remote: &mut DomainCalls, bodies: &BodyLedger, stats: &ShardStats) -> usize {
         self.lent = remote.lent_bytes();
         let connections = self.held + self.told_sending + self.told_open;
-        stats.set_memory(connections + bodies.bytes() + remote.messages_bytes() + self.lent);
+        let (own, warm) = (connections + bodies.bytes() + remote.messages_bytes() + self.lent, remote.warm_bytes());
+        stats.set_memory(own + warm);
+        let used = self.budget.used();
+        if warm == 0 || used <= self.budget.bytes_max / WARM_DIVISOR {
+            return used;
+        }
+        remote.drop_warm();
+        stats.set_memory(own);
         self.budget.used()
     }
 
     /// Whether the domain of `instance` may hold `bytes` more bytes of the budget.
     pub(super) fn has_share(
         &mut self,
-        (remote, bodies, stats): (&DomainCalls, &BodyLedger, &ShardStats),
+        (remote, bodies, stats): (&mut DomainCalls, &BodyLedger, &ShardStats),
         instance: &dyn Instance,
         bytes: usize,
     ) -> bool {
@@ -154,7 +163,7 @@ impl Shard {
     fn tell_memory(&mut self, connections: &Connections) -> usize {
         self.memory.told_sending = connections.held_bytes();
         self.memory.told_open = connections.len() * CONN_BYTES;
-        let used = self.memory.tell_bodies(&self.remote, &self.bodies, &self.stats);
+        let used = self.memory.tell_bodies(&mut self.remote, &self.bodies, &self.stats);
         self.memory.is_short = used > self.memory.budget.bytes_max / 8 * SHORT_EIGHTHS;
         used
     }

@@ -25,6 +25,7 @@ mod own_uploads;
 mod pages;
 mod peers;
 mod placed_bodies;
+mod placed_messages;
 mod pongs;
 mod refusals;
 mod requests;

@@ -9,6 +9,7 @@ use super::begun::Begun;
 use super::buffered::Buffered;
 use super::conn::Upgrade;
 use super::origin::Origin;
+use super::placed_messages::{PLACED_BYTES_MIN, PlacedMessage};
 use super::pongs::Pongs;
 use super::refusals::refused_handshake;
 use super::snapshot::{ShardGen, Snapshot};
@@ -49,6 +50,8 @@ pub(super) struct SocketState {
     /// Compression of messages to the peer.
     deflate: Option<Deflate>,
     path: Box<[u8]>,
+    /// The large message that arrives in its place.
+    arriving: Option<PlacedMessage>,
     pending: Vec<SocketEvent>,
     pending_bytes: usize,
     /// Bytes of messages that are with an executor.
@@ -164,15 +167,19 @@ impl Shard {
         let limit = self.limits.ws_queue_bytes_max;
         let handshake = Handshake { head: view.packed().into(), peer: view.peer };
         let deflates = deflate.is_some();
+        // A message for this process needs no place.
+        let large_bytes_min = if self.local.is_some() { usize::MAX } else { PLACED_BYTES_MIN };
+        let limits = WsLimits { message_bytes_max: self.limits.ws_message_bytes_max, large_bytes_min, deflates };
         // A shard does not compress.
         let deflate = deflate.filter(|_| !self.runs_here(view.path()));
         let state = SocketState {
             conn: Some(conn),
-            session: Session::new(WsLimits { message_bytes_max: self.limits.ws_message_bytes_max, deflates }),
+            session: Session::new(limits),
             pongs: Pongs::default(),
             handle: Socket::deflating(key, session.as_deref(), deflate, outlet, limit),
             deflate,
             path: view.path().into(),
+            arriving: None,
             pending: vec![SocketEvent::Open { handshake: Some(Box::new(handshake)) }],
             pending_bytes: 0,
             busy_bytes: 0,
@@ -201,17 +208,41 @@ impl Shard {
         let (inbox_max, stats) = (self.limits.ws_inbox_messages_max, Arc::clone(&self.stats));
         let Some(state) = self.sockets.states.get_mut(&key).map(Box::as_mut) else { return };
         let Some(conn) = state.conn else { return };
-        let mut closed = false;
-        for event in state.session.receive(bytes) {
+        let (mut closed, mut lacks_memory) = (false, false);
+        let mut received = state.session.receive(bytes);
+        while let Some(event) = received.next() {
             match event {
                 Event::Message { kind, payload, deflated } if !state.finished => {
                     stats.ws_message_in();
                     state.pending_bytes += payload.len();
                     state.pending.push(SocketEvent::Message { kind, payload, deflated });
                 }
-                Event::Message { .. } => {}
+                Event::Large { kind, bytes } if !state.finished => {
+                    let domains = (&self.snapshot, &mut self.remote);
+                    state.arriving = PlacedMessage::begin(domains, &state.path, kind, bytes);
+                    if state.arriving.is_some() {
+                        received.take_parts();
+                    }
+                }
+                Event::Part { bytes, end } => match PlacedMessage::take_part(&mut state.arriving, &bytes, end) {
+                    Ok(Some(event)) => {
+                        stats.ws_message_in();
+                        state.pending_bytes += event.bytes();
+                        state.pending.push(event);
+                    }
+                    Ok(None) => {}
+                    Err(error) => {
+                        tracing::warn!(%error, "there is no memory for a WebSocket message");
+                        lacks_memory = true;
+                    }
+                },
+                Event::Message { .. } | Event::Large { .. } => {}
                 Event::Closed { .. } => closed = true,
             }
+        }
+        if lacks_memory {
+            stats.memory_refused();
+            return self.give_up_socket(connections, key);
         }
         state.flush(connections);
         if closed {
@@ -248,7 +279,7 @@ impl Shard {
             self.forget_socket(key);
             return;
         };
-        let shared = (&self.remote, &*self.bodies, &*self.stats);
+        let shared = (&mut self.remote, &*self.bodies, &*self.stats);
         if !self.memory.has_share(shared, generation.instance(), state.pending_bytes) {
             self.stats.memory_refused();
             return self.give_up_socket(connections, key);
@@ -402,7 +433,7 @@ impl Shard {
         state.handle.mark_closed();
         state.session.give_up(TRY_AGAIN_LATER, "no memory for it");
         state.flush(connections);
-        state.pending.retain(|event| !matches!(event, SocketEvent::Message { .. }));
+        state.pending.retain(|event| !matches!(event, SocketEvent::Message { .. } | SocketEvent::Placed { .. }));
         state.pending_bytes = 0;
         state.finish();
         if let Some(conn) = state.conn {
@@ -526,11 +557,13 @@ impl SocketState {
 
     /// Bytes of memory for messages: incomplete, waiting, and with an executor.
     pub(super) fn held(&self) -> usize {
-        self.session.held() + self.pending_bytes + self.busy_bytes
+        let arriving = self.arriving.as_ref().map_or(0, PlacedMessage::written);
+        self.session.held() + arriving + self.pending_bytes + self.busy_bytes
     }
 
     /// Queues `on_close`, once.
     fn finish(&mut self) {
+        self.arriving = None;
         if !self.finished {
             self.finished = true;
             self.pending.push(SocketEvent::Close);

@@ -75,7 +75,7 @@ H(die) {
 static void length(struct cweb_context *c, websocket_t *ws, const char *m, size_t n) {
     (void)c;
     char text[64];
-    snprintf(text, sizeof text, "%zu %lu", n, sum(m, n));
+    snprintf(text, sizeof text, "%zu %lu%s", n, sum(m, n), m[n] ? ", and no NUL behind it" : "");
     ws->send(ws, text, strlen(text));
 }
 

@@ -3,43 +3,71 @@
 use super::{Executor, InProcessModule};
 use crate::abi::guard;
 use crate::abi::module_calls::{self, SocketCall, SocketOutcome};
+use crate::abi::terminated::Terminated;
 use crate::abi::websocket::{self, Socket};
 use crate::domain::call::{GenerationRef, Handshake, SocketEvent};
 use crate::proto::http1::{Head, RequestView};
 use crate::proto::ws::Kind;
 
+/// An event of a WebSocket, for its callback.
+pub(in crate::domain) enum Callback<'a> {
+    /// `on_open`, with the request that opened the socket.
+    Open(Handshake),
+    /// `on_message`
+    Message {
+        kind: Kind,
+        /// The message, or its compressed form.
+        message: Terminated<'a>,
+        deflated: bool,
+    },
+    /// `on_close`
+    Close,
+}
+
+impl From<SocketEvent> for Callback<'_> {
+    fn from(event: SocketEvent) -> Self {
+        match event.gathered() {
+            SocketEvent::Open { handshake } => Self::Open(handshake.map(|boxed| *boxed).unwrap_or_default()),
+            SocketEvent::Message { kind, payload, deflated } => {
+                Self::Message { kind, message: payload.into(), deflated }
+            }
+            SocketEvent::Placed { .. } | SocketEvent::Close => Self::Close,
+        }
+    }
+}
+
 impl Executor {
     /// Runs the callbacks of one WebSocket for a batch of events.
     pub fn socket(&mut self, hold: &dyn GenerationRef, socket: &Socket, index: usize, events: Vec<SocketEvent>) {
         if let Some(module) = hold.instance().as_any().downcast_ref::<InProcessModule>() {
-            self.callbacks(module, socket, index, events);
+            self.callbacks(module, socket, index, events.into_iter().map(Callback::from));
         }
     }
 
     /// Runs the callbacks of one WebSocket of `module` for a batch of events.
-    pub(in crate::domain) fn callbacks(
+    pub(in crate::domain) fn callbacks<'a>(
         &mut self,
         module: &InProcessModule,
         socket: &Socket,
         index: usize,
-        events: Vec<SocketEvent>,
+        events: impl Iterator<Item = Callback<'a>>,
     ) {
         let Some(callbacks) = module.open.symbols.websockets.get(index) else { return };
         let (context, ws) = (&module.context, socket.as_ptr());
         for event in events {
             let mut handling = None;
             let (callback, call) = match event {
-                SocketEvent::Open { handshake } => {
-                    self.opened(module, socket, index, &handshake.unwrap_or_default());
+                Callback::Open(handshake) => {
+                    self.opened(module, socket, index, &handshake);
                     continue;
                 }
-                SocketEvent::Message { kind, payload, deflated } => {
-                    let payload = if deflated { self.inflated(socket, kind, &payload) } else { Some(payload) };
-                    let Some(payload) = payload.filter(|_| !socket.has_failed()) else { continue };
+                Callback::Message { kind, message, deflated } => {
+                    let message = if deflated { self.inflated(socket, kind, message.bytes()) } else { Some(message) };
+                    let Some(message) = message.filter(|_| !socket.has_failed()) else { continue };
                     handling = Some(socket.handle(kind));
-                    ("on_message", SocketCall::Message(callbacks.on_message, payload))
+                    ("on_message", SocketCall::Message(callbacks.on_message, message))
                 }
-                SocketEvent::Close => ("on_close", SocketCall::Close(callbacks.on_close)),
+                Callback::Close => ("on_close", SocketCall::Close(callbacks.on_close)),
             };
             // SAFETY: the caller keeps the module open, and `socket` alive.
             let outcome = module
@@ -50,12 +78,12 @@ impl Executor {
     }
 
     /// Expands a message; `None`: it can't be expanded, so the socket is closed with the code of the fault.
-    fn inflated(&mut self, socket: &Socket, kind: Kind, payload: &[u8]) -> Option<Vec<u8>> {
+    fn inflated<'a>(&mut self, socket: &Socket, kind: Kind, payload: &[u8]) -> Option<Terminated<'a>> {
         if socket.has_failed() {
             return None;
         }
         let message = self.inflater.get_or_insert_default().message(kind, payload, websocket::message_bytes_max());
-        message.map_err(|code| socket.fail(code)).ok()
+        message.map(Terminated::from).map_err(|code| socket.fail(code)).ok()
     }
 
     /// Runs `on_open`, with the request that opened the socket.

@@ -15,6 +15,7 @@ use crate::domain::stream::slots::Part as StreamPart;
 use crate::net::Lent;
 use crossbeam::queue::SegQueue;
 use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -32,6 +33,11 @@ const ARRIVING_BUDGET_MIN: usize = if cfg!(any(test, fuzzing)) { PAGE } else { 1
 /// many threads of the domain at once, and other calls would wait for the processors. Bodies without a place are passed on
 /// one after the other.
 const ARRIVING_MAX: usize = 4;
+/// The same for WebSocket messages, which may arrive as slowly as their clients like.
+const ARRIVING_MESSAGES_MAX: usize = 4;
+/// Limit, in bytes, on the pages that freed large bodies of a shard's requests keep for the next ones: the largest message of a
+/// server with default limits, and the next one, which arrives meanwhile.
+const WARM_BYTES_MAX: usize = 2 * 16 * 1024 * 1024 + 2 * PAGE;
 /// Bytes returned to the kernel in one step, which takes some hundred microseconds.
 const RECLAIM_BYTES: usize = 4 * 1024 * 1024;
 
@@ -111,12 +117,12 @@ impl Parts {
 
     /// The lender of shard number `shard`.
     pub(super) fn lend_requests(&self, memory: &Arc<Region>, shard: usize) -> Lender {
-        Lender::new(Arc::clone(memory), self.requests(shard), self.budgets.requests_bytes_max)
+        Lender::new(Arc::clone(memory), self.requests(shard), self.budgets.requests_bytes_max, WARM_BYTES_MAX)
     }
 
     /// The lender of the domain.
     pub(super) fn lend_answers(&self, memory: &Arc<Region>) -> Lender {
-        Lender::new(Arc::clone(memory), self.answers(), self.budgets.answers_bytes_max)
+        Lender::new(Arc::clone(memory), self.answers(), self.budgets.answers_bytes_max, 0)
     }
 
     /// The domain's borrower of bodies from shard number `shard`.
@@ -139,15 +145,17 @@ pub(super) struct Lender {
     extents: Extents,
     /// Bytes of the places of arriving bodies, including those whose body was dropped.
     arriving: usize,
-    /// The number of these bodies.
+    /// The number of these bodies, and the places of arriving messages.
     arriving_count: usize,
+    messages: HashMap<usize, usize>,
     abandoned: Arc<Abandoned>,
 }
 
 impl Lender {
-    fn new(memory: Arc<Region>, range: Range<usize>, budget: usize) -> Self {
-        let (extents, arriving, abandoned) = (Extents::new(range, budget, RESERVE_BYTES), 0, Arc::default());
-        Self { memory, extents, arriving, arriving_count: 0, abandoned }
+    fn new(memory: Arc<Region>, range: Range<usize>, budget: usize, warm_bytes_max: usize) -> Self {
+        let extents = Extents::new(range, budget, RESERVE_BYTES, warm_bytes_max);
+        let (arriving, abandoned) = (0, Arc::default());
+        Self { memory, extents, arriving, arriving_count: 0, messages: HashMap::new(), abandoned }
     }
 
     /// Takes a place for an arriving body of `bytes` bytes. `None`: there is no room now, or arriving bodies have half of
@@ -167,6 +175,32 @@ impl Lender {
         Some(PlacedBody::new(&self.memory, offset, bytes, &self.abandoned))
     }
 
+    /// Takes a place for an arriving WebSocket message of `bytes` bytes. `None`: there is no room now, or arriving messages have a
+    /// quarter of the budget.
+    pub(super) fn take_arriving_message(&mut self, bytes: usize) -> Option<PlacedBody> {
+        self.take_back();
+        let (budget, messages) = (self.extents.budget(), self.messages.values().sum::<usize>());
+        if self.messages.len() >= ARRIVING_MESSAGES_MAX
+            || budget < ARRIVING_BUDGET_MIN
+            || messages.saturating_add(bytes) > budget / 4
+            || self.arriving.saturating_add(bytes) > budget / 2
+        {
+            return None;
+        }
+        let offset = self.extents.take(bytes).ok()?;
+        self.arriving += bytes;
+        self.messages.insert(offset, bytes);
+        Some(PlacedBody::new(&self.memory, offset, bytes, &self.abandoned))
+    }
+
+    /// Uncounts the body of `bytes` bytes at `offset`, which has arrived or was dropped.
+    fn arrived(&mut self, offset: usize, bytes: usize) {
+        self.arriving = self.arriving.saturating_sub(bytes);
+        if self.messages.remove(&offset).is_none() {
+            self.arriving_count = self.arriving_count.saturating_sub(1);
+        }
+    }
+
     /// The place of `body`, if the body is complete and the place belongs to this lender.
     pub(super) fn place_of(&self, body: &PlacedBody) -> Option<ExtentRange> {
         let offset = body.offset_of(&self.abandoned)?;
@@ -175,18 +209,16 @@ impl Lender {
 
     /// Records that the domain has the record that names the place of `body`.
     pub(super) fn hand_over(&mut self, mut body: PlacedBody) {
-        if body.offset_of(&self.abandoned).is_some() {
+        if let Some(offset) = body.offset_of(&self.abandoned) {
             body.set_handed_over();
-            self.arriving = self.arriving.saturating_sub(body.bytes());
-            self.arriving_count = self.arriving_count.saturating_sub(1);
+            self.arrived(offset, body.bytes());
         }
     }
 
     /// Takes back the places of dropped bodies.
     fn take_back(&mut self) {
         while let Some((offset, bytes, written)) = self.abandoned.pop() {
-            self.arriving = self.arriving.saturating_sub(bytes);
-            self.arriving_count = self.arriving_count.saturating_sub(1);
+            self.arrived(offset, bytes);
             self.extents.give_written(offset, written);
         }
     }
@@ -212,7 +244,25 @@ impl Lender {
 
     /// The bytes of all complete bodies. Arriving bodies count with their connections.
     pub(super) fn used(&self) -> usize {
-        self.extents.used().saturating_sub(self.arriving)
+        self.extents.used().saturating_sub(self.arriving + self.extents.warm())
+    }
+
+    /// The bytes of pages that are kept for the next large bodies.
+    pub(super) fn warm(&self) -> usize {
+        self.extents.warm()
+    }
+
+    /// Gives up the pages that were kept and not used since the last call. [`Lender::reclaim`] returns them to the kernel.
+    pub(super) fn cool(&mut self) {
+        self.extents.cool();
+    }
+
+    /// Returns all kept pages to the kernel.
+    pub(super) fn drop_warm(&mut self) {
+        for range in self.extents.drain_warm() {
+            self.memory.discard(range.clone());
+            self.extents.left(range);
+        }
     }
 
     /// Handles the other side's report that it has finished with the body at `offset`.
@@ -273,6 +323,17 @@ impl Borrower {
             return None;
         }
         Some(Borrowed { memory: Arc::clone(&self.memory), range, done: self.done.clone() })
+    }
+
+    /// The bytes at `place`, which the other side has named; `None`: the place is impossible. No end of the read is reported.
+    ///
+    /// # Safety
+    /// The other process must not change the bytes while the slice is used.
+    pub(super) unsafe fn bytes_at(&self, place: ExtentRange) -> Option<&[u8]> {
+        let range = self.range_of(place)?;
+        // SAFETY: the range lies within the mapping, which exists as long as `self`; the caller ensures that no process
+        // writes.
+        Some(unsafe { std::slice::from_raw_parts(self.memory.pointer(range.start), range.len()) })
     }
 
     /// Whether [`Borrower::next_done`] has an offset.
@@ -414,6 +475,9 @@ mod tests {
         memory.write(usize::try_from(place.offset).unwrap(), &body).unwrap();
         assert!(memory.resident_bytes().unwrap() >= 9 << 20);
         lender.give_back(place.offset);
+        assert_eq!((lender.has_unused(), lender.warm(), lender.used()), (false, body.len(), 0));
+        lender.cool();
+        lender.cool();
         let mut steps = 0;
         while lender.has_unused() {
             lender.reclaim();

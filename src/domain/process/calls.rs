@@ -102,6 +102,12 @@ impl DomainCalls {
         self.domain(number_of(instance)?)?.place(bytes)
     }
 
+    /// Takes a place in the domain of `instance` for an arriving message of `bytes` bytes and its NUL. `None`: the message gathers
+    /// in the server.
+    pub fn place_message(&mut self, instance: &dyn Instance, bytes: usize) -> Option<PlacedBody> {
+        self.domain(number_of(instance)?)?.place_message(bytes)
+    }
+
     /// Takes a slot for a call of a `CWEB_STREAM` route in the domain of `instance`.
     ///
     /// # Errors
@@ -120,6 +126,17 @@ impl DomainCalls {
     #[must_use]
     pub fn lent_bytes(&self) -> usize {
         self.domains.iter().map(CallTable::lent_bytes).sum()
+    }
+
+    /// The bytes of free memory, in all domains, that keep their pages for the next large bodies.
+    #[must_use]
+    pub fn warm_bytes(&self) -> usize {
+        self.domains.iter().map(CallTable::warm_bytes).sum()
+    }
+
+    /// Returns this memory to the kernel.
+    pub fn drop_warm(&mut self) {
+        self.domains.iter_mut().for_each(CallTable::drop_warm);
     }
 
     /// The bytes of WebSocket messages that wait for their domain.

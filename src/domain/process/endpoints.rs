@@ -23,7 +23,7 @@ pub use calls::CallTable;
 
 #[cfg(test)]
 use super::arena;
-use super::arena::{Borrower, ExtentRange, Lender};
+use super::arena::{Borrower, Lender};
 #[cfg(any(test, fuzzing))]
 use super::arena::{Budgets, Parts};
 use super::identity::Identity;
@@ -34,7 +34,7 @@ use crate::domain::ring::{Region, RingSpec};
 #[cfg(any(test, fuzzing))]
 use crate::domain::stream::StreamSizes;
 use crate::domain::stream::slots::Part as StreamPart;
-use std::collections::HashMap;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use streams::LinkStreams;
@@ -46,9 +46,9 @@ pub struct RingEndpoints {
     process: u64,
     producer: Producer,
     consumer: Consumer,
-    /// The lender of large request bodies, and the places of those that the domain has, by ticket.
+    /// The lender of large request bodies and messages, and those that the domain has: the ticket and the offset of each place.
     requests: Lender,
-    lent: HashMap<u64, ExtentRange>,
+    lent: BTreeSet<(u64, u64)>,
     /// The borrower of large answer bodies, and the next finished one to report to the domain.
     answers: Borrower,
     done: Option<u64>,
@@ -124,7 +124,7 @@ impl fmt::Debug for RingEndpoints {
 impl RingEndpoints {
     pub(super) fn new(shard: usize, domain: Arc<Identity>, process: u64, ends: Ends, owner: Box<dyn Owner>) -> Self {
         let Ends { producer, consumer, requests, answers, streams, files } = ends;
-        let (lent, done) = (HashMap::new(), None);
+        let (lent, done) = (BTreeSet::new(), None);
         let streams = LinkStreams::new(streams);
         Self { shard, domain, process, producer, consumer, requests, lent, answers, done, streams, files, owner }
     }
@@ -173,10 +173,12 @@ impl RingEndpoints {
     /// Handles the end of a call: its body is not needed any more.
     fn call_over(&mut self, ticket: u64) {
         self.streams.call_over(ticket);
-        if !self.lent.is_empty()
-            && let Some(place) = self.lent.remove(&ticket)
-        {
-            self.requests.give_back(place.offset);
+        if self.lent.is_empty() {
+            return;
+        }
+        while let Some(place) = self.lent.range((ticket, 0)..=(ticket, u64::MAX)).next().copied() {
+            self.lent.remove(&place);
+            self.requests.give_back(place.1);
         }
     }
 }

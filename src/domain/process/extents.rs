@@ -1,8 +1,9 @@
 //! Allocates extents of an address range, within a budget of bytes.
 //!
 //! Sans-IO: numbers in, numbers out. Small extents come from the start of the range and large ones from its end, so that
-//! the pages of small extents, which are kept for the next ones, lie together. The pages of a large extent are returned to
-//! the kernel after use, in steps, and count in the budget until then.
+//! the pages of small extents, which are kept for the next ones, lie together. Some freed large extents stay warm: they keep
+//! their pages for the next large extents, until none has used them for a while ([`Extents::cool`]). The pages of all other
+//! large extents are returned to the kernel after use, in steps. Both count in the budget until then.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Range;
@@ -32,24 +33,64 @@ pub(super) struct Extents {
     budget: usize,
     /// Bytes beyond the budget for small extents.
     reserve: usize,
-    /// Bytes that are allocated, or whose pages are being returned.
+    /// Bytes that are allocated or warm, or whose pages are being returned.
     used: usize,
     /// The bytes of each free extent, by its start.
     free: BTreeMap<usize, usize>,
-    /// The bytes of each allocated extent, by its start.
-    taken: HashMap<usize, usize>,
+    /// The allocated extents, by their start.
+    taken: HashMap<usize, Taken>,
+    /// The bytes of each warm range, by its start; their sum, its limit, and whether the last look found them in use.
+    warm: BTreeMap<usize, usize>,
+    warm_bytes: usize,
+    warm_bytes_max: usize,
+    is_warm_used: bool,
     /// Freed ranges with pages that must be returned to the kernel.
     leaving: VecDeque<Range<usize>>,
     /// The largest end of a small extent since the last trim.
     reached: usize,
 }
 
+/// An allocated extent.
+#[derive(Debug, Clone, Copy)]
+struct Taken {
+    bytes: usize,
+    /// Whether all its pages exist, because the extent was warm.
+    was_warm: bool,
+}
+
+/// Adds a range to `ranges`, and joins it with its neighbours there.
+fn insert(ranges: &mut BTreeMap<usize, usize>, mut start: usize, mut bytes: usize) {
+    if let Some(after) = ranges.remove(&(start + bytes)) {
+        bytes += after;
+    }
+    if let Some((&before, &room)) = ranges.range(..start).next_back()
+        && before + room == start
+    {
+        ranges.remove(&before);
+        (start, bytes) = (before, bytes + room);
+    }
+    ranges.insert(start, bytes);
+}
+
 impl Extents {
-    /// All of `range`, which must begin and end at a page.
-    pub(super) fn new(range: Range<usize>, budget: usize, reserve: usize) -> Self {
+    /// All of `range`, which must begin and end at a page. At most `warm_bytes_max` bytes stay warm.
+    pub(super) fn new(range: Range<usize>, budget: usize, reserve: usize, warm_bytes_max: usize) -> Self {
         let free = BTreeMap::from([(range.start, range.len())]);
         let reached = range.start;
-        Self { range, budget, reserve, used: 0, free, taken: HashMap::new(), leaving: VecDeque::new(), reached }
+        Self {
+            range,
+            budget,
+            reserve,
+            used: 0,
+            free,
+            taken: HashMap::new(),
+            warm: BTreeMap::new(),
+            warm_bytes: 0,
+            warm_bytes_max,
+            is_warm_used: false,
+            leaving: VecDeque::new(),
+            reached,
+        }
     }
 
     pub(super) fn budget(&self) -> usize {
@@ -58,6 +99,11 @@ impl Extents {
 
     pub(super) fn used(&self) -> usize {
         self.used
+    }
+
+    /// The bytes of free memory that keep their pages; [`Extents::used`] includes them.
+    pub(super) fn warm(&self) -> usize {
+        self.warm_bytes
     }
 
     /// Allocates an extent of `bytes` bytes, and returns its start.
@@ -70,8 +116,12 @@ impl Extents {
             return Err(NoRoom::Ever);
         }
         let rounded = bytes.checked_next_multiple_of(PAGE).ok_or(NoRoom::Ever)?.max(PAGE);
+        if !small && let Some(start) = self.take_warm(rounded) {
+            return Ok(start);
+        }
         let limit = self.budget.next_multiple_of(PAGE) + if small { self.reserve } else { 0 };
         if self.used.saturating_add(rounded) > limit {
+            self.let_warm_leave();
             return Err(NoRoom::Now);
         }
         let fits = |(_, room): &(&usize, &usize)| **room >= rounded;
@@ -83,7 +133,7 @@ impl Extents {
         if rest > 0 {
             self.free.insert(left, rest);
         }
-        self.taken.insert(taken, rounded);
+        self.taken.insert(taken, Taken { bytes: rounded, was_warm: false });
         self.used += rounded;
         if small {
             self.reached = self.reached.max(taken + rounded);
@@ -91,14 +141,62 @@ impl Extents {
         Ok(taken)
     }
 
+    /// Allocates an extent of `bytes` bytes, in whole pages, in the smallest warm range that has room for it.
+    fn take_warm(&mut self, bytes: usize) -> Option<usize> {
+        let fitting = self.warm.iter().filter(|(_, room)| **room >= bytes);
+        let (&start, &room) = fitting.min_by_key(|(_, room)| **room)?;
+        self.warm.remove(&start);
+        if room > bytes {
+            self.warm.insert(start + bytes, room - bytes);
+        }
+        self.warm_bytes -= bytes;
+        self.is_warm_used = true;
+        self.taken.insert(start, Taken { bytes, was_warm: true });
+        Some(start)
+    }
+
+    /// Makes a freed large extent warm, or lets its pages leave.
+    fn retire(&mut self, start: usize, bytes: usize) {
+        if bytes > self.warm_bytes_max {
+            return self.leaving.push_back(start..start + bytes);
+        }
+        if self.warm_bytes + bytes > self.warm_bytes_max {
+            self.let_warm_leave();
+        }
+        insert(&mut self.warm, start, bytes);
+        self.warm_bytes += bytes;
+        self.is_warm_used = true;
+    }
+
+    /// Lets the pages of all warm ranges leave.
+    fn let_warm_leave(&mut self) {
+        let warm = self.drain_warm();
+        self.leaving.extend(warm);
+    }
+
+    /// Takes all warm ranges, whose memory must be returned to the kernel. The caller must then call [`Extents::left`] for
+    /// each.
+    pub(super) fn drain_warm(&mut self) -> impl Iterator<Item = Range<usize>> + use<> {
+        self.warm_bytes = 0;
+        std::mem::take(&mut self.warm).into_iter().map(|(start, bytes)| start..start + bytes)
+    }
+
+    /// Lets the pages of warm ranges leave if none was used since the last call.
+    pub(super) fn cool(&mut self) {
+        if !std::mem::take(&mut self.is_warm_used) {
+            self.let_warm_leave();
+        }
+    }
+
     /// Frees a large extent, of which only the first `written` bytes have pages. An extent that is not allocated changes
     /// nothing.
     pub(super) fn give_written(&mut self, start: usize, written: usize) {
-        let Some(bytes) = self.taken.remove(&start) else { return };
+        let Some(Taken { bytes, was_warm }) = self.taken.remove(&start) else { return };
+        let written = if was_warm { bytes } else { written };
         let kept = written.checked_next_multiple_of(PAGE).unwrap_or(bytes).clamp(PAGE, bytes);
         if kept < bytes {
             self.used -= bytes - kept;
-            self.insert_free(start + kept, bytes - kept);
+            insert(&mut self.free, start + kept, bytes - kept);
         }
         // Also an extent that is small now: it lies among large ones, where its pages would stay unused.
         self.leaving.push_back(start..start + kept);
@@ -106,34 +204,22 @@ impl Extents {
 
     /// Frees an extent; an extent that is not allocated changes nothing.
     pub(super) fn give(&mut self, start: usize) {
-        let Some(bytes) = self.taken.remove(&start) else { return };
+        let Some(Taken { bytes, .. }) = self.taken.remove(&start) else { return };
         if bytes > SMALL_BYTES_MAX {
-            self.leaving.push_back(start..start + bytes);
+            self.retire(start, bytes);
         } else {
             self.used -= bytes;
-            self.insert_free(start, bytes);
+            insert(&mut self.free, start, bytes);
         }
         let kept = self.range.start..self.reached;
-        if self.taken.is_empty() && self.leaving.is_empty() && kept.len() > KEPT_BYTES_MAX {
+        let is_all_free = self.taken.is_empty() && self.warm.is_empty() && self.leaving.is_empty();
+        if is_all_free && kept.len() > KEPT_BYTES_MAX {
             // Everything is free: one extent.
             self.free = BTreeMap::from([(kept.end, self.range.end - kept.end)]);
             self.used = kept.len();
             self.reached = kept.start;
             self.leaving.push_back(kept);
         }
-    }
-
-    fn insert_free(&mut self, mut start: usize, mut bytes: usize) {
-        if let Some(after) = self.free.remove(&(start + bytes)) {
-            bytes += after;
-        }
-        if let Some((&before, &room)) = self.free.range(..start).next_back()
-            && before + room == start
-        {
-            self.free.remove(&before);
-            (start, bytes) = (before, bytes + room);
-        }
-        self.free.insert(start, bytes);
     }
 
     /// Whether [`Extents::next_leaving`] has a range.
@@ -155,7 +241,7 @@ impl Extents {
     /// Records that the memory of `range` was returned.
     pub(super) fn left(&mut self, range: Range<usize>) {
         self.used -= range.len();
-        self.insert_free(range.start, range.len());
+        insert(&mut self.free, range.start, range.len());
     }
 }
 
@@ -168,7 +254,7 @@ mod tests {
     const BYTES: usize = 64 << 20;
 
     fn extents() -> Extents {
-        Extents::new(START..START + 2 * BYTES, BYTES, 4 << 20)
+        Extents::new(START..START + 2 * BYTES, BYTES, 4 << 20, 0)
     }
 
     #[test]
@@ -230,12 +316,61 @@ mod tests {
         assert!(!extents.is_leaving(), "few are kept");
     }
 
+    const MIB: usize = 1 << 20;
+
+    fn warm_extents() -> Extents {
+        Extents::new(START..START + 2 * BYTES, BYTES, 4 << 20, 8 * MIB)
+    }
+
+    #[test]
+    fn the_next_large_one_gets_warm_pages_and_unused_ones_leave() {
+        let mut extents = warm_extents();
+        let start = extents.take(5 * MIB).unwrap();
+        extents.give(start);
+        assert_eq!((extents.used(), extents.warm(), extents.is_leaving()), (5 * MIB, 5 * MIB, false));
+        // A part of it, which then joins the rest again.
+        assert_eq!((extents.take(2 * MIB), extents.warm()), (Ok(start), 3 * MIB));
+        extents.give(start);
+        assert_eq!((extents.take(5 * MIB), extents.warm(), extents.used()), (Ok(start), 0, 5 * MIB));
+        extents.give(start);
+        extents.cool();
+        assert!(!extents.is_leaving(), "it was used since the look before");
+        extents.cool();
+        assert_eq!((extents.warm(), extents.next_leaving(BYTES)), (0, Some(start..start + 5 * MIB)));
+        extents.left(start..start + 5 * MIB);
+        assert_eq!(extents.used(), 0);
+    }
+
+    #[test]
+    fn warm_pages_are_few_and_make_room_for_others() {
+        let mut extents = warm_extents();
+        let starts = [5, 5, 9].map(|mib| extents.take(mib * MIB).unwrap());
+        starts.into_iter().for_each(|start| extents.give(start));
+        assert_eq!(extents.warm(), 5 * MIB, "the last one that is small enough");
+        while let Some(range) = extents.next_leaving(BYTES) {
+            extents.left(range);
+        }
+        assert_eq!(extents.take(BYTES), Err(NoRoom::Now));
+        assert!(extents.warm() == 0 && extents.is_leaving(), "its pages leave for the other one");
+    }
+
+    #[test]
+    fn a_warm_extent_that_is_given_back_unwritten_has_all_its_pages() {
+        let mut extents = warm_extents();
+        let start = extents.take(5 * MIB).unwrap();
+        extents.give(start);
+        assert_eq!(extents.take(4 * MIB), Ok(start));
+        extents.give_written(start, 0);
+        assert_eq!((extents.used(), extents.next_leaving(BYTES)), (5 * MIB, Some(start..start + 4 * MIB)));
+    }
+
     proptest! {
         #[test]
         fn extents_never_overlap_and_all_come_back(
-            steps in proptest::collection::vec((0..4_u8, 1..4000_usize), 1..200),
+            steps in proptest::collection::vec((0..5_u8, 1..4000_usize), 1..200),
+            warm_bytes_max in (0..40_usize).prop_map(|mib| mib * MIB),
         ) {
-            let mut extents = extents();
+            let mut extents = Extents::new(START..START + 2 * BYTES, BYTES, 4 << 20, warm_bytes_max);
             let mut held: Vec<(usize, usize)> = Vec::new();
             for (what, number) in steps {
                 match what {
@@ -250,21 +385,28 @@ mod tests {
                             for leaving in &extents.leaving {
                                 prop_assert!(start + bytes <= leaving.start || leaving.end <= start);
                             }
+                            for (warm, length) in &extents.warm {
+                                prop_assert!(start + bytes <= *warm || warm + length <= start);
+                            }
                             held.push((start, bytes));
                         }
                     }
                     2 if !held.is_empty() => {
                         let (start, _) = held.swap_remove(number % held.len());
-                        extents.give(start);
+                        if number % 3 == 0 { extents.give_written(start, number) } else { extents.give(start) }
                     }
+                    3 => extents.cool(),
                     _ => if let Some(range) = extents.next_leaving(number * PAGE) {
                         extents.left(range);
                     }
                 }
             }
+            prop_assert_eq!(extents.warm.values().sum::<usize>(), extents.warm_bytes);
+            prop_assert!(extents.warm_bytes <= warm_bytes_max);
             for (start, _) in held {
                 extents.give(start);
             }
+            extents.let_warm_leave();
             while let Some(range) = extents.next_leaving(BYTES) {
                 extents.left(range);
             }

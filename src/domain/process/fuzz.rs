@@ -200,7 +200,11 @@ impl Domain {
                 for event in wire::read_events(&events).expect("the server writes events as it must") {
                     let text = match event {
                         Event::Open { session, .. } => format!("open {}", digest(session.unwrap_or_default())),
-                        Event::Message { bytes, .. } => digest(bytes),
+                        Event::Message { with_nul, .. } => digest(&with_nul[..with_nul.len() - 1]),
+                        Event::Placed { place, .. } => {
+                            let message = self.read(&Body::Lent(place));
+                            digest(&message[..message.len() - 1])
+                        }
                         Event::Known { .. } => panic!("a socket of another process"),
                         Event::Close { .. } | Event::Forget => continue,
                     };

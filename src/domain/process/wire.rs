@@ -333,8 +333,11 @@ pub(super) enum Event<'a> {
         kind: Kind,
         /// Whether the bytes are compressed.
         deflated: bool,
-        bytes: &'a [u8],
+        /// The message, and a NUL.
+        with_nul: &'a [u8],
     },
+    /// An uncompressed message, and a NUL, in the memory beside the rings.
+    Placed { kind: Kind, place: ExtentRange },
     /// `gone`: nothing can be sent any more.
     Close { gone: bool },
     /// The socket has ended in another domain; no callback is called.
@@ -348,10 +351,31 @@ fn kind_byte(kind: Kind) -> u8 {
     }
 }
 
-/// Appends the part of [`Event::Message`] before its `length` bytes.
-pub(super) fn message_head(out: &mut Vec<u8>, kind: Kind, deflated: bool, length: usize) {
-    out.extend_from_slice(&[if deflated { 9 } else { 3 }, kind_byte(kind)]);
+/// The alignment of messages that are written by [`aligned_message_head`]: that of a block of malloc(3).
+pub(super) const MESSAGE_ALIGN: usize = 16;
+/// The bytes of [`Event::Message`] before its padding and its message.
+const MESSAGE_HEAD_BYTES: usize = 7;
+
+/// Appends the part of [`Event::Message`] before its `length` bytes, which a NUL must follow.
+fn message_head(out: &mut Vec<u8>, kind: Kind, deflated: bool, length: usize, padding: u8) {
+    out.extend_from_slice(&[if deflated { 9 } else { 3 }, kind_byte(kind), padding]);
     out.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes());
+    out.resize(out.len() + usize::from(padding), 0);
+}
+
+/// Like [`message_head`], after `before` bytes in front of `out`, for a message whose place is aligned if the first of these
+/// bytes is.
+pub(super) fn aligned_message_head(out: &mut Vec<u8>, kind: Kind, deflated: bool, length: usize, before: usize) {
+    let end = before + out.len() + MESSAGE_HEAD_BYTES;
+    let padding = end.next_multiple_of(MESSAGE_ALIGN) - end;
+    message_head(out, kind, deflated, length, u8::try_from(padding).unwrap_or(0));
+}
+
+/// Appends [`Event::Message`].
+pub(super) fn push_message(out: &mut Vec<u8>, kind: Kind, deflated: bool, bytes: &[u8]) {
+    message_head(out, kind, deflated, bytes.len(), 0);
+    out.extend_from_slice(bytes);
+    out.push(0);
 }
 
 /// Appends an event.
@@ -372,9 +396,13 @@ pub(super) fn push_event(out: &mut Vec<u8>, event: &Event<'_>) {
             out.push(kind_byte(*last));
             push_block(out, session.unwrap_or_default());
         }
-        Event::Message { kind, deflated, bytes } => {
-            message_head(out, *kind, *deflated, bytes.len());
-            out.extend_from_slice(bytes);
+        Event::Message { kind, deflated, with_nul } => {
+            push_message(out, *kind, *deflated, with_nul.split_last().map_or(&[], |(_, bytes)| bytes));
+        }
+        Event::Placed { kind, place } => {
+            out.extend_from_slice(&[10, kind_byte(*kind)]);
+            out.extend_from_slice(&place.offset.to_le_bytes());
+            out.extend_from_slice(&place.bytes.to_le_bytes());
         }
         Event::Close { gone } => out.push(if *gone { 7 } else { 4 }),
         Event::Forget => out.push(8),
@@ -404,9 +432,20 @@ fn read_event<'a>(reader: &mut Reader<'a>) -> Option<Event<'a>> {
             let session = reader.block()?;
             Event::Known { session: (kind == 6).then_some(session), number, deflate, last }
         }
-        kind @ (3 | 9) => Event::Message { deflated: kind == 9, kind: reader.kind()?, bytes: reader.block()? },
+        kind @ (3 | 9) => read_message(reader, kind == 9)?,
         kind @ (4 | 7) => Event::Close { gone: kind == 7 },
         8 => Event::Forget,
+        10 => {
+            let kind = reader.kind()?;
+            Event::Placed { kind, place: ExtentRange { offset: reader.u64()?, bytes: reader.u64()? } }
+        }
         _ => return None,
     })
+}
+
+fn read_message<'a>(reader: &mut Reader<'a>, deflated: bool) -> Option<Event<'a>> {
+    let (kind, padding, length) = (reader.kind()?, reader.u8()?, usize::try_from(reader.u32()?).ok()?);
+    reader.take(usize::from(padding))?;
+    let with_nul = reader.take(length.checked_add(1)?)?;
+    (with_nul.last() == Some(&0)).then_some(Event::Message { kind, deflated, with_nul })
 }

@@ -9,11 +9,13 @@ use super::wire::{self, Body, Event, StreamToDomain, ToDomain};
 use crate::abi::files::{FileAnswer, FileParts};
 use crate::abi::frame::HandlerAnswer;
 use crate::abi::manifest::RouteDecl;
+use crate::abi::sanitizer;
+use crate::abi::terminated::Terminated;
 use crate::abi::websocket::Socket;
-use crate::domain::call::{Handshake, SocketEvent, plain_headers};
+use crate::domain::call::{Handshake, plain_headers};
 use crate::domain::compress;
 use crate::domain::executor::Runner;
-use crate::domain::in_process::{BUSY, Executor, InProcess, InProcessModule};
+use crate::domain::in_process::{BUSY, Callback, Executor, InProcess, InProcessModule};
 use crate::domain::serial::{Turn, Turns};
 use crate::domain::stream::call::{Facts, Pipes, Used};
 use crate::domain::{Instance, NoAnswer};
@@ -313,14 +315,15 @@ impl DomainRunner {
     fn socket(&mut self, responses: &ResponseRing, shard: usize, work: &ToDomain<'_>, events: &[u8]) {
         let ToDomain::Socket { ticket, instance, index, key, .. } = *work else { return };
         let start = Instant::now();
+        let events = wire::read_events(events).unwrap_or_default();
+        let domain = Arc::clone(&self.domain);
         let mut queue = Vec::new();
         let (mut closes, mut closed) = (false, false);
-        for event in wire::read_events(events).unwrap_or_default() {
+        for event in events {
             match event {
                 Event::Open { session, number, deflate, peer, head } => {
                     self.domain.open_socket(shard, key, number, deflate, session);
-                    let handshake = Some(Box::new(Handshake { head: head.into(), peer }));
-                    queue.push(SocketEvent::Open { handshake });
+                    queue.push(Callback::Open(Handshake { head: head.into(), peer }));
                 }
                 Event::Known { session, number, deflate, last } => {
                     self.domain.open_socket(shard, key, number, deflate, session);
@@ -328,12 +331,21 @@ impl DomainRunner {
                         socket.received(last);
                     }
                 }
-                Event::Message { kind, deflated, bytes } => {
-                    queue.push(SocketEvent::Message { kind, payload: bytes.to_vec(), deflated });
+                Event::Message { kind, deflated, with_nul } => {
+                    queue.push(Callback::Message { kind, message: message(with_nul), deflated });
+                }
+                Event::Placed { kind, place } => {
+                    // SAFETY: as in `work`: the server writes to the place again only after the call was answered.
+                    let Some(with_nul) = domain.requests.get(shard).and_then(|part| unsafe { part.bytes_at(place) })
+                    else {
+                        tracing::error!("the server lent a message outside its memory");
+                        continue;
+                    };
+                    queue.push(Callback::Message { kind, message: message(with_nul), deflated: false });
                 }
                 Event::Close { gone } => {
                     (closes, closed) = (true, gone);
-                    queue.push(SocketEvent::Close);
+                    queue.push(Callback::Close);
                 }
                 Event::Forget => closes = true,
             }
@@ -343,7 +355,7 @@ impl DomainRunner {
             if closed {
                 socket.mark_closed();
             }
-            self.executor.callbacks(&module, &socket, index as usize, queue);
+            self.executor.callbacks(&module, &socket, index as usize, queue.into_iter());
         }
         if closes {
             self.domain.forget_socket(shard, key);
@@ -351,6 +363,17 @@ impl DomainRunner {
         let mut record = Vec::with_capacity(16);
         wire::idle(&mut record, ticket, u32::try_from((start.elapsed() / count).as_micros()).unwrap_or(u32::MAX));
         responses.send(&record, &[]);
+    }
+}
+
+/// The message before a NUL: in its place, if the message is large and is aligned like a block of malloc(3), which modules may
+/// rely on. A sanitizer finds accesses beyond a message only if the message has a block of its own.
+fn message(with_nul: &[u8]) -> Terminated<'_> {
+    let is_aligned = with_nul.as_ptr().addr().is_multiple_of(wire::MESSAGE_ALIGN);
+    let is_lent = with_nul.len() > LENT_BYTES_MIN && is_aligned && !sanitizer::is_active();
+    match Terminated::lent(with_nul) {
+        Some(lent) if is_lent => lent,
+        _ => Terminated::copied(with_nul.split_last().map_or(&[], |(_, bytes)| bytes)),
     }
 }
 

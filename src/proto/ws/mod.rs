@@ -7,6 +7,7 @@ mod handshake;
 mod head;
 mod reader;
 mod session;
+mod utf8;
 
 pub use deflate::{Deflater, Inflater};
 pub use extension::{Deflate, WINDOW_BITS_MAX};

@@ -1,10 +1,12 @@
 //! Reads the frames of a client as their bytes arrive (RFC 6455 §5, §8.1).
 //!
-//! A payload is copied once: from the receive buffer into its message, where it is unmasked. A head is refused at its first
+//! A payload is copied once: from the receive buffer into its message, where it is unmasked. The caller may take a large message
+//! in parts instead. A head is refused at its first
 //! wrong byte, and text at its first byte that is not UTF-8, so a peer that breaks the protocol can't send the rest of a frame.
 
 use super::frame::Kind;
 use super::head::{Allowed, HEAD_BYTES_MAX, Head, Opcode, PROTOCOL_ERROR};
+use super::utf8::Utf8;
 use tungstenite::protocol::frame::coding::CloseCode;
 
 /// RFC 6455 §7.4.1: text that is not UTF-8.
@@ -25,6 +27,14 @@ pub(super) enum Input {
         /// The payload is compressed.
         deflated: bool,
         payload: Vec<u8>,
+    },
+    /// A large message that is one uncompressed frame begins, which will have `bytes` bytes. [`Reader::take_parts`] may follow.
+    Large { kind: Kind, bytes: usize },
+    /// The next part of a large message, unmasked.
+    Part {
+        bytes: Vec<u8>,
+        /// The message is complete.
+        end: bool,
     },
     /// A ping with its payload.
     Ping(Vec<u8>),
@@ -55,12 +65,16 @@ struct Message {
     checked: usize,
     /// Bytes of the payloads of all frames so far, as their heads say.
     bytes: u64,
+    /// The caller takes the message in parts.
+    parts: Option<Utf8>,
 }
 
 /// Reads the frames of one connection.
 #[derive(Debug)]
 pub(super) struct Reader {
     message_bytes_max: u64,
+    /// Smaller messages are not announced by [`Input::Large`].
+    large_bytes_min: u64,
     /// Messages may be compressed.
     deflates: bool,
     state: State,
@@ -72,9 +86,10 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    pub(super) fn new(message_bytes_max: usize, deflates: bool) -> Self {
+    pub(super) fn new(message_bytes_max: usize, large_bytes_min: usize, deflates: bool) -> Self {
         Self {
             message_bytes_max: message_bytes_max as u64,
+            large_bytes_min: large_bytes_min as u64,
             deflates,
             state: State::Head(0),
             head: [0; HEAD_BYTES_MAX],
@@ -86,6 +101,13 @@ impl Reader {
     /// Bytes of the incomplete message.
     pub(super) fn held(&self) -> usize {
         self.message.as_ref().map_or(0, |message| message.payload.len())
+    }
+
+    /// After [`Input::Large`]: the message comes as [`Input::Part`]s, and does not gather here.
+    pub(super) fn take_parts(&mut self) {
+        if let Some(message) = &mut self.message {
+            message.parts = Some(Utf8::default());
+        }
     }
 
     /// Frees the incomplete message; all later bytes are ignored.
@@ -139,7 +161,22 @@ impl Reader {
             return Message::whole(kind, &head, payload).map(Some);
         }
         self.begin_frame(&head)?;
+        if let Some(large) = self.large(&head) {
+            self.state = State::Payload { head, left: head.payload_len };
+            return Ok(Some(large));
+        }
         self.read_payload(&head, head.payload_len, bytes)
+    }
+
+    /// The announcement of the message of `head`, if the message is large and one uncompressed frame.
+    fn large(&self, head: &Head) -> Option<Input> {
+        let kind = match head.opcode {
+            Opcode::Text => Kind::Text,
+            Opcode::Binary => Kind::Binary,
+            _ => return None,
+        };
+        let is_one = head.last && !head.deflated && head.payload_len >= self.large_bytes_min;
+        is_one.then_some(Input::Large { kind, bytes: usize::try_from(head.payload_len).ok()? })
     }
 
     /// Takes the payload of a frame from `bytes` if the frame is a message of its own and has arrived whole, as most are.
@@ -183,6 +220,17 @@ impl Reader {
         mask.rotate_left(phase);
         let left = left - part.len() as u64;
         match (&mut self.message, head.opcode) {
+            (Some(Message { kind, parts: Some(text), .. }), Opcode::Text | Opcode::Binary) => {
+                let mut bytes = Vec::with_capacity(part.len());
+                push_unmasked(&mut bytes, part, mask);
+                let end = left == 0;
+                if *kind == Kind::Text && (!text.take(&bytes) || end && !text.is_complete()) {
+                    return Err(NOT_UTF8);
+                }
+                self.state = if end { State::Head(0) } else { State::Payload { head: *head, left } };
+                self.message = self.message.take().filter(|_| !end);
+                return Ok(Some(Input::Part { bytes, end }));
+            }
             (Some(message), Opcode::Text | Opcode::Binary | Opcode::Continuation) => message.push(part, mask, left)?,
             _ => push_unmasked(&mut self.control, part, mask),
         }
@@ -217,7 +265,7 @@ impl Reader {
 
 impl Message {
     fn new(kind: Kind, deflated: bool) -> Self {
-        Self { kind, deflated, payload: Vec::new(), checked: 0, bytes: 0 }
+        Self { kind, deflated, payload: Vec::new(), checked: 0, bytes: 0, parts: None }
     }
 
     /// A message that is one frame.

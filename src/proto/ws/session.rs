@@ -8,6 +8,8 @@ use super::reader::{Input, Reader};
 pub struct WsLimits {
     /// Limit, in bytes, on a message assembled from its fragments; a compressed message counts with its compressed size.
     pub message_bytes_max: usize,
+    /// Smaller messages are not announced by [`Event::Large`].
+    pub large_bytes_min: usize,
     /// The peer may compress messages (RFC 7692).
     pub deflates: bool,
 }
@@ -23,6 +25,21 @@ pub enum Event {
         payload: Vec<u8>,
         /// The content is compressed: an [`Inflater`](super::Inflater) expands the message.
         deflated: bool,
+    },
+    /// A message that is one large, uncompressed frame begins. Without a call of [`Received::take_parts`] at once, the message
+    /// gathers, and [`Event::Message`] follows.
+    Large {
+        /// Text or binary.
+        kind: Kind,
+        /// The size of the message.
+        bytes: usize,
+    },
+    /// The next part of a large message. Text is checked so far, except for the last bytes of an incomplete character.
+    Part {
+        /// The content.
+        bytes: Vec<u8>,
+        /// The message is complete.
+        end: bool,
     },
     /// The session is over: the peer's close frame was answered, or the peer broke the protocol. Reported once. The last bytes
     /// to send before the connection is closed are in [`Session::take_output`].
@@ -60,6 +77,13 @@ pub struct Received<'a> {
     bytes: &'a [u8],
 }
 
+impl Received<'_> {
+    /// Takes the large message that was just announced in parts.
+    pub fn take_parts(&mut self) {
+        self.session.reader.take_parts();
+    }
+}
+
 impl Iterator for Received<'_> {
     type Item = Event;
 
@@ -77,7 +101,7 @@ impl Session {
     /// Creates the session of a WebSocket that has just been opened.
     #[must_use]
     pub fn new(limits: WsLimits) -> Self {
-        let reader = Reader::new(limits.message_bytes_max, limits.deflates);
+        let reader = Reader::new(limits.message_bytes_max, limits.large_bytes_min, limits.deflates);
         Self { reader, output: Vec::new(), closing: false, over: false }
     }
 
@@ -90,6 +114,8 @@ impl Session {
     fn take(&mut self, input: Input) -> Option<Event> {
         match input {
             Input::Message { kind, deflated, payload } => Some(Event::Message { kind, payload, deflated }),
+            Input::Large { kind, bytes } => Some(Event::Large { kind, bytes }),
+            Input::Part { bytes, end } => Some(Event::Part { bytes, end }),
             // §5.5.1: no frame follows a close frame.
             Input::Ping(payload) => {
                 if !self.closing {
@@ -196,7 +222,7 @@ mod tests {
     }
 
     fn session() -> Session {
-        Session::new(WsLimits { message_bytes_max: 1000, deflates: false })
+        Session::new(WsLimits { message_bytes_max: 1000, large_bytes_min: usize::MAX, deflates: false })
     }
 
     fn run(input: &[u8], cuts: &[usize]) -> (Vec<Event>, Vec<u8>) {

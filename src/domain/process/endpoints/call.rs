@@ -1,9 +1,10 @@
 //! A call, from its place in the queue to its caller.
 
-use super::super::arena::ExtentRange;
+use super::super::arena::{ExtentRange, Lender};
 use crate::abi::manifest::RouteDecl;
 use crate::abi::websocket::Socket;
 use crate::domain::call::{AnswerMeta, Charge, GenerationRef, OwnedRequest, SocketEvent};
+use crate::domain::placed::PlacedBody;
 use crate::domain::stream::{CallSlot, Pipe, StreamStart};
 use crate::net::ConnId;
 use std::sync::Arc;
@@ -121,23 +122,69 @@ pub(super) enum Stage {
 
 /// The content of a call.
 pub(super) enum Payload {
-    Request { route: usize, request: OwnedRequest, stream: Option<Box<StreamStart>> },
-    Socket { index: usize, socket: Arc<Socket>, events: Vec<SocketEvent> },
+    Request {
+        route: usize,
+        request: OwnedRequest,
+        stream: Option<Box<StreamStart>>,
+    },
+    Socket {
+        index: usize,
+        socket: Arc<Socket>,
+        events: Vec<SocketEvent>,
+        /// The bytes of the messages that lie in their places already, and of those that do not.
+        placed_bytes: usize,
+        other_bytes: usize,
+    },
 }
 
 impl Payload {
-    /// The bytes that the handler or the callbacks get: a body, or messages.
+    /// The events of a socket, for module number `index`'s callbacks.
+    pub(super) fn of_socket(index: usize, socket: Arc<Socket>, events: Vec<SocketEvent>) -> Self {
+        let (mut placed_bytes, mut other_bytes) = (0, 0);
+        for event in &events {
+            let sum = if let SocketEvent::Placed { .. } = event { &mut placed_bytes } else { &mut other_bytes };
+            *sum += event.bytes();
+        }
+        Self::Socket { index, socket, events, placed_bytes, other_bytes }
+    }
+
+    /// The bytes to write for the handler or the callbacks: a body, or messages that have no place yet.
     pub(super) fn bytes(&self) -> usize {
         match self {
             Self::Request { request, .. } => request.body_bytes(),
-            Self::Socket { events, .. } => {
-                let bytes = |event: &SocketEvent| match event {
-                    SocketEvent::Message { payload, .. } => payload.len(),
-                    SocketEvent::Open { .. } | SocketEvent::Close => 0,
-                };
-                events.iter().map(bytes).sum()
-            }
+            Self::Socket { other_bytes, .. } => *other_bytes,
         }
+    }
+
+    /// The messages that already lie in their places.
+    fn placed_messages(&self) -> impl Iterator<Item = &PlacedBody> {
+        let events = match self {
+            Self::Socket { events, placed_bytes: 1.., .. } => events.as_slice(),
+            _ => &[],
+        };
+        events.iter().filter_map(|event| match event {
+            SocketEvent::Placed { body, .. } => Some(&**body),
+            _ => None,
+        })
+    }
+
+    /// Whether messages lie in the memory of another process than that of `requests`.
+    pub(super) fn has_messages_elsewhere(&self, requests: &Lender) -> bool {
+        self.placed_messages().any(|body| requests.place_of(body).is_none())
+    }
+
+    /// Copies all messages out of their places if some lie in the memory of another process than that of `requests`. Returns
+    /// whether it has.
+    pub(super) fn gather_messages(&mut self, requests: &Lender) -> bool {
+        let Self::Socket { placed_bytes: 1.., .. } = self else { return false };
+        if !self.has_messages_elsewhere(requests) {
+            return false;
+        }
+        if let Self::Socket { events, placed_bytes, other_bytes, .. } = self {
+            *events = std::mem::take(events).into_iter().map(SocketEvent::gathered).collect();
+            *other_bytes += std::mem::take(placed_bytes);
+        }
+        true
     }
 }
 

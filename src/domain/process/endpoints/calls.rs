@@ -19,6 +19,9 @@ use std::sync::Arc;
 /// Tickets have this bit; keys of sockets don't.
 pub(super) const TICKET_BIT: u64 = 1 << 63;
 
+/// For at least so long, the pages of a large body are kept for the next one; at most twice as long if there is none.
+const COOL_AFTER_MS: u64 = 1_000;
+
 /// Limit on an answer's wait for memory. The domain gives up earlier.
 const RETURNED_MS_MAX: u64 = 60_000;
 
@@ -63,6 +66,8 @@ pub struct CallTable {
     /// The record in progress.
     pub(super) record: Vec<u8>,
     pub(super) now_ms: u64,
+    /// The time of the last look at kept pages.
+    cooled_ms: u64,
     /// Time limit of handlers, in milliseconds.
     pub(super) limit_ms: u64,
     /// Since when calls of streams have found no process.
@@ -82,7 +87,7 @@ impl CallTable {
     /// The calls of shard number `shard`, before there is a process. `now_ms` is the shard's clock.
     #[must_use]
     pub fn new(shard: usize, now_ms: u64) -> Self {
-        Self { shard, now_ms, ..Self::default() }
+        Self { shard, now_ms, cooled_ms: now_ms, ..Self::default() }
     }
 
     /// The same table, whose waiting request bodies and WebSocket messages count in these ledgers.
@@ -102,6 +107,30 @@ impl CallTable {
     #[must_use]
     pub fn lent_bytes(&self) -> usize {
         self.current.iter().chain(&self.former).map(|session| session.endpoints.requests.used()).sum()
+    }
+
+    /// Bytes of free memory of the domain's processes that keep their pages for the next large bodies.
+    #[must_use]
+    pub fn warm_bytes(&self) -> usize {
+        self.current.iter().chain(&self.former).map(|session| session.endpoints.requests.warm()).sum()
+    }
+
+    /// Returns this memory to the kernel.
+    pub(in crate::domain::process) fn drop_warm(&mut self) {
+        for session in self.current.iter_mut().chain(&mut self.former) {
+            session.endpoints.requests.drop_warm();
+        }
+    }
+
+    /// Once in [`COOL_AFTER_MS`]: gives up the pages of large bodies that no other body has used meanwhile.
+    fn cool(&mut self) {
+        if self.now_ms.saturating_sub(self.cooled_ms) < COOL_AFTER_MS {
+            return;
+        }
+        self.cooled_ms = self.now_ms;
+        for session in self.current.iter_mut().chain(&mut self.former) {
+            session.endpoints.requests.cool();
+        }
     }
 
     /// Bytes of request bodies that wait here.
@@ -240,6 +269,7 @@ impl CallTable {
     /// asks for one if the callbacks of a socket neither return nor send for so long.
     pub fn expire(&mut self, now_ms: u64, limit_ms: u64) -> Vec<ModuleMessage> {
         (self.now_ms, self.limit_ms) = (now_ms, limit_ms);
+        self.cool();
         self.look_at_streams();
         let limit_of = |pending: &Pending| match pending.stage {
             // The handler is not responsible for a call that it has not got.
@@ -406,7 +436,7 @@ impl CallTable {
                 (
                     unit,
                     Caller::Socket { key: socket.key(), ends, callbacks: events.len() as u64 },
-                    Payload::Socket { index, socket, events },
+                    Payload::of_socket(index, socket, events),
                 )
             }
         };
@@ -415,7 +445,7 @@ impl CallTable {
         self.pending.insert(ticket, pending);
         let _charge = match &payload {
             Payload::Request { .. } => None,
-            Payload::Socket { .. } => self.messages.charge(payload.bytes()),
+            Payload::Socket { placed_bytes, other_bytes, .. } => self.messages.charge(placed_bytes + other_bytes),
         };
         self.queue.push_back(Queued { ticket, instance, short, payload, _charge });
     }

@@ -11,7 +11,7 @@ use super::super::wire;
 use super::call::{Caller, Copying, Large, Payload, Pending, Piece, Queued, Sending};
 use super::calls::{CallTable, TICKET_BIT};
 use super::refusal::refuse;
-use super::send::encoded;
+use super::send::push_event;
 use super::session::ProcessSession;
 use crate::domain::call::SocketEvent;
 use crate::domain::placed::PlacedBody;
@@ -39,18 +39,32 @@ impl CallTable {
         session.endpoints.requests.take_arriving(bytes)
     }
 
-    /// Whether the body of a call lies in the memory of a replaced process. Copying it takes a batch of its own.
-    pub(super) fn is_left_behind(&self, session: &ProcessSession, queued: &Queued) -> bool {
-        let Payload::Request { request, .. } = &queued.payload else { return false };
-        request.placed().is_some_and(|body| session.endpoints.requests.place_of(body).is_none())
+    /// Takes a place for an arriving message of `bytes` bytes and its NUL. `None`: there is no room; the message gathers in the
+    /// server.
+    pub(in crate::domain::process) fn place_message(&mut self, bytes: usize) -> Option<PlacedBody> {
+        let session = self.current.as_mut().filter(|session| !session.broken && !self.draining)?;
+        session.endpoints.requests.take_arriving_message(bytes.checked_add(1)?)
     }
 
-    /// The record of a call whose body already lies in its place, in the memory of `session`'s process.
+    /// Whether the body or a message of a call lies in the memory of a replaced process. Copying it takes a batch of its own.
+    pub(super) fn is_left_behind(&self, session: &ProcessSession, queued: &Queued) -> bool {
+        let requests = &session.endpoints.requests;
+        match &queued.payload {
+            Payload::Request { request, .. } => request.placed().is_some_and(|body| requests.place_of(body).is_none()),
+            payload @ Payload::Socket { .. } => payload.has_messages_elsewhere(requests),
+        }
+    }
+
+    /// The record of a request whose body already lies in its place, in the memory of `session`'s process. Copies what lies in the
+    /// memory of another one.
     pub(super) fn placed_record(
         &mut self,
         session: &mut ProcessSession,
         queued: &mut Queued,
     ) -> Option<(Vec<u8>, ExtentRange)> {
+        if queued.payload.gather_messages(&session.endpoints.requests) {
+            self.left = 0;
+        }
         let Payload::Request { request, .. } = &mut queued.payload else { return None };
         let Some(place) = session.endpoints.requests.place_of(request.placed()?) else {
             request.gather();
@@ -90,7 +104,8 @@ impl CallTable {
     pub(super) fn send_large(&mut self, session: &mut ProcessSession) -> bool {
         while self.left > 0 && !session.broken {
             if self.copying.is_none() {
-                let Some(Large { queued, pending }) = self.large.pop_front() else { return false };
+                let Some(Large { mut queued, pending }) = self.large.pop_front() else { return false };
+                queued.payload.gather_messages(&session.endpoints.requests);
                 match session.endpoints.requests.take(queued.payload.bytes() + self.events_bytes(&queued)) {
                     Ok(place) => self.copying = Some(self.prepare(session, queued, Some(pending), place)),
                     Err(NoRoom::Now) => {
@@ -134,17 +149,19 @@ impl CallTable {
         match &queued.payload {
             Payload::Request { .. } => pieces.push(Piece::Body),
             Payload::Socket { socket, events, .. } => {
-                let mut own = Vec::new();
+                let (mut own, mut before) = (Vec::new(), 0);
                 self.introduce(session, &queued, &mut own);
                 for (at, event) in events.iter().enumerate() {
                     match event {
                         SocketEvent::Message { kind, payload, deflated } if payload.len() >= PIECE_BYTES_MIN => {
                             socket.received(*kind);
-                            wire::message_head(&mut own, *kind, *deflated, payload.len());
-                            pieces.push(Piece::Own(std::mem::take(&mut own)));
+                            wire::aligned_message_head(&mut own, *kind, *deflated, payload.len(), before);
+                            before += own.len() + payload.len();
+                            // The NUL behind the message.
+                            pieces.push(Piece::Own(std::mem::replace(&mut own, vec![0])));
                             pieces.push(Piece::Message(at));
                         }
-                        event => wire::push_event(&mut own, &encoded(event, socket)),
+                        event => push_event(&mut own, event, socket, &session.endpoints.requests),
                     }
                 }
                 pieces.push(Piece::Own(own));

@@ -1,6 +1,6 @@
 //! Records on their way to a domain.
 
-use super::super::arena::LENT_BYTES_MIN;
+use super::super::arena::{ExtentRange, LENT_BYTES_MIN, Lender};
 use super::super::call_target::CallTarget;
 use super::super::extents::SMALL_BYTES_MAX;
 use super::super::wire::{self, Event, StreamToDomain};
@@ -8,7 +8,8 @@ use super::call::{Caller, Payload, Pending, Queued, Sending, Stage, grace_ms};
 use super::calls::{CallTable, TICKET_BIT};
 use super::large::COPIED_BYTES_MAX;
 use super::session::{KnownSocket, ProcessSession};
-use crate::domain::call::{GenerationRef, NewRequest, SocketEvent};
+use crate::abi::websocket::Socket;
+use crate::domain::call::{GenerationRef, NewRequest, SocketEvent, message_in};
 use crate::domain::ring::PushError;
 use crate::domain::stream::StreamStart;
 use std::sync::Arc;
@@ -147,11 +148,16 @@ impl CallTable {
             session.endpoints.requests.hand_over(body);
         }
         if let Some(place) = place {
-            // The domain may have answered before it had the record; then no later report frees the place.
-            if self.pending.contains_key(&ticket) || session.late.contains(&ticket) {
-                session.endpoints.lent.insert(ticket, place);
-            } else {
-                session.endpoints.requests.give_back(place.offset);
+            self.is_lent(session, ticket, place);
+        }
+        if let Some(Queued { payload: Payload::Socket { events, placed_bytes: 1.., .. }, .. }) = &mut queued {
+            for event in std::mem::take(events) {
+                if let SocketEvent::Placed { body, .. } = event
+                    && let Some(place) = session.endpoints.requests.place_of(&body)
+                {
+                    session.endpoints.requests.hand_over(*body);
+                    self.is_lent(session, ticket, place);
+                }
             }
         }
         let (Some(queued), Some(pending)) = (queued, self.pending.get_mut(&ticket)) else { return };
@@ -166,6 +172,16 @@ impl CallTable {
         }
         if route.is_fallback() {
             pending.kept = Some(Box::new(request));
+        }
+    }
+
+    /// Records that the domain has a record that names `place`.
+    fn is_lent(&self, session: &mut ProcessSession, ticket: u64, place: ExtentRange) {
+        // The domain may have answered before it had the record; then no later report frees the place.
+        if self.pending.contains_key(&ticket) || session.late.contains(&ticket) {
+            session.endpoints.lent.insert((ticket, place.offset));
+        } else {
+            session.endpoints.requests.give_back(place.offset);
         }
     }
 
@@ -221,7 +237,7 @@ impl CallTable {
             Payload::Socket { socket, events, .. } => {
                 self.introduce(session, &queued, &mut body);
                 for event in events {
-                    wire::push_event(&mut body, &encoded(event, socket));
+                    push_event(&mut body, event, socket, &session.endpoints.requests);
                 }
             }
         }
@@ -291,21 +307,31 @@ impl CallTable {
 /// A call with a larger body is not for a companion, because copying the body for the handler takes too long.
 const SHORT_BYTES_MAX: usize = 256 * 1024;
 
-/// The domain's form of an event of `socket`.
-pub(super) fn encoded<'a>(event: &'a SocketEvent, socket: &'a crate::abi::websocket::Socket) -> Event<'a> {
+/// Appends the domain's form of an event of `socket`. A placed message lies in the memory of `requests`.
+pub(super) fn push_event(out: &mut Vec<u8>, event: &SocketEvent, socket: &Socket, requests: &Lender) {
     match event {
-        SocketEvent::Open { handshake } => Event::Open {
-            session: socket.session(),
-            number: socket.number(),
-            deflate: socket.deflate(),
-            peer: handshake.as_ref().and_then(|handshake| handshake.peer),
-            head: handshake.as_ref().map_or(&[][..], |handshake| &*handshake.head),
-        },
+        SocketEvent::Open { handshake } => {
+            let opened = Event::Open {
+                session: socket.session(),
+                number: socket.number(),
+                deflate: socket.deflate(),
+                peer: handshake.as_ref().and_then(|handshake| handshake.peer),
+                head: handshake.as_ref().map_or(&[][..], |handshake| &*handshake.head),
+            };
+            wire::push_event(out, &opened);
+        }
         SocketEvent::Message { kind, payload, deflated } => {
             socket.received(*kind);
-            Event::Message { kind: *kind, deflated: *deflated, bytes: payload }
+            wire::push_message(out, *kind, *deflated, payload);
         }
-        SocketEvent::Close => Event::Close { gone: !socket.is_open() },
+        SocketEvent::Placed { kind, body } => {
+            socket.received(*kind);
+            match requests.place_of(body) {
+                Some(place) => wire::push_event(out, &Event::Placed { kind: *kind, place }),
+                None => wire::push_message(out, *kind, false, &message_in(body)),
+            }
+        }
+        SocketEvent::Close => wire::push_event(out, &Event::Close { gone: !socket.is_open() }),
     }
 }
 

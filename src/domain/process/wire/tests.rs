@@ -68,12 +68,14 @@ proptest! {
     fn socket_events_come_back(ticket: u64, key: u64, session in proptest::option::of(bytes(9)), text in bytes(30)) {
         let session = session.as_deref();
         let deflate = Deflate::with_window((8 + key % 8) as u8);
+        let with_nul = [&text[..], &[0]].concat();
         let events = [
             Event::Open { session, number: key, deflate: None, peer: None, head: &text },
             Event::Open { session, number: 1, deflate, peer: Some(IpAddr::from([7; 4])), head: b"" },
             Event::Known { session, number: 7, deflate, last: Kind::Binary },
-            Event::Message { kind: Kind::Text, deflated: false, bytes: &text },
-            Event::Message { kind: Kind::Binary, deflated: true, bytes: &text },
+            Event::Message { kind: Kind::Text, deflated: false, with_nul: &with_nul },
+            Event::Message { kind: Kind::Binary, deflated: true, with_nul: &with_nul },
+            Event::Placed { kind: Kind::Binary, place: ExtentRange { offset: key, bytes: ticket } },
             Event::Close { gone: key % 2 == 0 },
             Event::Forget,
         ];

@@ -7,7 +7,7 @@ use tungstenite::protocol::{Role, WebSocketConfig};
 const BYTES_MAX: usize = 1000;
 
 fn reader(deflates: bool) -> Reader {
-    Reader::new(BYTES_MAX, deflates)
+    Reader::new(BYTES_MAX, usize::MAX, deflates)
 }
 
 /// All inputs in `bytes`, which arrive in the pieces that `cuts` makes of them.
@@ -114,7 +114,7 @@ fn close_frames_have_a_code_that_peers_may_send() {
 
 #[test]
 fn a_message_gets_memory_as_it_arrives() {
-    let mut reader = Reader::new(64 << 20, false);
+    let mut reader = Reader::new(64 << 20, usize::MAX, false);
     let mut head = &b"\x82\xff\0\0\0\0\x03\0\0\0\0\0\0\0abc"[..];
     assert_eq!(reader.next(&mut head), None);
     assert_eq!(reader.held(), 3);
@@ -127,7 +127,8 @@ fn a_message_gets_memory_as_it_arrives() {
     reader.end();
     assert_eq!((reader.held(), reader.next(&mut &b"more"[..])), (0, None));
     // A whole frame gets what it needs, with the NUL.
-    let Some(Input::Message { payload, .. }) = super::Reader::new(100, false).next(&mut &b"\x82\x83\0\0\0\0abc"[..])
+    let Some(Input::Message { payload, .. }) =
+        super::Reader::new(100, usize::MAX, false).next(&mut &b"\x82\x83\0\0\0\0abc"[..])
     else {
         panic!("no message");
     };
@@ -136,7 +137,7 @@ fn a_message_gets_memory_as_it_arrives() {
 
 #[test]
 fn a_message_of_many_small_frames_is_seldom_moved() {
-    let mut reader = Reader::new(1 << 20, false);
+    let mut reader = Reader::new(1 << 20, usize::MAX, false);
     let (mut moves, mut last) = (0, 0);
     assert!(reader.next(&mut &b"\x01\x81\0\0\0\0a"[..]).is_none());
     for _ in 0..100_000 {
@@ -216,6 +217,41 @@ proptest! {
     fn pieces_are_read_like_the_whole(input in frames(), deflates in any::<bool>(), mut cuts in proptest::collection::vec(0..900_usize, 0..10)) {
         cuts.sort_unstable();
         prop_assert_eq!(read(reader(deflates), &input, &cuts), read(reader(deflates), &input, &[]));
+    }
+
+    #[test]
+    fn large_messages_in_parts_are_read_like_the_whole(
+        input in frames(),
+        deflates in any::<bool>(),
+        takes in any::<bool>(),
+        mut cuts in proptest::collection::vec(0..900_usize, 0..10),
+    ) {
+        cuts.sort_unstable();
+        let (mut reader, mut inputs, mut at, mut large) = (Reader::new(BYTES_MAX, 100, deflates), Vec::new(), 0, None);
+        for cut in cuts.into_iter().chain([input.len()]) {
+            let cut = cut.clamp(at, input.len());
+            let mut piece = &input[at..cut];
+            while let Some(input) = reader.next(&mut piece) {
+                match input {
+                    Input::Large { kind, bytes } => {
+                        prop_assert!((100..=BYTES_MAX).contains(&bytes));
+                        if takes {
+                            reader.take_parts();
+                            large = Some((kind, bytes, Vec::new()));
+                        }
+                    }
+                    Input::Part { bytes: part, end } => {
+                        let (kind, bytes, mut payload) = large.take().unwrap();
+                        payload.extend(part);
+                        prop_assert_eq!((reader.held(), end), (0, payload.len() == bytes));
+                        if end { inputs.push(message(kind, false, &payload)) } else { large = Some((kind, bytes, payload)) }
+                    }
+                    input => inputs.push(input),
+                }
+            }
+            at = cut;
+        }
+        prop_assert_eq!(inputs, read(self::reader(deflates), &input, &[]));
     }
 
     #[test]

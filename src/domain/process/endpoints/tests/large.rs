@@ -4,6 +4,7 @@ use super::*;
 use crate::abi::manifest::{Manifest, RouteDecl};
 use crate::abi::websocket::{Outlet, Socket};
 use crate::domain::call::{AnswerMeta, Handshake, NewRequest, OwnedRequest, SocketEvent, Task};
+use crate::domain::placed::PlacedBody;
 use crate::domain::process::fuzz::{Held, module};
 use crate::net::ConnId;
 use crate::net::fuzz::conn_ids;
@@ -99,6 +100,12 @@ impl Bench {
         panic!("it never ends");
     }
 
+    /// The bytes of the memory for bodies, after no pages are kept any more.
+    fn resident_bytes(&mut self) -> u64 {
+        self.calls.drop_warm();
+        self.peer.bodies.resident_bytes().unwrap()
+    }
+
     fn answer(&mut self, ticket: u64) -> Vec<ModuleMessage> {
         let mut record = Vec::new();
         wire::answer_head(&mut record, ticket, 1, 200, std::iter::empty());
@@ -137,7 +144,7 @@ fn a_large_body_is_written_over_several_batches_and_others_pass_it() {
     assert_eq!(status(&bench.answer(large)[0]), (bench.conns[0], "200".to_owned()));
     assert_eq!(status(&bench.answer(small)[0]), (bench.conns[1], "200".to_owned()));
     assert_eq!((bench.settle(), bench.calls.in_flight()), (1, 0));
-    assert_eq!(bench.peer.bodies.resident_bytes().unwrap(), 0, "its pages are given back");
+    assert_eq!(bench.resident_bytes(), 0, "its pages are given back");
 }
 
 /// A request whose head announces a body of `bytes` bytes.
@@ -166,13 +173,13 @@ fn a_body_that_arrives_in_its_place_is_handed_over_at_once() {
     assert_eq!((bench.calls.lent_bytes(), bench.calls.waiting_bytes()), (body.len(), 0));
     assert_eq!(status(&bench.answer(ticket)[0]), (bench.conns[0], "200".to_owned()));
     bench.settle();
-    assert_eq!((bench.peer.bodies.resident_bytes().unwrap(), bench.calls.held_bytes()), (0, 0));
+    assert_eq!((bench.resident_bytes(), bench.calls.held_bytes()), (0, 0));
     // A body whose client leaves.
     let mut placed = bench.calls.place(body.len()).unwrap();
     placed.put(&body[..MIB]).unwrap();
     drop(placed);
     bench.settle();
-    assert_eq!((bench.peer.bodies.resident_bytes().unwrap(), bench.calls.held_bytes()), (0, 0));
+    assert_eq!((bench.resident_bytes(), bench.calls.held_bytes()), (0, 0));
     assert!(bench.calls.place(4 * MIB).is_some());
 }
 
@@ -203,7 +210,7 @@ fn a_body_in_the_memory_of_a_process_that_is_gone_goes_to_the_next_one() {
         assert_eq!(status(&bench.answer(ticket)[0]), (bench.conns[conn], "200".to_owned()));
     }
     bench.settle();
-    assert_eq!((bench.peer.bodies.resident_bytes().unwrap(), bench.calls.held_bytes()), (0, 0));
+    assert_eq!((bench.resident_bytes(), bench.calls.held_bytes()), (0, 0));
 }
 
 #[test]
@@ -261,14 +268,146 @@ fn a_full_ring_asks_to_be_woken_and_sends_on_when_it_is() {
 }
 
 #[test]
-fn messages_cross_whole_and_their_place_comes_back_with_the_last_callback() {
-    struct Nowhere;
-    impl Outlet for Nowhere {
-        fn send(&self, _socket: u64, _frame: Arc<[u8]>) {}
-        fn close(&self, _socket: u64, _code: u16) {}
-        fn room(&self, _socket: u64, _room: &[u8], _joins: bool) {}
-        fn publish(&self, _room: &[u8], _message: &Encoded) {}
+fn the_pages_of_a_large_body_are_kept_for_the_next_one_and_not_for_long() {
+    let mut bench = Bench::new();
+    let body = pattern(3 * MIB, 0);
+    for _ in 0..3 {
+        bench.ask(0, request(&body));
+        bench.settle();
+        let (ticket, given) = bench.next().unwrap();
+        assert!(given == body);
+        bench.answer(ticket);
+        bench.settle();
+        assert_eq!((bench.calls.warm_bytes(), bench.calls.held_bytes()), (body.len(), 0));
     }
+    let resident = |bench: &Bench| bench.peer.bodies.resident_bytes().unwrap();
+    assert_eq!(resident(&bench), body.len() as u64, "they use the same pages");
+    bench.calls.expire(1000, 60_000);
+    bench.settle();
+    assert_eq!(bench.calls.warm_bytes(), body.len(), "they were used since the last look");
+    bench.calls.expire(2000, 60_000);
+    bench.settle();
+    assert_eq!((bench.calls.warm_bytes(), resident(&bench)), (0, 0));
+}
+
+struct Nowhere;
+
+impl Outlet for Nowhere {
+    fn send(&self, _socket: u64, _frame: Arc<[u8]>) {}
+    fn close(&self, _socket: u64, _code: u16) {}
+    fn room(&self, _socket: u64, _room: &[u8], _joins: bool) {}
+    fn publish(&self, _room: &[u8], _message: &Encoded) {}
+}
+
+impl Bench {
+    /// Takes a place for `text`, and writes all of it there, or only a part.
+    fn place_message(&mut self, text: &[u8], bytes: usize) -> Box<PlacedBody> {
+        let mut placed = self.calls.place_message(text.len()).unwrap();
+        placed.put(&text[..bytes]).unwrap();
+        if bytes == text.len() {
+            placed.put(&[0]).unwrap();
+        }
+        Box::new(placed)
+    }
+
+    /// Submits the events of socket 7.
+    fn say(&mut self, events: Vec<SocketEvent>) {
+        let socket = Socket::new(7, None, Arc::new(Nowhere), 1000);
+        let work = Task::Socket { socket, index: 0, events };
+        self.calls.submit(Arc::new(Held(Arc::clone(&self.module))), true, work);
+    }
+
+    /// The ticket and the messages of the next record of a socket.
+    fn heard(&mut self) -> (u64, Vec<Vec<u8>>) {
+        let (ticket, events) = self.next().unwrap();
+        let message = |event: &Event<'_>| match event {
+            Event::Message { with_nul, .. } => Some(with_nul.to_vec()),
+            Event::Placed { place, .. } => {
+                let start = usize::try_from(place.offset).unwrap();
+                Some(self.peer.bodies.load(start..start + usize::try_from(place.bytes).unwrap()))
+            }
+            _ => None,
+        };
+        let read = read_events(&events).unwrap();
+        let messages = read.iter().filter_map(message);
+        (ticket, messages.map(|with_nul| with_nul.strip_suffix(&[0]).unwrap().to_vec()).collect())
+    }
+
+    fn end_callbacks(&mut self, ticket: u64) {
+        let mut idle = Vec::new();
+        wire::idle(&mut idle, ticket, 1);
+        self.peer.say(&idle);
+        assert!(matches!(self.poll()[..], [ModuleMessage::SocketIdle { socket: 7 }]));
+        self.settle();
+    }
+}
+
+fn text(payload: &[u8]) -> SocketEvent {
+    SocketEvent::Message { kind: Kind::Text, payload: payload.to_vec(), deflated: false }
+}
+
+#[test]
+fn messages_in_their_places_cross_in_one_batch_with_others() {
+    let mut bench = Bench::new();
+    let texts = [pattern(300_000, 1), b"short".to_vec(), pattern(MIB, 2), pattern(70_000, 3)];
+    let (first, third) = (bench.place_message(&texts[0], 300_000), bench.place_message(&texts[2], MIB));
+    assert!(bench.calls.held_bytes() < 8192, "they count with their connection");
+    let rounded = bench.calls.held_bytes();
+    let placed = |body| SocketEvent::Placed { kind: Kind::Text, body };
+    bench.say(vec![placed(first), text(&texts[1]), placed(third), text(&texts[3])]);
+    let bytes: usize = texts.iter().map(Vec::len).sum();
+    assert_eq!(bench.calls.held_bytes(), rounded + bytes, "until they are sent");
+    bench.settle();
+    let (ticket, heard) = bench.heard();
+    assert!(heard == texts);
+    assert!((bytes..bytes + 64 * 1024).contains(&bench.calls.held_bytes()));
+    bench.end_callbacks(ticket);
+    assert_eq!((bench.resident_bytes() < 4 * MIB as u64, bench.calls.held_bytes()), (true, 0));
+}
+
+#[test]
+fn few_messages_arrive_in_places_and_dropped_ones_give_theirs_back() {
+    let mut bench = Bench::new();
+    let message = pattern(300_000, 1);
+    for _ in 0..3 {
+        let mut arriving: Vec<_> = (0..4).map(|_| bench.place_message(&message, 100_000)).collect();
+        assert!(bench.calls.place_message(message.len()).is_none(), "four at a time");
+        assert!(bench.calls.place(2 * MIB).is_some(), "which take nothing from bodies of requests");
+        arriving.pop();
+        assert!(bench.calls.place_message(message.len()).is_some());
+        drop(arriving);
+        assert!(bench.calls.place_message(3 * MIB).is_none(), "a quarter of the budget");
+        bench.settle();
+        assert_eq!((bench.resident_bytes(), bench.calls.held_bytes()), (0, 0));
+    }
+}
+
+#[test]
+fn a_message_in_the_memory_of_a_process_that_is_gone_goes_to_the_next_one() {
+    let mut bench = Bench::new();
+    let messages = [pattern(MIB, 1), pattern(400_000, 2)];
+    let first = bench.place_message(&messages[0], MIB);
+    let mut late = bench.place_message(&messages[1], 5);
+    bench.peer.dead.store(true, Ordering::Relaxed);
+    assert!(bench.calls.down().is_empty());
+    assert!(bench.calls.place_message(MIB).is_none(), "there is no process");
+    let (endpoints, peer) = endpoints(&bench.domain);
+    (bench.peer, _) = (peer, bench.calls.up(endpoints));
+    late.put(&messages[1][5..]).unwrap();
+    late.put(&[0]).unwrap();
+    let new = bench.place_message(b"new", 3);
+    let placed = |body| SocketEvent::Placed { kind: Kind::Text, body };
+    bench.say(vec![placed(first), placed(new), placed(late)]);
+    bench.settle();
+    let (ticket, heard) = bench.heard();
+    assert!(heard == [&messages[0][..], b"new", &messages[1]]);
+    bench.end_callbacks(ticket);
+    bench.resident_bytes();
+    assert_eq!((bench.calls.held_bytes(), bench.calls.warm_bytes()), (0, 0));
+}
+
+#[test]
+fn messages_cross_whole_and_their_place_comes_back_with_the_last_callback() {
     let mut bench = Bench::new();
     let socket = Socket::new(7, Some(b"me|0"), Arc::new(Nowhere), 1000);
     let handshake = Handshake { head: pattern(20_000, 4).into(), peer: None };
@@ -289,7 +428,8 @@ fn messages_cross_whole_and_their_place_comes_back_with_the_last_callback() {
         read[1..]
             .iter()
             .zip(&texts)
-            .all(|(event, text)| *event == Event::Message { kind: Kind::Text, deflated: false, bytes: text })
+            .all(|(event, text)| matches!(event, Event::Message { kind: Kind::Text, deflated: false, with_nul }
+                if with_nul.strip_suffix(&[0]) == Some(&text[..])))
             && read.len() == 5
     );
     let mut idle = Vec::new();
@@ -297,7 +437,7 @@ fn messages_cross_whole_and_their_place_comes_back_with_the_last_callback() {
     bench.peer.say(&idle);
     assert!(matches!(bench.poll()[..], [ModuleMessage::SocketIdle { socket: 7 }]));
     bench.settle();
-    assert_eq!((bench.peer.bodies.resident_bytes().unwrap(), bench.calls.held_bytes()), (0, 0));
+    assert_eq!((bench.resident_bytes(), bench.calls.held_bytes()), (0, 0));
 }
 
 #[test]
@@ -320,7 +460,7 @@ fn a_client_that_leaves_takes_its_waiting_body_along() {
     assert_eq!(status(&bench.poll()[0]), (bench.conns[2], "503".to_owned()));
     bench.settle();
     assert!(bench.next().is_none() && bench.calls.in_flight() == 0);
-    assert_eq!(bench.peer.bodies.resident_bytes().unwrap(), 0);
+    assert_eq!(bench.resident_bytes(), 0);
 }
 
 #[test]
