@@ -42,21 +42,21 @@ def measure(server, case, seconds, rate=None):
         beside.stdin.write(SLOW.request(server.kind, server.port))
         beside.stdin.close()
         time.sleep(BESIDE_SECONDS)
-    before, switched = server.usage()
+    before = server.usage()
     try:
         count, microseconds, errors, p50, p99, p999 = loaded(server, case, seconds, rate)
     finally:
         said = beside.stdout.read() if beside else b""
         if beside:
             beside.wait()
-    after, switches = server.usage()
+    nanoseconds, switches = server.used(before, server.usage())
     if beside:
         slow = re.search(rb"RESULT (.*)", said)
         errors += int(slow.group(1).split()[2]) if slow else 1
     rss, pss = server.memory()
     return {
-        "cpu_us": (after - before) / 1000 / count, "rate": count / microseconds * 1e6, "errors": errors,
-        "p50_us": p50, "p99_us": p99, "p999_us": p999, "switches": (switches - switched) / count,
+        "cpu_us": nanoseconds / 1000 / count, "rate": count / microseconds * 1e6, "errors": errors,
+        "p50_us": p50, "p99_us": p99, "p999_us": p999, "switches": switches / count,
         "rss_kib": rss, "pss_kib": pss,
     }
 

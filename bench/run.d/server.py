@@ -87,15 +87,32 @@ class Server:
         return found
 
     def usage(self):
-        """Nanoseconds of CPU, and switches of context, of all threads that live."""
-        nanoseconds = switches = 0
+        """What has been used until now: see `used`."""
+        threads, ticks = {}, 0
         for pid in self.family():
+            try:
+                # Also of threads that have ended, and of children that have been waited for.
+                ticks += sum(map(int, open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[11:15]))
+            except (OSError, IndexError):
+                pass
             for task in glob.glob(f"/proc/{pid}/task/*"):
                 try:
-                    nanoseconds += int(open(f"{task}/schedstat").read().split()[0])
-                    switches += sum(int(n) for n in re.findall(r"ctxt_switches:\s+(\d+)", open(f"{task}/status").read()))
+                    nanoseconds = int(open(f"{task}/schedstat").read().split()[0])
+                    switches = sum(int(n) for n in re.findall(r"ctxt_switches:\s+(\d+)", open(f"{task}/status").read()))
+                    threads[task] = nanoseconds, switches
                 except (OSError, IndexError):
                     pass
+        return threads, ticks
+
+    @staticmethod
+    def used(before, after):
+        """Nanoseconds of CPU, and switches of context, between two results of `usage`. If a thread has ended meanwhile, the CPU is that of
+        the processes, which the kernel tells in ticks; the switches are those of the other threads."""
+        (threads, ticks), (later, ticks_later) = before, after
+        nanoseconds, switches = (
+            sum(figures[of] - threads.get(task, (0, 0))[of] for task, figures in later.items()) for of in (0, 1))
+        if threads.keys() - later.keys():
+            nanoseconds = (ticks_later - ticks) * 1e9 / os.sysconf("SC_CLK_TCK")
         return nanoseconds, switches
 
     def memory(self):

@@ -215,9 +215,10 @@ class Set:
                 other.abilities = other.abilities - {"zstd"}
 
     def serve(self, isolation, *options):
+        # All connections of the load are of one peer. The compiler may have to share its core.
         data = os.path.join(self.directory, f"{isolation}-{self.port}")
         return [self.builds.cweb(), "serve", "--shards", "1", "--isolation", isolation, "--port", "PORT", "--data-dir", data, "-s",
-                "--compile-timeout-ms", "120000", *options]
+                "--connections-per-peer-max", "0", "--compile-timeout-ms", "120000", *options]
 
     def cweb(self):
         options, certificate = (), None

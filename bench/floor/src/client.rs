@@ -37,7 +37,9 @@ impl Options {
             numbers.push(number);
             arguments.next();
         }
-        let &[port, connections @ 1.., seconds, depth @ 1..] = numbers.as_slice() else { return None };
+        let &[port, connections @ 1..=usize::MAX, seconds, depth @ 1..=usize::MAX] = numbers.as_slice() else {
+            return None;
+        };
         let mut options = Self {
             port: u16::try_from(port).ok()?,
             connections,

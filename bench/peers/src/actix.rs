@@ -29,6 +29,14 @@ pub fn run(port: u16) {
             .service(web::resource("/{path}/json").route(web::get().to(json)))
     };
     rt::System::new()
-        .block_on(HttpServer::new(app).workers(1).backlog(4096).max_connections(20_000).bind(("127.0.0.1", port)).expect("bind").run())
+        .block_on(
+            HttpServer::new(app)
+                .workers(1)
+                .backlog(4096)
+                .max_connections(20_000)
+                .bind(("127.0.0.1", port))
+                .expect("bind")
+                .run(),
+        )
         .expect("actix-web");
 }
