@@ -431,7 +431,7 @@ fn sighup_reads_the_keys_again() {
     std::fs::write(&path, entry("old", "\"read\"")).unwrap();
     std::fs::set_permissions(&path, PermissionsExt::from_mode(0o644)).unwrap();
     signal(server.pid(), "HUP");
-    server.expect_log("can be used by others than its owner; chmod 600");
+    server.expect_log("can be used by users other than its owner; chmod 600");
     support::eventually("the old key counts again", || status("old") == 200);
 }
 

@@ -246,7 +246,7 @@ fn read_file(path: &Path) -> Result<String, String> {
     let file = std::fs::File::open(path).map_err(text)?;
     let mode = file.metadata().map_err(text)?.permissions().mode();
     if mode & 0o077 != 0 {
-        tracing::warn!("keys file {0} can be used by others than its owner; chmod 600 {0}", path.display());
+        tracing::warn!("keys file {0} can be used by users other than its owner; chmod 600 {0}", path.display());
     }
     let mut bytes = Vec::new();
     file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(text)?;

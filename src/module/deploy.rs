@@ -284,7 +284,7 @@ pub enum DeployError {
         fault: Fault,
     },
     /// The module store failed.
-    #[error("the module could not be stored: {0}; nothing has changed")]
+    #[error("the module could not be stored: {0}; nothing was changed")]
     Store(#[from] io::Error),
     /// Earlier changes of the module's settings still wait for its callback.
     #[error(
