@@ -126,13 +126,13 @@ impl TryFrom<String> for KeyName {
             ));
         }
         if text == LOOPBACK {
-            return Err(format!("no key can be called {LOOPBACK}: that is who needs none"));
+            return Err(format!("no key can be called {LOOPBACK}: clients without a key have this name"));
         }
         Ok(Self(text.into()))
     }
 }
 
-/// What the server keeps of a key.
+/// A key as the server keeps it.
 #[derive(Clone)]
 pub(super) struct Key {
     pub(super) name: Arc<str>,
@@ -403,7 +403,7 @@ fn parse(text: &str, keys: &mut Vec<Key>) -> Result<(), Problem> {
 fn discreet(error: &toml::de::Error) -> String {
     let message = error.message().trim();
     match message.strip_prefix("invalid type: ").and_then(|rest| rest.rsplit_once("expected ")) {
-        Some((_, expected)) => format!("here should be {expected}"),
+        Some((_, expected)) => format!("expected {expected}"),
         None => message.to_owned(),
     }
 }

@@ -46,7 +46,7 @@ fn from_file(path: &Path) -> Result<Vec<Certificate<'static>>, String> {
         let certificate = certificate.map_err(|error| format!("damaged PEM: {error}"))?;
         // The connection would skip an unreadable certificate and then report the server as untrusted.
         let readable = RootCertStore::empty().add(certificate.clone());
-        readable.map_err(|error| format!("a certificate in it can't be read: {error}"))?;
+        readable.map_err(|error| format!("a certificate of the file can't be read: {error}"))?;
         roots.push(owned(&certificate));
     }
     if roots.is_empty() {
