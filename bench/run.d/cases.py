@@ -33,7 +33,7 @@ class Case:
     second; below 1 the part of what the server answers in the closed loop. `expected`: the body, or a function that checks it."""
 
     def __init__(self, name, short, needs, path="/{kind}", connections=64, fields="", body=None, depth=1, expected=TEXT, group="plain",
-                 rate=None, beside=False, options=(), variants=1, overhead=0.45):
+                 rate=None, beside=False, options=(), variants=1, overhead=0.15):
         self.name, self.short, self.needs, self.path, self.connections = name, short, needs, path, connections
         self.fields, self.body, self.depth, self.expected, self.group = fields, body, depth, expected, group
         self.rate, self.beside, self.options, self.variants, self.overhead = rate, beside, options, variants, overhead
@@ -81,15 +81,15 @@ CASES = {case.name: case for case in (
          expected=hashlib.sha256(X * MIB).hexdigest().encode()),
     Case("zstd of 1 MiB, 8 connections", "zstd", "zstd", path="/zstd", connections=8, body=CSV, expected=is_compressed),
     Case("CSV sum of 1 MiB, 8 connections", "CSV sum", "compute", path="/csv", connections=8, body=CSV, expected=CSV_SUM),
-    Case("plaintext, 10,000 connections", "10,000", "plain", connections=10000, overhead=2.5),
+    Case("plaintext, 10,000 connections", "10,000", "plain", connections=10000, overhead=1.5),
     Case("fast route alone, two cores", "alone", "beside", group="beside"),
-    Case("fast route beside one of 50 ms, two cores", "beside 50 ms", "beside", group="beside", beside=True, overhead=1.8),
+    Case("fast route beside one of 50 ms, two cores", "beside 50 ms", "beside", group="beside", beside=True, overhead=1.5),
     Case("TLS 1.3, 64 connections", "TLS", "tls", group="tls"),
     Case("TLS 1.3, a handshake for each request, 64 at a time", "handshake", "tls", group="tls", fields="Connection: close\r\n",
          options=("--churn",)),
     Case(f"{MODULES} modules, inline handlers, isolated, 64 connections", "inline", "domains", path="/m{number}/inline", group="domains",
-         variants=MODULES, overhead=0.8),
+         variants=MODULES, overhead=0.4),
     Case(f"{MODULES} modules, ordinary handlers, isolated, 64 connections", "ordinary", "domains", path="/m{number}/ordinary",
-         group="domains", variants=MODULES, overhead=0.8),
+         group="domains", variants=MODULES, overhead=0.4),
 )}
 SLOW = Case("", "", "", path="/slow", connections=4, expected=b"done")

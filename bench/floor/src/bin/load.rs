@@ -36,6 +36,8 @@ struct Connection {
     /// Counts the connections at this place, so that a late completion is known as such.
     generation: u32,
     progress: Progress,
+    /// Requests are in flight.
+    is_busy: bool,
     /// When the requests in flight were sent or, in the open loop, should have been.
     sent_at: Instant,
     /// When something was sent or received last.
@@ -106,6 +108,7 @@ impl Connection {
             stream,
             generation: 0,
             progress: Progress::default(),
+            is_busy: false,
             sent_at: now,
             active_at: now,
             due: VecDeque::new(),
@@ -156,7 +159,7 @@ impl Load {
             }
             let index = *scheduled % self.connections.len();
             *scheduled += 1;
-            if self.connections[index].progress.left > 0 {
+            if self.connections[index].is_busy {
                 self.connections[index].due.push_back(due);
             } else {
                 self.send(index, due)?;
@@ -176,8 +179,7 @@ impl Load {
     fn end_stalled(&mut self, now: Instant, end: Instant) -> io::Result<()> {
         for index in 0..self.connections.len() {
             let connection = &self.connections[index];
-            if connection.progress.left > 0 && now.saturating_duration_since(connection.active_at) > self.options.stall
-            {
+            if connection.is_busy && now.saturating_duration_since(connection.active_at) > self.options.stall {
                 self.errors += 1;
                 self.reopen(index, now, end)?;
             }
@@ -224,6 +226,7 @@ impl Load {
         let from = connection.variant % self.options.variants * length;
         connection.variant += 1;
         connection.progress.left = self.options.depth;
+        connection.is_busy = true;
         connection.sent_at = at;
         connection.active_at = Instant::now();
         self.busy += 1;
@@ -259,6 +262,7 @@ impl Load {
         let is_complete = connection.progress.left == 0 && entry.result() > 0;
         if is_complete {
             self.busy -= 1;
+            connection.is_busy = false;
             self.latencies.push(microseconds(now - connection.sent_at));
             if self.options.churn {
                 return self.renew(index, end);
@@ -289,7 +293,7 @@ impl Load {
     /// Ends a connection that has failed, and opens another in its place.
     fn reopen(&mut self, index: usize, now: Instant, end: Instant) -> io::Result<()> {
         let connection = &mut self.connections[index];
-        self.busy -= usize::from(connection.progress.left > 0);
+        self.busy -= usize::from(std::mem::take(&mut connection.is_busy));
         connection.progress = Progress::default();
         // Ends the operations on the old socket; the ring holds the socket until then.
         let _ = connection.stream.shutdown(Shutdown::Both);
