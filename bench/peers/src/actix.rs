@@ -31,6 +31,7 @@ pub fn run(port: u16) {
     rt::System::new()
         .block_on(
             HttpServer::new(app)
+                .client_request_timeout(std::time::Duration::from_secs(60))
                 .workers(1)
                 .backlog(4096)
                 .max_connections(20_000)
