@@ -55,7 +55,7 @@ def measure(server, case, seconds, rate=None):
         errors += int(slow.group(1).split()[2]) if slow else 1
     rss, pss = server.memory()
     return {
-        "cpu_us": nanoseconds / 1000 / count, "rate": count / microseconds * 1e6, "errors": errors,
+        "cpu_us": max(nanoseconds, 1) / 1000 / count, "rate": count / microseconds * 1e6, "errors": errors,
         "p50_us": p50, "p99_us": p99, "p999_us": p999, "switches": switches / count,
         "rss_kib": rss, "pss_kib": pss,
     }

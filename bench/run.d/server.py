@@ -5,6 +5,18 @@ LISTENING_SECONDS = 20
 ANSWER_SECONDS = 60
 
 
+def is_free(port):
+    """Whether no server listens there: a run of another checkout may be under way."""
+    with socket.socket() as listener:
+        # Connections that were closed a moment ago do not count.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
 class NotListening(Exception):
     """A server did not start."""
 
@@ -26,11 +38,11 @@ class Server:
 
     def wait(self):
         for _ in range(LISTENING_SECONDS * 20):
+            if self.process and self.process.poll() is not None:
+                break
             try:
                 return socket.create_connection(("127.0.0.1", self.port), 1).close()
             except OSError:
-                if self.process and self.process.poll() is not None:
-                    break
                 time.sleep(0.05)
         raise NotListening(f"{self.name} does not listen: {open(self.log.name).read()[-1000:]}")
 

@@ -3,7 +3,7 @@ import glob, os, shutil, subprocess, sys
 import urllib.error, urllib.request
 
 from cases import MODULES
-from server import Server
+from server import NotListening, Server, is_free
 
 PARTS = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(PARTS))
@@ -172,17 +172,22 @@ class Set:
     def __init__(self, group, wanted, needs, builds, first_port):
         self.group, self.needs, self.builds = group, needs, builds
         self.directory = os.path.join(builds.directory, group)
-        self.running, self.port = [], first_port
+        self.running, self.failures, self.port = [], [], first_port
         # Those that are to be started: name, what it can do.
         self.able = {name: able for name, able in candidates(group, bool(wanted)).items()
                      if able & needs and (not wanted or any(part in name for part in wanted))}
 
     def add(self, name, command, **options):
+        self.take_port()
         command = [str(self.port) if part == "PORT" else part for part in command]
         log = os.path.join(self.directory, f"{self.port}.log")
         self.running.append(Server(name, command, self.port, log, self.able[name], **options))
         self.port += 1
         return self.running[-1]
+
+    def take_port(self):
+        while not is_free(self.port):
+            self.port += 1
 
     def start(self):
         """Builds and starts what is wanted and can be had, and says what can't."""
@@ -193,16 +198,22 @@ class Set:
                 start()
             except (CanNot, subprocess.CalledProcessError) as error:
                 shown(str(error))
-        for server in self.running:
-            server.wait()
-        for server in self.running:
-            if server.process is not None and server.name in CWEB:
-                deploy(server, part("bench.c"))
-                self.zstd(server)
-            elif server.name in DOMAINS:
-                for number, module in enumerate(self.modules):
-                    deploy(server, module, "" if DOMAINS[server.name] == 1 else f"?domain=d{number % DOMAINS[server.name]}")
-        return self.running
+        for server in [server for server in self.running if server.process is not None]:
+            try:
+                server.wait()
+                self.deploy(server)
+            except (NotListening, CanNot, OSError) as error:
+                self.failures.append(str(error))
+                server.stop()
+                self.running = [other for other in self.running if getattr(other, "shares", other) is not server]
+
+    def deploy(self, server):
+        if server.name in CWEB:
+            deploy(server, part("bench.c"))
+            self.zstd(server)
+        elif server.name in DOMAINS:
+            for number, module in enumerate(self.modules):
+                deploy(server, module, "" if DOMAINS[server.name] == 1 else f"?domain=d{number % DOMAINS[server.name]}")
 
     def zstd(self, server):
         if "zstd" not in self.needs:
@@ -216,6 +227,7 @@ class Set:
 
     def serve(self, isolation, *options):
         # All connections of the load are of one peer. The compiler may have to share its core.
+        self.take_port()
         data = os.path.join(self.directory, f"{isolation}-{self.port}")
         return [self.builds.cweb(), "serve", "--shards", "1", "--isolation", isolation, "--port", "PORT", "--data-dir", data, "-s",
                 "--connections-per-peer-max", "0", "--compile-timeout-ms", "120000", *options]
@@ -268,6 +280,7 @@ class Set:
         if self.group == "tls":
             certificate, key = self.builds.certificate()
             tls = NGINX_TLS.format(certificate=certificate, key=key)
+        self.take_port()
         conf = os.path.join(self.directory, "nginx.conf")
         with open(conf, "w") as file:
             file.write(NGINX.format(directory=self.directory, port=self.port, tls=tls, listen="ssl" if tls else ""))
