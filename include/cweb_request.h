@@ -22,7 +22,7 @@
 #include <string.h>
 
 #include "cweb_host.h"
-#ifndef CWEB_HTTP_H /* Of either generation. */
+#ifndef CWEB_HTTP_H /* http.h of either dialect */
 #include <http.h>
 #endif
 
@@ -268,7 +268,7 @@ typedef struct cweb_cookie_options {
     cweb_same_site_t same_site;
 } cweb_cookie_options_t;
 
-/* Whether each byte of text is visible ASCII and not one in `not`; control characters and blanks are refused. */
+/* Whether each byte of text is visible ASCII and not one of `not_these`; control characters and blanks are refused. */
 static inline int cweb_is_clean(const char *text, const char *not_these) {
     for (; *text != '\0'; text++) {
         if ((unsigned char)*text <= ' ' || (unsigned char)*text >= 0x7f || strchr(not_these, *text) != NULL) {

@@ -8,7 +8,7 @@
  *     FILE *file = fopen(path, "r");
  *     defer { if (file) fclose(file); }
  *
- * Neither a fault nor exit(3) runs them.
+ * Neither a fault nor exit(3) runs the blocks and functions.
  */
 #ifndef CWEB_DEFER_H
 #define CWEB_DEFER_H
@@ -21,7 +21,7 @@ extern "C" {
 
 /**
  * Calls function(&variable) when variable's scope is left. Write it as part of the declaration of the variable. With
- * three arguments it is the function of cweb_request.h for the end of the request: cweb_defer(req, function, argument).
+ * three arguments, cweb_defer() is the function of cweb_request.h for the end of the request: cweb_defer(req, function, argument).
  */
 #define cweb_defer(...) CWEB_DEFER_CHOSEN(__VA_ARGS__, CWEB_DEFER_CALL, , CWEB_DEFER_SCOPE, )(__VA_ARGS__)
 #define CWEB_DEFER_CHOSEN(a, b, c, chosen, ...) chosen

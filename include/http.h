@@ -304,7 +304,7 @@ __attribute__((weak, visibility("hidden"))) const char *http_errors[CWEB_ERROR_C
 
 /* ---- The arguments of a handler ---- */
 
-/** A request. The request and everything in it lives until the handler returns; copy data that must live longer. */
+/** A request. The request and everything in it are valid until the handler returns; copy data that is needed longer. */
 typedef struct http_request {
     http_method_t method;
     http_version_t version;

@@ -50,7 +50,7 @@ static inline void cweb_event_run(void *ready) {
     event->callback(event, event->arg);
 }
 
-/** Makes an event, not yet waited for. @return it, for event_free(); NULL when memory runs out or callback is NULL */
+/** Makes an event, not yet waited for. @return the event, for event_free(); NULL when memory runs out or callback is NULL */
 static inline struct event *event_new(int fd, short events, event_callback_t callback, void *arg) {
     struct event *event = callback == NULL ? NULL : (struct event *)calloc(1, sizeof *event);
     if (event != NULL) {

@@ -21,7 +21,7 @@ const STALL: Timespec = Timespec { tv_sec: 0, tv_nsec: 250_000_000 };
 struct Turns {
     /// Threads that copy.
     copying: AtomicU32,
-    /// Changes with the end of each copy. Threads that wait sleep until it does.
+    /// Changes with the end of each copy. Waiting threads sleep until the value changes.
     ended: AtomicU32,
 }
 

@@ -396,7 +396,7 @@ mod tests {
         drop(stage.end.0);
         let deadline = Instant::now() + WAIT;
         while stage.pool.threads() > 1 {
-            assert!(Instant::now() < deadline, "{} threads stay for nothing", stage.pool.threads());
+            assert!(Instant::now() < deadline, "{} idle threads do not end", stage.pool.threads());
             thread::sleep(IDLE);
         }
     }

@@ -241,7 +241,7 @@ void cwebn_module_release(struct cwebn_module *module) {
 }
 
 /* Closes leases that are not in use. */
-static void close_seats(struct lease *left) {
+static void close_leases(struct lease *left) {
     while (left != NULL) {
         struct lease *next = left->next;
         cwebn_lease_close(left);
@@ -261,7 +261,7 @@ void cwebn_module_retire(struct cwebn_module *module) {
     }
     module->free = NULL;
     pthread_mutex_unlock(&module->lock);
-    close_seats(left);
+    close_leases(left);
 }
 
 void cwebn_module_close(struct cwebn_module *module) {
@@ -284,7 +284,7 @@ void cwebn_module_close(struct cwebn_module *module) {
         module->home = NULL;
     }
     pthread_mutex_unlock(&module->lock);
-    close_seats(left);
+    close_leases(left);
     cwebn_module_release(module);
 }
 

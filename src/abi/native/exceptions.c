@@ -197,7 +197,7 @@ static void on_terminate(void) {
         told(thrown);
     }
     if (!cwebn_guard_active()) {
-        /* No fault of a call will have the description: a thread of the module, or a constructor. */
+        /* A thread of the module or a constructor has thrown, so no report of a call's fault will have the description. */
         fprintf(stderr, "%s\n", thrown);
         fflush(stderr);
     }

@@ -25,7 +25,7 @@ int cwebn_worker_refuses(const char *what) {
     static int told;
     if (__atomic_exchange_n(&told, 1, __ATOMIC_RELAXED) == 0) {
         fprintf(stderr, "%s does not work in a handler of a route with CWEB_KILLABLE, which runs in a process of its own: it fails "
-                        "with ENOTSUP; do it in another route, or answer what that route needs\n", what);
+                        "with ENOTSUP; use it in a route without that flag\n", what);
     }
     errno = ENOTSUP;
     return 1;

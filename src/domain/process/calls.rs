@@ -174,8 +174,8 @@ impl DomainCalls {
         }
     }
 
-    /// Forgets ended sockets elsewhere: a socket whose module has moved is known in several domains, until it ends in the
-    /// one that serves it.
+    /// Removes the sockets that have ended in `domain` from the other domains. A socket whose module has moved is in the
+    /// tables of several domains, until the socket ends in the domain that serves it.
     fn tell_ended(&mut self, domain: usize) {
         let ended = self.domains.get_mut(domain).map(CallTable::take_ended).unwrap_or_default();
         for key in ended {

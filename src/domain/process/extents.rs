@@ -181,7 +181,11 @@ mod tests {
         assert_eq!(extents.take(1), Err(NoRoom::Now));
         small.into_iter().for_each(|start| extents.give(start));
         extents.give(all);
-        assert_eq!(extents.take(SMALL_BYTES_MAX + 1), Err(NoRoom::Now), "its pages are still there");
+        assert_eq!(
+            extents.take(SMALL_BYTES_MAX + 1),
+            Err(NoRoom::Now),
+            "the pages of the large extent are still there"
+        );
         while let Some(range) = extents.next_leaving(10 << 20) {
             extents.left(range);
         }
@@ -227,7 +231,7 @@ mod tests {
         extents.left(START..START + 20 * SMALL_BYTES_MAX);
         assert_eq!(extents.take(5), Ok(START));
         extents.give(START);
-        assert!(!extents.is_leaving(), "few are kept");
+        assert!(!extents.is_leaving(), "the pages of one extent are kept");
     }
 
     proptest! {

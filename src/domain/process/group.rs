@@ -101,7 +101,7 @@ mod tests {
             assert!(begun.elapsed() < Duration::from_secs(10), "the shell starts two processes");
         }
         assert!(has_children(shell.id()) && members(shell.id()).contains(&shell.id()));
-        assert!(!end_left(shell.id()), "it is not over, and no domain");
+        assert!(!end_left(shell.id()), "the leader of the group has not ended");
         end(shell.id());
         assert!(!shell.wait().unwrap().success());
     }

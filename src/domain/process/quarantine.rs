@@ -167,7 +167,7 @@ mod tests {
         assert_eq!(unplaced.add(at(0), &[1, 2], LIMIT), None);
         assert_eq!(unplaced.add(at(1), &[2, 3], LIMIT), None);
         assert_eq!(unplaced.add(at(2), &[2, 3], LIMIT), Some((2, 3)));
-        assert_eq!(unplaced.add(at(3), &[], LIMIT), None, "nobody was there each time");
+        assert_eq!(unplaced.add(at(3), &[], LIMIT), None, "no module was running in each death");
         assert_eq!(unplaced.add(at(30), &[1], LIMIT), None, "the others are long ago");
         assert_eq!((unplaced.factor(), unplaced.add(at(31), &[1, 2], LIMIT)), (1, None));
         assert_eq!(unplaced.add(at(32), &[1, 2], LIMIT), Some((1, 3)), "two of the three");
@@ -178,7 +178,7 @@ mod tests {
         unplaced.clear();
         assert_eq!(unplaced.factor(), 1);
         for _ in 0..10 {
-            assert_eq!(unplaced.add(at(34), &[1, 2], LIMIT), None, "both of them, each time");
+            assert_eq!(unplaced.add(at(34), &[1, 2], LIMIT), None, "both modules were running, each time");
         }
     }
 

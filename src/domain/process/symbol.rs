@@ -38,9 +38,9 @@ const MEMORY_BYTES_MAX: u64 = 512 * 1024 * 1024;
 /// nothing more could be mapped, not even its own tables.
 const ARENA_BYTES: &str = "32MiB";
 const ARENA_RESERVE: &str = "MIMALLOC_ARENA_RESERVE";
-/// Limit on the CPU time of that process,
+/// Limit on the CPU time of that process.
 const CPU_SECONDS_MAX: u64 = 1;
-/// and on the wait for it.
+/// Limit on the wait for that process.
 const LINE_WAIT: Duration = Duration::from_secs(2);
 const OPEN_FILES_MAX: u64 = 16;
 /// Limit on the offsets of one request.

@@ -27,7 +27,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long cgroups of an earlier server may be busy. Its processes were killed with it.
-const LEFTOVERS_WAIT: Duration = Duration::from_secs(1);
+const EARLIER_WAIT: Duration = Duration::from_secs(1);
 /// The bytes of the hash in a name.
 const HASH_BYTES: usize = 6;
 
@@ -104,7 +104,7 @@ impl Cgroups {
             }
         }
         if reasons.is_empty() {
-            reasons.push("no hierarchy with memory that has the server in it is mounted".to_owned());
+            reasons.push("no mounted cgroup hierarchy with the memory controller contains the server".to_owned());
         }
         let why = reasons.join("; ");
         tracing::info!("no cgroup limits the memory of modules, only --module-memory-bytes-max does: {why}");
@@ -174,7 +174,7 @@ impl Cgroups {
     fn restore(&self, leaf: &Path) {
         // In this order: a cgroup that enables controllers accepts no process.
         let given = write(&self.base.join("cgroup.subtree_control"), "-memory");
-        let moved = self.enter(&self.base).and_then(|()| remove(leaf, Instant::now() + LEFTOVERS_WAIT));
+        let moved = self.enter(&self.base).and_then(|()| remove(leaf, Instant::now() + EARLIER_WAIT));
         if let Err(error) = given.and(moved) {
             tracing::debug!("the server's cgroup could not be restored: {error}");
         }
@@ -251,7 +251,7 @@ fn has_memory(file: &Path) -> bool {
 
 /// Removes the cgroups that earlier servers with this data directory have left.
 fn remove_left(base: &Path, names: &Names) {
-    let deadline = Instant::now() + LEFTOVERS_WAIT;
+    let deadline = Instant::now() + EARLIER_WAIT;
     for entry in fs::read_dir(base).into_iter().flatten().flatten() {
         if entry.file_name().to_str().is_some_and(|name| names.is_left(name, is_alive)) {
             match remove(&entry.path(), deadline) {

@@ -35,7 +35,7 @@ pub(super) struct Pending {
     pub(super) hold: Arc<dyn GenerationRef>,
     pub(super) unit: usize,
     pub(super) caller: Caller,
-    /// When the wait began; once the domain has the whole call, when that happened.
+    /// The time at which the wait began; once the domain has the whole call, the time at which the domain got it.
     pub(super) since_ms: u64,
     /// The route's own time limit.
     pub(super) limit_ms: Option<u64>,
@@ -159,7 +159,7 @@ pub(super) struct Large {
 /// A call whose body is being written to its place, a part in each batch.
 pub(super) struct Copying {
     pub(super) queued: Queued,
-    /// `None`: the call kept its ticket, and this is in the table.
+    /// `None`: the call kept its ticket, and the table has its entry.
     pub(super) pending: Option<Pending>,
     /// The record without the place.
     pub(super) fixed: Vec<u8>,

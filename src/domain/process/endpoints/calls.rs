@@ -65,7 +65,7 @@ pub struct CallTable {
     pub(super) now_ms: u64,
     /// Time limit of handlers, in milliseconds.
     pub(super) limit_ms: u64,
-    /// Since when calls of streams have found no process.
+    /// The time since which calls of streams have found no process.
     pub(super) missed_since_ms: Option<u64>,
     /// Whether nothing is sent because the process is to end after its present work.
     pub(super) draining: bool,
@@ -302,8 +302,9 @@ impl CallTable {
         answers
     }
 
-    /// Asks for a new process if the callbacks of a socket run for too long. The socket goes on without them once nothing
-    /// is sent to the old process any more, and not before, because callbacks of one socket run one at a time.
+    /// Asks for a new process if the callbacks of a socket run for too long. Once nothing is sent to the
+    /// old process any more, the socket continues without these callbacks; not before, because callbacks of one socket run
+    /// one at a time.
     fn expire_sockets(&mut self, limit_ms: u64, out: &mut Vec<ModuleMessage>) {
         let now_ms = self.now_ms;
         let sockets = self.pending.iter().filter_map(|(ticket, pending)| match pending.caller {

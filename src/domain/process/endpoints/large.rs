@@ -218,7 +218,7 @@ impl CallTable {
     /// Answers the requests that have waited for a place since before `since_ms`, in milliseconds of the shard's clock.
     pub(super) fn expire_large(&mut self, since_ms: u64) {
         self.drop_large(
-            "the requests before it take all the memory for bodies (--bodies-bytes-max), or its process is not there",
+            "the requests before it take all the memory for bodies (--bodies-bytes-max), or its process is not running",
             |caller, waits_since_ms| caller.is_request() && waits_since_ms < since_ms,
         );
     }

@@ -50,7 +50,7 @@ enum Stage {
     EndOld,
     /// Run each `unload` that is due in the old process.
     Unload(VecDeque<Order>),
-    /// Wait until the old process, should it have died, is examined.
+    /// Wait until the old process is examined, if it has died.
     AwaitOldExamined,
     /// Complete the new process: modules that were added meanwhile, settings, hooks, the answer to a probe.
     Complete(Completion, VecDeque<Order>),
@@ -241,8 +241,8 @@ impl Machine {
         self.unload_due(change, catalog)
     }
 
-    /// Runs each `unload` in the old process that no job delays. Also before another attempt, since jobs have ended
-    /// meanwhile.
+    /// Runs each `unload` in the old process that no job delays. Called before another attempt, too, since jobs have
+    /// ended meanwhile.
     fn unload_due(&mut self, change: &mut Change, catalog: &dyn Catalog) -> Stage {
         let drains = |old: &ProcessId| self.state(*old) == Some(State::Draining);
         let Some(old) = change.old.filter(drains) else { return Stage::AwaitOldExamined };
@@ -267,13 +267,13 @@ impl Machine {
             Carried::All(new) => new,
         };
         let (completion, queue) = match completion {
-            // Before the hooks, which may read the settings. No thread changes settings now, since that takes a pass.
+            // Must come before the hooks, which may read the settings. No thread changes settings now, since that takes a pass.
             Completion::Modules => {
                 let settings = catalog.with_settings(new).into_iter().map(Order::Configure);
                 (Completion::Settings, settings.collect())
             }
             Completion::Settings => {
-                // Before the hooks, which may look up symbols of other modules.
+                // Must come before the hooks, which may look up symbols of other modules.
                 self.effects.push(Effect::Publish { process: new });
                 (Completion::Hooks, catalog.to_onload(new).into_iter().map(Order::Onload).collect())
             }

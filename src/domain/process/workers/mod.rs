@@ -127,7 +127,7 @@ impl ModuleWorkers {
 
     fn busy(&self) -> NoAnswer {
         let most = self.host.calls_max;
-        let text = format!("as many calls as may be run in processes of their own: {most} (--killable-calls-max)\n");
+        let text = format!("the limit on calls in processes of their own is reached: {most} (--killable-calls-max)\n");
         NoAnswer::from((503, text))
     }
 }
@@ -165,7 +165,7 @@ impl Workers for ModuleWorkers {
                 }
             }
             Outcome::Ended(ended) => {
-                // Not returned: bytes that the worker has not read would reach the next one.
+                // The spawner is not reused: bytes that the worker has not read would reach the next worker.
                 forker::end(&spawner.socket);
                 Err(self.ended(ended, &what))
             }
