@@ -117,7 +117,7 @@ typedef enum {
      * for code that may hang or crash and can't be fixed, such as a library. At its deadline (CWEB_TIMEOUT_S(),
      * --handler-timeout-ms or the client's own limit) the process is killed and the request answered 504; a crash is
      * answered 500. No other call of the module is affected. The handler can read the data that onload has set up; its
-     * own changes are lost at its end. It must answer as a whole: streams, the database, jobs, WebSockets and the
+     * own changes are lost at its end. The handler must answer as a whole: streams, the database, jobs, WebSockets and the
      * scheduler fail with ENOTSUP (docs/streams.md). Refused beside CWEB_INLINE, CWEB_STREAM and CWEB_HANDSHAKE. With
      * --isolation none, and in cweb test, the flag has no effect.
      */

@@ -132,8 +132,8 @@ __attribute__((weak, used, visibility("default"))) void cweb_bind_host(const str
 /*
  * ---- exit(3) and its relatives end the running handler, not the server: see the flags in cweb_config.h ----
  *
- * The replacements of err(3), error(3) and thrd_exit(3) are in err.h, error.h and threads.h of this directory, because this
- * file is compiled with every module, and each function takes the compiler 2 ms.
+ * The replacements of err(3), error(3) and thrd_exit(3) are in err.h, error.h and threads.h of this directory. This
+ * file is compiled with every module, and each function in it takes the compiler 2 ms.
  */
 
 __attribute__((noreturn)) static inline void cweb_exit_handler(int code, const char *how) {

@@ -68,8 +68,8 @@ static inline const struct cweb_requests *cweb_requests(void) {
 /* ---- Memory and clean-up ---- */
 
 /**
- * Memory that ends with the request, also after a fault. It is zeroed and aligned for every type. It may be the body of the
- * response or a value of its header fields: the server sends it and does not free it.
+ * Memory that ends with the request, also after a fault. The memory is zeroed and aligned for every type. The body of
+ * the response or a value of its header fields may lie there: the server sends the bytes and does not free them.
  * @param size  in bytes; 0 gives a pointer to nothing
  * @return NULL with errno ENOMEM when the request has more than --request-memory-bytes-max, or memory runs out; NULL with
  * errno EINVAL outside of the handler

@@ -92,7 +92,7 @@ static inline ssize_t cweb_read(http_request_t *req, void *buf, size_t n) {
 }
 
 /**
- * Lends the next bytes of the body without a copy. They are valid until the next call of this function or cweb_read().
+ * Lends the next bytes of the body without a copy. The bytes are valid until the next call of this function or cweb_read().
  * @return 1; 0 at the end of the body (*bytes is NULL then); -1 as cweb_read()
  */
 static inline int cweb_read_view(http_request_t *req, const void **bytes, size_t *length) {

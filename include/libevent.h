@@ -111,7 +111,7 @@ __attribute__((weak, visibility("hidden"))) struct cweb_event_wait cweb_event_wa
 
 /**
  * Waits for event_dispatch_stop(). Callbacks do not need this function; it exists for modules with a thread of their
- * own for the loop. It must not be called in `onload`, which has to return.
+ * own for the loop. event_dispatch() must not be called in `onload`, which has to return.
  */
 static inline void event_dispatch(void) {
     pthread_mutex_lock(&cweb_event_wait.lock);

@@ -1,8 +1,8 @@
 //! Checks that the functions that a module declares take as many arguments as the server passes.
 //!
 //! The compiler refuses a handler of another kind, unless the source hides the types by a cast, by a function without a
-//! prototype, or by a pragma. The debug information, which every module has, shows the real parameters. It is read in the
-//! inspection process, whose sandbox limits the cost of hostile debug information.
+//! prototype, or by a pragma. The debug information, which every module has, shows the real parameters. This code runs in
+//! the inspection process, whose sandbox limits the cost of hostile debug information.
 
 use crate::abi::module::Declared;
 use addr2line::gimli::{

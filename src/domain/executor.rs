@@ -131,9 +131,9 @@ impl Drop for Companion {
 }
 
 /// Creates all thread-local state of this crate that calls of modules use. A thread that runs such calls must do this
-/// before it takes the first call, because the first use of a thread-local with a destructor waits for the dynamic loader's
-/// lock (`__cxa_thread_atexit_impl`), and a module's constructor may hold that lock for ever. `tests/layers.rs` fails when
-/// a file gets a `thread_local!` that is not created here.
+/// before it takes the first call: the first use of a thread-local with a destructor waits for the dynamic loader's
+/// lock (`__cxa_thread_atexit_impl`), and a module's constructor may hold that lock for ever. `tests/layers.rs` fails
+/// when a file gets a `thread_local!` that is not created here.
 pub(super) fn prepare_thread() {
     super::running::ready();
     super::output::ready();

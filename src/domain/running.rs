@@ -2,7 +2,7 @@
 //!
 //! A module can end its process in ways that no handler sees: by SIGKILL, by `_exit` as a direct system call, or by a
 //! signal on a thread of its own. The server then looks here to find whose code was running. Each thread has a slot in a
-//! cache line of its own, and stores a number when it enters a module and when it leaves, which costs two plain stores for
+//! cache line of its own. The thread stores a number there when it enters a module and when it leaves: two plain stores for
 //! each call. Module code can overwrite this memory, so the reader treats the words as hints.
 
 use super::ring::Region;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * Guarded calls of each kind of module function. They are in C so that no Rust frame lies between the guard and the
- * module: a fault jumps over these frames only, and they own nothing.
+ * Guarded calls of each kind of module function. The calls are in C so that no Rust frame lies between the guard and
+ * the module: a fault jumps over the frames of this file only, which own nothing.
  *
  * If the context is NULL, the module's functions take none (cweb_module_api is 2) and are called without it.
  */

@@ -35,7 +35,8 @@ static const char *skip_word(const char *sql, const char *word) {
 }
 
 /* The text behind a BEGIN without a kind; NULL if there is none. Such a transaction that first reads fails at its first
- * write if another connection has written meanwhile, and waiting does not help. It is therefore begun as IMMEDIATE. */
+ * write if another connection has written meanwhile, and waiting does not help. Such a BEGIN
+ * is therefore executed as BEGIN IMMEDIATE. */
 static const char *after_plain_begin(const char *sql) {
     const char *rest = skip_word(skip_blanks(sql), "BEGIN");
     const char *word = rest == NULL ? NULL : skip_word(rest, "TRANSACTION");

@@ -2,10 +2,10 @@
 /*
  * Calls that survive faults: sigsetjmp(3) before the call, siglongjmp(3) out of the signal handler.
  *
- * The environment is saved without the signal mask (no system call on the request path). That is correct because the
- * handlers are installed with SA_NODEFER and an empty mask: the kernel changes no mask when it calls them, so no
- * mask must be restored. The alternate stack needs no restoring either: Linux decides by a thread's stack pointer whether the
- * thread is on it, sigaltstack(2).
+ * The environment is saved without the signal mask (no system call on the request path). No mask must be restored,
+ * because the handlers are installed with SA_NODEFER and an empty mask: the kernel changes no mask when it calls them.
+ * The alternate stack needs no restoring either: Linux decides by a thread's stack pointer whether the thread is on it,
+ * sigaltstack(2).
  */
 #define _GNU_SOURCE
 #include "native.h"

@@ -5,7 +5,8 @@
  *
  * The functions below replace libc's: the executable's definitions precede libc's for every loaded object, modules and
  * their libraries included. Code outside modules gets libc's behaviour. On a thread that runs a module, these functions
- * refuse a change that would affect others, with a line in the log, or record it so that it is undone after the call.
+ * either refuse a change that would affect others, with a line in the log, or record the change. Recorded changes are
+ * undone after the call.
  */
 #define _GNU_SOURCE
 #include "native.h"

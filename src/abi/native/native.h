@@ -106,8 +106,8 @@ int cwebn_guard_refusals(int descriptor);
 
 /*
  * Makes `serve` answer connect(2) calls that the filter refuses. Its arguments are the socket, a copy of the address
- * and the size of the copy. Its return value is the result of the call: 0, or a negative errno. It runs in the handler
- * of SIGSYS, on the thread that made the call.
+ * and the size of the copy. Its return value is the result of the call: 0, or a negative errno. `serve` runs in the
+ * handler of SIGSYS, on the thread that made the call.
  */
 void cwebn_guard_connects(int (*serve)(int, const unsigned char *, size_t));
 

@@ -16,8 +16,8 @@ const RECORDS_PER_BATCH: usize = 4096;
 /// Records taken from each domain in any case, so that a batch is worth its fences.
 const RECORDS_PER_DOMAIN_MIN: usize = 256;
 
-/// The calls by the number of their domain. Each domain has its share of a batch and its own limit of calls, so that a
-/// domain that sends much, or answers nothing, does not delay the others.
+/// The calls by the number of their domain. Each domain has its share of a batch and its own limit of calls: a domain
+/// that sends much, or answers nothing, does not delay the others.
 pub struct DomainCalls {
     shard: usize,
     now_ms: u64,

@@ -1,5 +1,5 @@
-//! The processes of a domain: its own, the processes of killable calls, and all other processes forked there. All are in
-//! one process group, which none of them can leave, and whose number is the id of the domain's process.
+//! The processes of a domain: its own, the processes of killable calls, and all other processes forked there. All these
+//! processes are in one process group and can't leave it. The number of the group is the id of the domain's process.
 
 use super::lock;
 use rustix::process::{Pid, Signal, kill_process_group};

@@ -6,9 +6,9 @@
 //! Everything from a domain's process is checked as hostile input.
 //!
 //! A domain has one process after the other. The supervisor keeps one in service and a spare beside it, as the state
-//! machine in `lifecycle` decides. When a process dies, the next one gets all modules. A process that can't be trusted any
-//! more (a signal was caught in module code), or that has grown too large, is replaced while it serves, and no request is
-//! lost. A module that ends its process too often is put into quarantine.
+//! machine in `lifecycle` decides. When a process dies, the next one gets all modules. A process is replaced while it
+//! serves, without the loss of a request, if a signal was caught in module code (its memory can't be trusted any more) or
+//! if it has grown too large. A module that ends its process too often is put into quarantine.
 //!
 //! | file | responsibility |
 //! | --- | --- |

@@ -40,8 +40,8 @@ impl History {
         (self.loading >= LOAD_CRASHES_MAX).then_some(self.loading)
     }
 
-    /// Counts a death from outside that came while the module was being loaded. It counts only together with others of this
-    /// kind in a row.
+    /// Counts a death from outside that came while the module was being loaded. Such a death counts only together
+    /// with others of this kind in a row.
     pub(super) fn add_loading(&mut self) -> Option<usize> {
         self.loading += 1;
         (self.loading >= LOAD_CRASHES_MAX).then_some(self.loading)

@@ -1,6 +1,6 @@
 //! Watches the resources that a domain uses beside memory: threads, disk space, and the existence of its database.
 //!
-//! One thread checks all domains several times a second. It asks the kernel, never the domain.
+//! One thread checks all domains several times a second. The thread asks the kernel, never the domain.
 
 use super::group;
 use super::instance::ProcessInstance;

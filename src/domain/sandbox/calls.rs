@@ -1,7 +1,7 @@
 //! Seccomp: the system calls that are granted.
 //!
 //! The list of granted calls ([`list`]) covers what the examples, the SDK, libc, threads, the runtimes of C++, Rust and
-//! Zig, OpenMP, BLAS and the sanitizers use. It has whole families, so that an upgrade of libc breaks no module. All other
+//! Zig, OpenMP, BLAS and the sanitizers use. The list has whole families, so that an upgrade of libc breaks no module. All other
 //! calls are refused, including those unknown to this program. Calls whose arguments matter are granted under conditions
 //! ([`refused`]).
 //!
@@ -467,8 +467,8 @@ pub(super) fn no_pidfds(named: &[String]) -> Result<(), SandboxError> {
     install(&[BpfProgram::try_from(filter)?]).map(drop)
 }
 
-/// Installs the filter that makes closing or replacing one of `descriptors` fail as if it were not open. They stay open as
-/// long as the process lives. A module that closes a foreign descriptor, for example by closing a number twice, must not
+/// Installs the filter that makes closing or replacing one of `descriptors` fail as if it were not open. The descriptors
+/// stay open as long as the process lives. A module that closes a foreign descriptor, for example by closing a number twice, must not
 /// cut the other modules off from the server.
 pub(super) fn keep_open(descriptors: &[RawFd]) -> Result<(), SandboxError> {
     let Some(arch) = architecture() else { return Ok(()) };

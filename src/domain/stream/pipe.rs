@@ -92,7 +92,7 @@ impl Pipe {
         self.data.len()
     }
 
-    /// The writer's and the reader's positions, to detect progress. They are untrusted.
+    /// The writer's and the reader's positions, to detect progress. Both values are untrusted.
     pub(in crate::domain) fn positions(&self) -> (u64, u64) {
         (self.word(TAIL).load(Ordering::Relaxed), self.word(HEAD).load(Ordering::Relaxed))
     }

@@ -158,7 +158,7 @@ impl Slots {
 /// The reason why there is no slot for a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NoSlot {
-    /// All are taken.
+    /// All slots are taken.
     Taken,
     /// The module's process is starting: there will be slots soon.
     NotYet,
@@ -176,7 +176,7 @@ pub struct CallSlot {
 }
 
 impl CallSlot {
-    /// Takes a slot of `part` from `slots`, ready for use. `None`: all are taken.
+    /// Takes a slot of `part` from `slots`, ready for use. `None`: all slots are taken.
     pub(in crate::domain) fn take(part: &Part, slots: &Arc<Slots>) -> Option<Arc<Self>> {
         let number = slots.take()?;
         let (up, down) = (part.up(number)?, part.down(number)?);

@@ -88,8 +88,8 @@ fn is_zombie(pid: u32) -> bool {
 impl Cgroups {
     /// Finds out whether each process of modules can have a cgroup that limits it to `limit_bytes`, and removes cgroups
     /// that an earlier server with the same `data_dir` has left. Must be called before processes are started: the server
-    /// may have to move into a cgroup below its own, which the processes inherit. `None`: it is not possible; the log has
-    /// the reason.
+    /// may have to move into a cgroup below its own, which the processes inherit. `None`: cgroups are not possible;
+    /// the log has the reason.
     #[must_use]
     pub fn find(data_dir: &Path, limit_bytes: u64) -> Option<Arc<Self>> {
         let mut reasons = Vec::new();

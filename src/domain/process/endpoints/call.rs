@@ -49,7 +49,7 @@ pub(super) struct Pending {
     pub(super) progress: u64,
     /// Whether the handler has begun its answer.
     pub(super) begun: bool,
-    /// Whether the domain has said that the call waits for a thread. It may say so once.
+    /// Whether the domain has reported that the call waits for a thread. The domain may report that once.
     pub(super) has_waited: bool,
     /// After the sending: the request of a handler that may decline.
     pub(super) kept: Option<Box<OwnedRequest>>,
@@ -150,7 +150,7 @@ pub(super) struct Queued {
     pub(super) _charge: Option<Charge>,
 }
 
-/// A call whose body goes beside the rings, while it waits for a place. It has no ticket yet.
+/// A call whose body goes beside the rings, while it waits for a place. The call has no ticket yet.
 pub(super) struct Large {
     pub(super) queued: Queued,
     pub(super) pending: Pending,

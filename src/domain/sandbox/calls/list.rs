@@ -140,7 +140,7 @@ pub(super) const REFUSED_HERE: &[Call] = calls! {
 pub(super) const REFUSED_HERE: &[Call] = &[];
 
 /// Calls that libc makes with all signals blocked, so that SIGSYS would end the process: starting a process (fork(3),
-/// system(3), posix_spawn(3)), and setting a new thread's processors. They are refused without a line in the log.
+/// system(3), posix_spawn(3)), and setting a new thread's processors. These calls are refused without a line in the log.
 pub(super) const QUIET: &[i64] = &[
     libc::SYS_clone,
     libc::SYS_execve,
