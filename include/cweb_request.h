@@ -207,8 +207,8 @@ static inline const char *cweb_connection_address(http_request_t *req) {
 }
 
 /**
- * The name in the certificate with which the client has proved who it is: the common name of the subject; of a subject
- * without one, the first DNS name, e-mail address or URI of the alternative names. UTF-8 without control characters. The
+ * The name in the certificate with which the client has proved who it is: the common name of the subject. Without a
+ * common name, the first DNS name, e-mail address or URI of the alternative names. UTF-8 without control characters. The
  * server asks for certificates with --tls-client-ca. A proxy in front of the server is the client here.
  * @return NULL: the client has shown no certificate, or its certificate has no such name
  */

@@ -31,8 +31,8 @@ const EMPTY_BODY_BYTES: usize = 24;
 /// Offset of the mark: behind the terminating zero, which is the one byte that handlers may use.
 const EMPTY_MARK_AT: usize = 1;
 /// The mark: while the mark is intact, no handler has freed the empty body. The mark covers the rest of the first word
-/// and the second word: free(3) of glibc writes into both if the thread's cache takes the block, and into the first one
-/// only if this cache is full.
+/// and the second word. free(3) of glibc writes into both words if the thread's cache takes the block, and into the
+/// first one only if this cache is full.
 const EMPTY_MARK: [u8; 15] = *b"cweb empty body";
 /// Number of bytes after the sent ones that are checked for further bytes of the handler.
 const WIPE_LOOK: usize = 64;

@@ -1,8 +1,8 @@
 //! Sends messages to a process over the control connection.
 //!
 //! The sender never waits: a thread, which exists while messages wait, writes what the connection does not take at once.
-//! The server closes the connection if the process does not take its messages in time, or if it asks without limit and takes
-//! no answers. The end of the connection ends the process.
+//! The server closes the connection if the process does not take its messages in time, or if it asks without limit and
+//! takes no answers. The end of the connection ends the process.
 
 use super::lock;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};

@@ -191,8 +191,9 @@ impl DomainShared {
         Death { suspect: None, is_from_outside: false, is_elsewhere: true, running: Vec::new(), summary }
     }
 
-    /// The module that caused a death, as far as that is known and not guessed: the module whose thread died, whose code
-    /// contains the instruction, or that was being loaded; else the only module, or the only one that was running.
+    /// The module that caused a death, as far as that is known and not guessed. First choice: the module whose thread
+    /// died, whose code contains the instruction, or that was being loaded. Otherwise: the only module, or the only one
+    /// that was running.
     fn suspect(&self, process: &ProcessInstance, death: &Circumstances, running: &[u64]) -> Option<u64> {
         if let Some(note) = death.note {
             // A note without a number is from one of the program's own threads that ran no call of a module.

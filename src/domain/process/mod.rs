@@ -7,8 +7,8 @@
 //!
 //! A domain has one process after the other. The supervisor keeps one in service and a spare beside it, as the state
 //! machine in `lifecycle` decides. When a process dies, the next one gets all modules. A process is replaced while it
-//! serves, without the loss of a request, if a signal was caught in module code (its memory can't be trusted any more) or
-//! if it has grown too large. A module that ends its process too often is put into quarantine.
+//! serves if it has grown too large, or if a signal was caught in module code, so that its memory can't be trusted any
+//! more. No request is lost then. A module that ends its process too often is put into quarantine.
 //!
 //! | file | responsibility |
 //! | --- | --- |

@@ -6,8 +6,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// The number of deaths while a module is being loaded after which it is in quarantine, even if crashes are not counted:
-/// otherwise it would keep all other modules from being loaded.
+/// The number of deaths in a row during the loading of a module after which the module is in quarantine, even if
+/// crashes are not counted. Otherwise the module would keep all other modules from being loaded.
 const LOAD_CRASHES_MAX: usize = 5;
 
 /// The limit on crashes.

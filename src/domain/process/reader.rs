@@ -106,8 +106,8 @@ fn is_exiting(pid: u32) -> bool {
     flags.and_then(|flags| flags.parse::<u64>().ok()).is_none_or(|flags| flags & PF_EXITING != 0)
 }
 
-/// Waits for a killed process. `None`: the process has not ended yet. A process ends with its last thread, which can take long on a
-/// busy machine; the next process does not wait for that.
+/// Waits for a killed process. `None`: the process has not ended yet. A process ends with its last thread, which can
+/// take long on a busy machine; the next process does not wait for that.
 fn wait_briefly(shared: &DomainShared, child: &mut Child) -> Option<ExitStatus> {
     let deadline = Instant::now() + REAP_WAIT;
     loop {

@@ -1,10 +1,10 @@
 //! Finds a module's position in its source, from the symbols and the debug information of its shared object.
 //!
-//! The compiler makes the file, but its author can put anything into any section, so it is read as hostile input: its size
-//! is limited, no section is decompressed, a panic of a parser is caught, and results are shortened and printable. Reading
-//! symbols costs no more than the file has bytes. Debug information can cost far more, since its parts may refer to each
-//! other repeatedly, so a process of its own, `cweb symbol OFFSET`, reads it in a sandbox with little memory and time;
-//! without its answer the report has no line.
+//! The compiler makes the file, but its author can put anything into any section, so the file is hostile input. Its
+//! size is limited, no section is decompressed, a panic of a parser is caught, and results are shortened and printable.
+//! Reading symbols costs no more than the file has bytes. Debug information can cost far more, since its parts may
+//! refer to each other repeatedly. A process of its own, `cweb symbol OFFSET`, therefore reads it in a sandbox with
+//! little memory and time; without the answer of that process the report has no line.
 
 use crate::abi::exceptions;
 use crate::domain::inspect;

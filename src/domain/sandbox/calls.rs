@@ -289,8 +289,8 @@ fn refuse_set_id(rules: &mut Rules) -> Result<(), seccompiler::BackendError> {
     Ok(())
 }
 
-/// Refuses O_TRUNC with a file opened for reading, which Landlock does not cover before its version 3, and descriptors
-/// opened neither for reading nor for writing (access mode 3), which Landlock does not cover at all.
+/// Refuses O_TRUNC with a file opened for reading, which Landlock does not cover before its version 3. Also refuses
+/// descriptors opened neither for reading nor for writing (access mode 3), which Landlock does not cover at all.
 fn refuse_to_open(rules: &mut Rules) -> Result<(), seccompiler::BackendError> {
     let (truncate, mode) = (libc::O_TRUNC as u64, libc::O_ACCMODE as u64);
     for (call, flags) in OPENS {
@@ -417,8 +417,8 @@ const SENDING: [(i64, u8); 5] = [
 ];
 
 /// Installs the filter that turns a module's end of the whole process into SIGSYS on the calling thread, so that the
-/// handler knows whose code it was: exit_group(2) without `mark`, and signals that can't be caught. The process must have
-/// completed [`Policy::apply`] and must handle SIGSYS.
+/// handler knows whose code it was. The filter concerns exit_group(2) without `mark`, and signals that can't be caught.
+/// The process must have completed [`Policy::apply`] and must handle SIGSYS.
 pub(super) fn trap_ends(mark: u32) -> Result<(), SandboxError> {
     let Some(arch) = architecture() else { return Ok(()) };
     if missing().is_some() {
@@ -467,9 +467,9 @@ pub(super) fn no_pidfds(named: &[String]) -> Result<(), SandboxError> {
     install(&[BpfProgram::try_from(filter)?]).map(drop)
 }
 
-/// Installs the filter that makes closing or replacing one of `descriptors` fail as if it were not open. The descriptors
-/// stay open as long as the process lives. A module that closes a foreign descriptor, for example by closing a number twice, must not
-/// cut the other modules off from the server.
+/// Installs the filter that makes closing or replacing one of `descriptors` fail as if it were not open. The
+/// descriptors stay open as long as the process lives. A module that closes a foreign descriptor, for example by
+/// closing a number twice, must not cut the other modules off from the server.
 pub(super) fn keep_open(descriptors: &[RawFd]) -> Result<(), SandboxError> {
     let Some(arch) = architecture() else { return Ok(()) };
     if missing().is_some() {

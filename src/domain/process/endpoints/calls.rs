@@ -227,9 +227,9 @@ impl CallTable {
         }
     }
 
-    /// Drains the process: nothing more is sent to it, and its owner is told when it has answered everything. The calls that
-    /// wait for the end of this batch are sent before: a call with a stream could not wait for the next process, because its
-    /// memory is that of this one.
+    /// Drains the process: nothing more is sent to it, and its owner is told when it has answered everything. The calls
+    /// that wait for the end of this batch are sent before: a call with a stream can't wait for the next process,
+    /// because its memory belongs to this one.
     pub fn drain(&mut self) {
         self.flush();
         self.draining = true;

@@ -1,9 +1,13 @@
 //! A change: one process follows another.
 //!
-//! After a death: load all modules, run their `onload`, let the shards send. To replace a process that still serves: load
-//! all modules into a new process beside it; let no further order or request begin, and wait for those in progress; run
-//! `unload` in the old process and `onload` in the new one; let the shards send to the new one, including everything that
-//! waited. Jobs continue in the old process until they end.
+//! After a death: load all modules, run their `onload`, let the shards send. To replace a process that still serves:
+//!
+//! 1. Load all modules into a new process beside it.
+//! 2. Let no further order or request begin, and wait for those in progress.
+//! 3. Run `unload` in the old process and `onload` in the new one.
+//! 4. Let the shards send to the new process, including everything that has waited.
+//!
+//! Jobs continue in the old process until they end.
 
 use super::machine::{Machine, State};
 use super::{Catalog, Effect, ModuleId, Order, ProcessId};

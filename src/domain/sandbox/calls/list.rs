@@ -1,8 +1,8 @@
 //! System calls by name: those granted to each kind of process, and those refused by name.
 //!
 //! The lists of granted calls contain whole families: each variant of a call that grants no more than its siblings is
-//! included, because the variant that libc uses changes with its version. [`REFUSED`] exists only for the log: a call in no
-//! list is refused, too.
+//! included. The reason is that libc uses other variants in other versions. [`REFUSED`] exists only for the log: a call
+//! in no list is refused, too.
 
 /// A system call: its name and its number on this processor.
 pub(super) type Call = (&'static str, i64);
