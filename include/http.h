@@ -199,7 +199,7 @@ typedef enum http_method {
 
 #define CWEB_METHOD_COUNT 7
 
-/** Status of a response: one of these values, or a plain number from 100 to 599, `(http_error_t)418`. */
+/** Status of a response: one of these values, or a plain number from 200 to 599, `(http_error_t)418`. */
 typedef enum http_error {
     HTTP_000_UNKNOWN,
     HTTP_101_SWITCHING_PROTOCOLS,

@@ -33,6 +33,10 @@
 //! | `control`, `wire`, `record_parts`, `layout`, `arena`, `extents` | messages and memory between the two sides |
 //! | `workers` | processes for single calls, below the domain's |
 //! | `file_body`, `passing` | answers with files: the pieces of a file, and passing of its descriptor |
+//! | `connects` | connections that the server makes for modules, if `--allow-net` is a list |
+//! | `group`, `orphans` | the process group of a domain; processes that have outlived their server |
+//! | `reports`, `status` | the sanitizer reports of a domain; its status |
+//! | `counted`, `fuzz` | domains without a process of their own, for measurements and fuzzers |
 
 mod answers;
 mod arena;
