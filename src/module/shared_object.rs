@@ -100,7 +100,7 @@ fn interface(elf: &Elf<'_>, symbols: &[Symbol]) -> Vec<String> {
     for (name, accepted) in [("cweb_module_abi", ABI_VERSION), ("cweb_module_api", API)] {
         let Some(symbol) = defined(name) else {
             problems.push(format!(
-                "it exports no symbol {name}, a constant of 32 bits that says which interface it was built for; accepted is {accepted}"
+                "it exports no symbol {name}, a constant of 32 bits that names the interface it was built for; this server accepts {accepted}"
             ));
             continue;
         };

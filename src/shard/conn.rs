@@ -164,11 +164,11 @@ pub(super) fn credited(paid_ms: u64, bytes: usize, now_ms: u64) -> u64 {
 /// Which part of the next request has arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Partial {
-    /// Nothing of it.
+    /// No part has arrived.
     None,
-    /// A part of its head.
+    /// A part of the head has arrived.
     Head,
-    /// Its head and a part of its body.
+    /// The head and a part of the body have arrived.
     Body,
 }
 

@@ -158,7 +158,7 @@ impl Outputs {
 }
 
 fn too_much() -> String {
-    "the outputs take more room than there is for them (--blob-bytes-max, --blobs-bytes-max)".to_owned()
+    "the outputs exceed a limit on bytes (--blob-bytes-max, --blobs-bytes-max)".to_owned()
 }
 
 /// Syncs the file at `path`, of `bytes` bytes, to the disk. A file that a module can still write through an open descriptor is
