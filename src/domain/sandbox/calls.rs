@@ -100,7 +100,7 @@ const MODES: &[(i64, u8)] = &[
 const MODES: &[(i64, u8)] = &[(libc::SYS_mknodat, 2), (libc::SYS_fchmod, 1), (libc::SYS_fchmodat, 2), (FCHMODAT2, 2)];
 
 /// The requests of prctl(2) that foreign code may make: names, and settings that affect only how its own threads run.
-/// Excluded are its end with the server, and who may trace it.
+/// The list excludes the requests that keep the process alive after the server or permit others to trace it.
 const PRCTL_GRANTED: &[libc::c_int] = &[
     libc::PR_GET_PDEATHSIG,
     libc::PR_GET_DUMPABLE,

@@ -166,7 +166,7 @@ impl World {
             Effect::Examine { process, trying } => {
                 let found = self.process(process);
                 assert!(found.reaped && !std::mem::replace(&mut found.examined, true), "examined once");
-                assert!(!found.expected, "only deaths that nobody wanted are examined");
+                assert!(!found.expected, "a death that the server ordered is not examined");
                 assert_eq!(trying, found.trying);
                 self.examining.push_back((process, trying));
             }
