@@ -373,7 +373,7 @@ static int wafer__handle(struct cweb_context *ctx, http_request_t *req, http_res
     wafer__clear();
     wafer__call.request = req;
     if (wafer__read_request(req, &request) != 0 || wafer__open() != 0) {
-        cweb_log(CWEB_LOG_ERROR, "memfd_create failed, so the call has no file for its answer: %s", strerror(errno));
+        cweb_log(CWEB_LOG_ERROR, "the call has no file in memory for its answer: %s", strerror(errno));
         wafer__clear();
         return cweb_respond(res, (http_error_t)503, "text/plain", "no memory for the answer\n");
     }

@@ -73,7 +73,7 @@ fn attend(shared: &Arc<DomainShared>, attended: Attended) {
     };
     let garbled = (error.kind() != io::ErrorKind::UnexpectedEof).then(|| error.to_string());
     if garbled.is_some() || !is_exiting(child.id()) {
-        // The process has closed its connection without ending, so the server ends it.
+        // The process has sent an invalid message, or has closed its connection without ending: the server ends it.
         process.set_broken();
     }
     process.kill();
