@@ -125,7 +125,7 @@ mod tests {
         turns.end();
         turns.end();
         turns.end();
-        assert_eq!(turns.copying.load(Ordering::SeqCst), 0, "never below");
+        assert_eq!(turns.copying.load(Ordering::SeqCst), 0, "the count never falls below 0");
     }
 
     #[test]

@@ -85,7 +85,7 @@ impl EndpointStreams {
         !self.told.over.is_empty() || !self.told.room.is_empty()
     }
 
-    /// Whether [`EndpointStreams::tell`] has something to report that it has not tried in vain.
+    /// Whether [`EndpointStreams::tell`] has something to report, and has met no full ring since.
     pub(super) fn is_ready(&self) -> bool {
         !self.is_full && self.has_told()
     }
