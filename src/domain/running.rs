@@ -31,7 +31,7 @@ static BOARD: OnceLock<Board> = OnceLock::new();
 /// Makes the threads of this process record what they run, in `region` from word `first` on. Calls after the first have no
 /// effect. Threads that have run modules before are not recorded. Returns false if the region is too small.
 pub(super) fn show(region: &Arc<Region>, first: usize) -> bool {
-    // Leaked for the life of the process: threads use it until their very end.
+    // Leaked, because threads use the region until they end.
     let region: &'static Arc<Region> = Box::leak(Box::new(Arc::clone(region)));
     let Some(words) = region.words_at(first, BOARD_WORDS) else { return false };
     guard::note_deaths(words);

@@ -72,7 +72,7 @@ struct Parent {
 impl Parent {
     fn send(&self, message: &ToParent) {
         match control::write(&mut *lock(&self.stream), message) {
-            // The server has hung up because it ends; this process ends, too.
+            // The server has closed the connection because it ends; this process ends, too.
             Err(error) if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {}
             Err(error) => tracing::error!("a message to the server can't be sent: {error}"),
             Ok(()) => {}

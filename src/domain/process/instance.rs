@@ -32,7 +32,7 @@ pub(super) struct ProcessInstance {
     pub(super) parts: Parts,
     /// Sockets through which the process passes open files, one for each shard; through the last one, jobs get their files.
     pub(super) files: Vec<OwnedFd>,
-    /// The bells with which the process wakes the shards.
+    /// The doorbells by which the process wakes the shards.
     pub(super) bells: Mutex<Vec<Doorbell>>,
     pub(super) since: SystemTime,
     /// Whether the process is not reaped yet, so that `pid` is still its own. Locked while the process is signalled.

@@ -19,7 +19,7 @@ use std::sync::Arc;
 /// Tickets have this bit; keys of sockets don't.
 pub(super) const TICKET_BIT: u64 = 1 << 63;
 
-/// Limit on an answer's wait for memory. The domain gives up earlier.
+/// Limit on an answer's wait for memory. The domain has a lower limit.
 const RETURNED_MS_MAX: u64 = 60_000;
 
 /// How many times a handler's time limit a call may wait for a thread: a domain must not keep the memory of all its calls
