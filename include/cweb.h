@@ -20,8 +20,8 @@
  *
  * Deploy it: curl --data-binary @hello.c http://127.0.0.1:8080/mgnt
  *
- * Handlers run on several threads at once: guard what they share. A fault in one (SIGSEGV, abort, stack
- * overflow …) or a call of exit(3) ends that call with 500; locks and memory that the call held stay held.
+ * Handlers run on several threads at once: guard what they share. A fault in one (SIGSEGV, abort, stack overflow …) or
+ * a call of exit(3) ends that call with 500. Locks and memory that the call held stay held.
  */
 #ifndef CWEB_H
 #define CWEB_H

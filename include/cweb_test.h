@@ -14,10 +14,10 @@
  * Tests lie in the module's own source or, in a project, in files named *_test.c or in the directory tests/. A deployment
  * compiles none of them: CWEB_TEST in a module's source leaves no code in the module.
  *
- * Each test runs in a process of its own, in the sandbox of isolated modules, with an empty cache, an empty database and the
- * settings of module.toml. onload runs before the test, unload after it. A test fails when an assertion fails, when the test
- * crashes, calls exit(3) or takes too long, or when a handler of the module crashes meanwhile. The module's handlers,
- * callbacks and jobs run as on a server, on threads of their own.
+ * Each test runs in a process of its own, in the sandbox of isolated modules. The cache and the database are empty, and
+ * the settings are those of module.toml. onload runs before the test, unload after it. A test fails when an assertion
+ * fails, when the test crashes, calls exit(3) or takes too long, or when a handler of the module crashes meanwhile. The
+ * module's handlers, callbacks and jobs run as on a server, on threads of their own.
  *
  * The parameter ctx of a test is the module's context, with the cache and the database that handlers use. All return values
  * of these functions stay valid until the end of the test.

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /**
  * @file defer.h
- * `defer { … }` runs a block when the enclosing scope is left by return, break, goto or its end; several blocks run in
+ * `defer { … }` runs a block when the enclosing scope is left by return, break, goto or its end. Several blocks run in
  * reverse order. Needs gcc, because it uses nested functions. `cweb_defer(function)` on a variable works everywhere: it
  * calls function(&variable) at the same moments.
  *

@@ -3,9 +3,9 @@
  * @file libevent.h
  * Callbacks when file descriptors become ready.
  *
- * The server runs the loop: a module only needs event_new() and event_add(). A module's callbacks run one at a time, on a
- * thread that the server has for this version of the module; a fault in a callback ends only that callback. The callbacks end
- * when `unload` has returned or, without `unload`, when the module's last request or job has ended.
+ * The server runs the loop: a module only needs event_new() and event_add(). A module's callbacks run one at a time, on
+ * a thread that the server has for this version of the module. A fault in a callback ends only that callback. The
+ * callbacks end when `unload` has returned or, without `unload`, when the module's last request or job has ended.
  *
  *     static void on_input(struct event *event, void *arg) {
  *         char bytes[512];

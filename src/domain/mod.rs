@@ -120,8 +120,8 @@ pub trait Host: Send + Sync {
         Inspection::begin(dir, name, preload)
     }
 
-    /// Loads the shared object at `path` for execution in the domain `domain`. Each call needs a file (inode) of its own:
-    /// the dynamic loader gives two loads of one inode the same image, and so the same static variables.
+    /// Loads the shared object at `path` for execution in the domain `domain`. Each call needs a file (inode) of its
+    /// own, because the dynamic loader gives two loads of one inode the same image, and so the same static variables.
     ///
     /// # Errors
     /// Each variant of [`LoadError`].

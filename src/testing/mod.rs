@@ -1,9 +1,10 @@
 //! Tests that authors write for their modules (`include/cweb_test.h`), run without a server: `cweb test`.
 //!
-//! Each test has a process of its own, `cweb testrun`, which reads an [`Order`] from its standard input and prints the result
-//! ([`Told`]). The process loads, routes and calls the module by the same code as a server with `--isolation none`, in the
-//! sandbox of isolated modules. Only the connection is missing: `exchange` passes requests to the executors and reads their
-//! answers, `sockets` is the client's end of WebSockets, and `jobs` stores the jobs of `jobs_create`.
+//! Each test has a process of its own, `cweb testrun`, which reads an [`Order`] from its standard input and prints the
+//! result ([`Told`]). The process loads, routes and calls the module by the same code as a server with `--isolation
+//! none`, in the sandbox of isolated modules. Only the connection is missing. `exchange` passes requests to the
+//! executors and reads their answers, `sockets` is the client's end of WebSockets, and `jobs` stores the jobs of
+//! `jobs_create`.
 //!
 //! | file | content |
 //! | --- | --- |

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * Functions that fail in the process of one call (CWEB_KILLABLE): that process shares no thread, no connection and no
+ * Functions that fail in the process of one call (CWEB_KILLABLE). That process shares no thread, no connection and no
  * changing memory with the process from which it was forked.
  */
 #define _GNU_SOURCE

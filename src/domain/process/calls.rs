@@ -139,8 +139,9 @@ impl DomainCalls {
         }
     }
 
-    /// The bytes of bodies and messages that the domain of `instance` holds, for all shards: this shard's present bytes,
-    /// and those of other shards at their last tick or large body. `None`: the module runs in this process.
+    /// The bytes of bodies and messages that the domain of `instance` holds, for all shards. The sum has this shard's
+    /// present bytes, and those of other shards at their last tick or large body. `None`: the module runs in this
+    /// process.
     #[must_use]
     pub fn held_bytes(&self, instance: &dyn Instance) -> Option<usize> {
         let module = CallTarget::of(instance)?;

@@ -1,4 +1,4 @@
-//! Connections that the server makes for modules, if `--allow-net` is a list: the process of a domain asks for a
+//! Connections that the server makes for modules, if `--allow-net` is a list. The process of a domain asks for a
 //! connecting socket, because the process itself can't connect.
 
 use super::lock;

@@ -1,8 +1,8 @@
 //! Allocates extents of an address range, within a budget of bytes.
 //!
-//! Sans-IO: numbers in, numbers out. Small extents come from the start of the range and large ones from its end, so that
-//! the pages of small extents, which are kept for the next ones, lie together. The pages of a large extent are returned to
-//! the kernel after use, in steps, and count in the budget until then.
+//! Sans-IO: numbers in, numbers out. Small extents come from the start of the range and large ones from its end. The
+//! pages of small extents, which are kept for the next ones, therefore lie together. The pages of a large extent are
+//! returned to the kernel after use, in steps, and count in the budget until then.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Range;

@@ -1,8 +1,8 @@
 //! Modules in a process of their own (`--isolation process`).
 //!
 //! The server's side is a [`Host`](super::Host) whose instances live in child processes, the domains. Each domain has a
-//! name, and [`DomainRegistry`] starts and ends them. Requests and WebSocket events cross over rings in shared memory, with
-//! a pair for each shard and domain, and large bodies beside the rings; everything else uses a control connection.
+//! name, and [`DomainRegistry`] starts and ends them. Requests and WebSocket events cross over rings in shared memory,
+//! with a pair for each shard and domain, and large bodies beside the rings. Everything else uses a control connection.
 //! Everything from a domain's process is checked as hostile input.
 //!
 //! A domain has one process after the other. The supervisor keeps one in service and a spare beside it, as the state

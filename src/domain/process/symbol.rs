@@ -4,7 +4,7 @@
 //! size is limited, no section is decompressed, a panic of a parser is caught, and results are shortened and printable.
 //! Reading symbols costs no more than the file has bytes. Debug information can cost far more, since its parts may
 //! refer to each other repeatedly. A process of its own, `cweb symbol OFFSET`, therefore reads it in a sandbox with
-//! little memory and time; without the answer of that process the report has no line.
+//! little memory and time. Without the answer of that process, the report has no line.
 
 use crate::abi::exceptions;
 use crate::domain::inspect;

@@ -210,9 +210,10 @@ fn used_bytes<'a>(dirs: impl Iterator<Item = &'a Path>) -> u64 {
     sum
 }
 
-/// Whether the processes of a domain are a session, so that Linux gives all their threads one share of the processors. The
-/// default domain shares with the server: with a share of its own, its calls lose a third of their rate while a client on
-/// the same machine occupies a core. Modules that must not take the processors from each other belong in named domains.
+/// Whether the processes of a domain are a session, so that Linux gives all their threads one share of the processors.
+/// The default domain shares with the server. With a share of its own, its calls lose a third of their rate while a
+/// client on the same machine occupies a core. Modules that must not take the processors from each other belong in
+/// named domains.
 pub(super) fn has_session(domain: &str) -> bool {
     domain != DEFAULT_DOMAIN
 }

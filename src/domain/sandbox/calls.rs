@@ -48,9 +48,10 @@ const F_SETSIG: libc::c_int = 10;
 const F_SETOWN_EX: libc::c_int = 15;
 
 /// The permitted requests of ioctl(2) (`asm-generic/ioctls.h`, `linux/fs.h`): is it a terminal, and of what size; the
-/// number of readable bytes; non-blocking mode; close-on-exec; the flags of a file; a copy that shares blocks. Not
-/// permitted are FIOSETOWN, SIOCSPGRP and FIOASYNC, which act like F_SETOWN and O_ASYNC; TIOCSTI and TIOCLINUX, which type
-/// input; FS_IOC_SETFLAGS and FS_IOC_FSSETXATTR, which change files that are only readable.
+/// number of readable bytes; non-blocking mode; close-on-exec; the flags of a file; a copy that shares blocks. The
+/// filter refuses FIOSETOWN, SIOCSPGRP and FIOASYNC, which act like F_SETOWN and O_ASYNC. TIOCSTI and TIOCLINUX, which
+/// type input, are refused, too. So are FS_IOC_SETFLAGS and FS_IOC_FSSETXATTR, which change files that are only
+/// readable.
 const IOCTL_GRANTED: &[u64] = &[
     0x5401,      // TCGETS
     0x802c_542a, // TCGETS2
@@ -336,8 +337,8 @@ fn refuse_to_foreign_code(rules: &mut Rules, policy: &Policy, landlock: i64) -> 
     let shares_memory = libc::CLONE_VM as u64;
     // Landlock restricts tracing to the sandbox.
     if policy.traces_itself && landlock > 0 {
-        // A process that shares the caller's memory may be made, because the leak check attaches to threads from one; a
-        // process with memory of its own may not.
+        // A process that shares the caller's memory may be made, because the leak check attaches to threads from such a
+        // process. A process with memory of its own may not be made.
         deny(rules, libc::SYS_clone, &[(0, Dword, MaskedEq(thread | shares_memory), 0)])?;
     } else if !policy.starts_workers {
         deny(rules, libc::SYS_clone, &[(0, Dword, MaskedEq(thread), 0)])?;

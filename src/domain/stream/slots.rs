@@ -1,9 +1,9 @@
 //! The memory of streams, and its slots.
 //!
-//! Each shard has a part of the memory of each process instance, and one in the server's own process. A part has slots of
-//! two kinds. The server assigns a slot for calls to a request for a `CWEB_STREAM` route; it has a pipe for the request's
-//! body and one for the answer. The module's side assigns slots for answers, which have only the second pipe. The memory is
-//! sparse: an unused slot occupies none.
+//! Each shard has a part of the memory of each process instance, and one in the server's own process. A part has slots
+//! of two kinds. The server assigns a slot for calls to a request for a `CWEB_STREAM` route. Such a slot has a pipe for
+//! the request's body and one for the answer. The module's side assigns slots for answers, which have only the second
+//! pipe. The memory is sparse: an unused slot occupies none.
 
 use super::pipe::{Pipe, WORDS};
 use crate::domain::ring::Region;

@@ -8,13 +8,13 @@
 //! one process is forked from it for each load of a module, right after `onload`, and again after `on_setting`. This
 //! child is the zygote: it has one thread and checks whether it can run calls (`zygotes` chooses the current one). All
 //! other processes are forked from the zygote (see `zygote`). These processes have the module's memory copy-on-write,
-//! but neither the memory that the domain shares with the server (`Region::keep_from_children`) nor its connections;
-//! functions that need those refuse calls there (`abi::worker`).
+//! but neither the memory that the domain shares with the server (`Region::keep_from_children`) nor its connections.
+//! Functions that need those refuse calls there (`abi::worker`).
 //!
-//! Limits: the number of concurrent calls, each with two processes, for all modules of a domain. Each process may have the
-//! address space of the domain, and all of them share the domain's cgroup. Modules can't create processes themselves: the
-//! filter against that (`sandbox::no_forks`) is missing only in the thread that makes zygotes, in zygotes and in spawners,
-//! which run no module code.
+//! Limits: the number of concurrent calls, each with two processes, for all modules of a domain. Each process may have
+//! the address space of the domain, and all of them share the domain's cgroup. Modules can't create processes
+//! themselves. The filter against that (`sandbox::no_forks`) is missing only in the thread that makes zygotes, in
+//! zygotes and in spawners, which run no module code.
 
 mod call;
 mod forker;
