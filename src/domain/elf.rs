@@ -193,7 +193,7 @@ impl<'a> Elf<'a> {
         let (Some(segment), None) = (found.next(), found.next()) else {
             return Err("it has no dynamic section, or several: link it as a shared object (cc -shared)".to_owned());
         };
-        // The loader reads the bytes that are mapped at the address, and ignores the offset. Both must agree here.
+        // The loader reads the bytes that are mapped at the address, and ignores the offset. Address and offset must agree here.
         let bytes = self
             .loaded(segment.address, segment.file_bytes)
             .filter(|_| self.offset(segment.address, segment.file_bytes) == usize::try_from(segment.offset).ok());

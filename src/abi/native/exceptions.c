@@ -178,7 +178,7 @@ static void describe(const void *type) {
 /* Ends the module's call: abort(3) is caught by its guard. Frames of the server own nothing here. */
 static void on_terminate(void) {
     const void *type = cxx.current_type();
-    /* Nested: what() or the destructor of the exception has thrown. Both must not run again, because each could throw for
+    /* Nested: what() or the destructor of the exception has thrown. The two must not run again, because each could throw for
      * ever. */
     int is_nested = is_ending;
     is_ending = 1;

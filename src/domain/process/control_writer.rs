@@ -75,7 +75,7 @@ impl ControlWriter {
         Self { queue: Arc::new(OutboundQueue { stream, waiting: Mutex::default() }) }
     }
 
-    /// Sends a message, encoded by [`control::encode`](super::control::encode). `reply`: it answers a question.
+    /// Sends a message, encoded by [`control::encode`](super::control::encode). `reply`: the message answers a question.
     ///
     /// # Errors
     /// The process takes no messages any more.
