@@ -198,13 +198,13 @@ impl Drop for OpenModule {
             return drop(library);
         };
         let name = &self.manifest.name;
-        let text = "the code of its old version stays mapped, since it uses a function by which code is called later";
+        let text = "the code of its old version stays mapped, since it uses a function that keeps pointers to code";
         if self.manifest.has_unload {
             tracing::debug!("module {name}: {text} ({function})");
         } else {
             tracing::warn!(
-                "module {name}: {text} ({function}), and it has no unload hook: end threads, timers, keys and signal \
-                 handlers there, or they run on"
+                "module {name}: {text} ({function}), and it has no unload hook: add one that ends threads, timers, keys \
+                 and signal handlers"
             );
         }
         let mut all: Vec<Arc<dyn Any + Send + Sync>> = vec![Arc::clone(&self.token) as _];

@@ -43,7 +43,7 @@ pub(super) fn problems(path: &Path, base: usize, declared: &[Declared]) -> (Vec<
         (takes > gets || takes < gets && takes != 0 && !taken.may_be_more).then(|| {
             format!(
                 "config.{}: the function takes {takes} arguments, but would be called with {gets}; in C a cast, a \
-                 function without a prototype or a pragma keeps the compiler from seeing that",
+                 function without a prototype or a pragma hides that from the compiler",
                 declared.place
             )
         })

@@ -104,8 +104,8 @@ impl DomainShared {
         let is_there = config.database.exists();
         if seen.had_database && !is_there {
             tracing::error!(
-                "the database of domain {name}, {}, is gone: its modules have deleted it; what they write is lost until a new one \
-                 is there, so their process is replaced",
+                "the database of domain {name}, {}, does not exist any more: its modules have deleted it; the process is replaced, \
+                 because the modules' writes are lost until there is a new database",
                 config.database.display()
             );
             remove_companions(&config.database);

@@ -394,7 +394,7 @@ impl Machine {
                 self.log(
                     Level::WARN,
                     format!(
-                        "it is unknown which module ended the process of domain {name}, so none is put into quarantine; if the \
+                        "no evidence shows which module ended the process of domain {name}, so none is put into quarantine; if the \
                          crashes continue, give each suspected module a domain of its own (POST /mgnt?domain=NAME)"
                     ),
                 );
