@@ -279,7 +279,7 @@ fn counts(dir: &Path) -> BTreeMap<String, u64> {
         let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
         let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
         let part: u64 = field("part:").and_then(|part| part.parse().ok()).unwrap_or_default();
-        // The count since the previous dump. That dump was at the start of the function, which is called twice in a row.
+        // The count since the previous dump, which was at the start of the function: the function is called twice in a row.
         let trigger = field("desc: Trigger: --dump-after=").unwrap_or_default().to_owned();
         let totals = field("totals:").or_else(|| field("summary:")).and_then(|count| count.parse::<u64>().ok());
         let name =

@@ -239,7 +239,7 @@ fn check_route(at: usize, route: &RouteDecl) -> Result<(), Refusal> {
     if let Some((segment, instead)) = pattern::placeholder(path) {
         return refuse(format!(
             "routes[{at}]: \"{segment}\" in \"{path}\" would match these very characters and nothing else; write \"{instead}\", \
-             and read what it matches by cweb_param()"
+             and read the segment by cweb_param()"
         ));
     }
     if method_index(method).is_none() {

@@ -81,8 +81,7 @@ pub(super) enum Place {
     Client,
     /// A connection on an address of the server's own paths.
     Admin,
-    /// A connection beyond the limits. It may ask for the server's own paths; the text is the reason why it gets nothing
-    /// else.
+    /// A connection beyond the limits, which may ask for the server's own paths only; the text is the reason.
     Reserved(&'static str),
     /// A connection that is being answered with 503.
     Refused,

@@ -84,7 +84,7 @@ impl Watched for Outputs {
         if !fits || self.is_over.load(Ordering::Acquire) {
             self.is_over.store(true, Ordering::Release);
             for output in &made.outputs {
-                // A run that ignores this can only write until the next check.
+                // A run that does not end can write until the next check only.
                 let _ = output.file.set_len(0);
             }
         }

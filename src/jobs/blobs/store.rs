@@ -147,7 +147,7 @@ pub(super) struct Inner {
     pub(super) woken: Receiver<Wake>,
 }
 
-/// Files of a run that are looked at now and then while the run goes on.
+/// Files of a run, which are checked periodically while the run goes on.
 pub(super) trait Watched: Send + Sync {
     /// Counts the bytes of the run's files. If they exceed a limit, the run must end, and its files are truncated.
     fn look(&self, file_bytes_max: u64);

@@ -188,7 +188,7 @@ fn ignored(name: &str) -> String {
         "libs" => ("modules of older generations", "name further libraries in the source: #pragma cweb link(\"z\")"),
         _ => ("sources without a config", "a module's config has its routes"),
     };
-    format!("the field {name} changes nothing here: it is for {whose}; {instead}")
+    format!("the field {name} has no effect here: it is for {whose}; {instead}")
 }
 
 /// Headers that only apps for nope.c and WAFer include.

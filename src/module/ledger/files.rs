@@ -52,7 +52,11 @@ impl Ledger for FileLedger {
             match fs::read(&path).and_then(|text| Ok(serde_json::from_slice::<Record>(&text)?)) {
                 // A copy of a record, which an operator has made beside it, would compete with the record at the next start.
                 Ok(record) if path != self.record_path(&record.name) => {
-                    tracing::error!("{} is not the file of module {:?}; it is ignored", path.display(), record.name);
+                    tracing::error!(
+                        "{} is not the file of module {:?}; the file is ignored",
+                        path.display(),
+                        record.name
+                    );
                 }
                 Ok(record) => records.push(record),
                 Err(error) => tracing::error!("{}: {error}; this module is skipped", path.display()),
