@@ -24,8 +24,9 @@ extern "C" {
 
 /**
  * Sets a response header to a copy of value, replacing one set before. Set-Cookie and WWW-Authenticate are added to those
- * set before.
- * @return 0, or -1 when there is no room for it
+ * set before. The server leaves out a field whose name or value can't be sent, such as a value with CR or LF, and logs it.
+ * After cweb_begin() the call has no effect.
+ * @return 0, or -1 when the response has no room for the field
  */
 static inline int cweb_header(http_response_t *res, const char *name, const char *value) {
     char *copy = value == NULL ? NULL : strdup(value);
@@ -98,7 +99,11 @@ __attribute__((format(printf, 4, 5))) static inline int cweb_respond(http_respon
     return content_type == NULL ? 0 : cweb_header(res, "content-type", content_type);
 }
 
-/** Answers with a JSON value, which is released. @return 0; -1 when it can't be encoded (the status is then 500) */
+/**
+ * Answers with a JSON value, which is released. NULL is answered 500 with an empty body: json_pack(3) gives NULL for text
+ * that is not UTF-8, such as some a client sends, and for a NULL behind "s" ("s?" and "s*" allow NULL).
+ * @return 0; -1 when it can't be encoded (the status is then 500)
+ */
 static inline int cweb_respond_json(http_response_t *res, cweb_status_t status, json_t *value) {
     char *text = value == NULL ? NULL : json_dumps(value, JSON_COMPACT);
     json_decref(value);
@@ -150,8 +155,8 @@ static inline const char *cweb_content_type(const char *path) {
     return "application/octet-stream";
 }
 
-/* Sends as `type` (CWEB_WS_TEXT, CWEB_WS_BINARY; 0: as send() of each socket would). Returns how many sockets
- * accepted it. */
+/* Sends a message as `type` (CWEB_WS_TEXT, CWEB_WS_BINARY; 0: the type that send() of each socket would choose).
+ * Returns how many sockets accepted the message. */
 static inline int cweb_ws_send_as(websocket_t **sockets, size_t count, int type, const char *message, size_t length) {
     if (cweb_binding.host != NULL && cweb_binding.host->ws_send != NULL) {
         return cweb_binding.host->ws_send(sockets, count, type, message, length);
@@ -189,7 +194,7 @@ static inline int cweb_ws_broadcast_binary(websocket_t **sockets, size_t count, 
 /**
  * Sends one message to many sockets, with the type that send() of each would choose; the server encodes it once for
  * each type.
- * @return how many accepted it
+ * @return how many sockets accepted the message
  */
 static inline int cweb_ws_broadcast(websocket_t **sockets, size_t count, const char *message, size_t length) {
     if (cweb_binding.host != NULL && cweb_binding.host->ws_broadcast != NULL) {
