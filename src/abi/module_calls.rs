@@ -83,9 +83,10 @@ pub unsafe fn call_socket(call: SocketCall<'_>, context: &ModuleContext, ws: *mu
                 native::cwebn_call_ws_close(close, context, ws, handed.as_raw(), fault_at)
             }
             SocketCall::Message(callback, message) => {
-                let length = message.bytes().len();
-                handed.lend(message.with_nul());
-                let text = message.with_nul().as_ptr().cast();
+                let with_nul = message.with_nul();
+                let length = with_nul.len().saturating_sub(1);
+                handed.lend(with_nul);
+                let text = with_nul.as_ptr().cast();
                 let (callback, context) = Callee::unpack(callback, context);
                 native::cwebn_call_ws_message(callback, context, ws, text, length, handed.as_raw(), fault_at)
             }

@@ -18,7 +18,8 @@ impl<'a> Terminated<'a> {
     pub fn copied(bytes: &[u8]) -> Self {
         let mut copy = Vec::with_capacity(bytes.len() + 1);
         copy.extend_from_slice(bytes);
-        copy.into()
+        copy.push(0);
+        Self(Cow::Owned(copy))
     }
 
     /// The bytes without the NUL.

@@ -360,7 +360,9 @@ const MESSAGE_HEAD_BYTES: usize = 7;
 fn message_head(out: &mut Vec<u8>, kind: Kind, deflated: bool, length: usize, padding: u8) {
     out.extend_from_slice(&[if deflated { 9 } else { 3 }, kind_byte(kind), padding]);
     out.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes());
-    out.resize(out.len() + usize::from(padding), 0);
+    if padding > 0 {
+        out.resize(out.len() + usize::from(padding), 0);
+    }
 }
 
 /// Like [`message_head`], after `before` bytes in front of `out`, for a message whose place is aligned if the first of these
@@ -445,7 +447,9 @@ fn read_event<'a>(reader: &mut Reader<'a>) -> Option<Event<'a>> {
 
 fn read_message<'a>(reader: &mut Reader<'a>, deflated: bool) -> Option<Event<'a>> {
     let (kind, padding, length) = (reader.kind()?, reader.u8()?, usize::try_from(reader.u32()?).ok()?);
-    reader.take(usize::from(padding))?;
+    if padding > 0 {
+        reader.take(usize::from(padding))?;
+    }
     let with_nul = reader.take(length.checked_add(1)?)?;
     (with_nul.last() == Some(&0)).then_some(Event::Message { kind, deflated, with_nul })
 }

@@ -369,12 +369,15 @@ impl DomainRunner {
 /// The message before a NUL: in its place, if the message is large and is aligned like a block of malloc(3), which modules may
 /// rely on. A sanitizer finds accesses beyond a message only if the message has a block of its own.
 fn message(with_nul: &[u8]) -> Terminated<'_> {
-    let is_aligned = with_nul.as_ptr().addr().is_multiple_of(wire::MESSAGE_ALIGN);
-    let is_lent = with_nul.len() > LENT_BYTES_MIN && is_aligned && !sanitizer::is_active();
-    match Terminated::lent(with_nul) {
-        Some(lent) if is_lent => lent,
-        _ => Terminated::copied(with_nul.split_last().map_or(&[], |(_, bytes)| bytes)),
+    let is_aligned = || with_nul.as_ptr().addr().is_multiple_of(wire::MESSAGE_ALIGN);
+    if with_nul.len() > LENT_BYTES_MIN
+        && is_aligned()
+        && !sanitizer::is_active()
+        && let Some(lent) = Terminated::lent(with_nul)
+    {
+        return lent;
     }
+    Terminated::copied(with_nul.get(..with_nul.len().saturating_sub(1)).unwrap_or_default())
 }
 
 /// Sends a short record.
