@@ -514,7 +514,7 @@ fn the_audit_tells_who_did_what() {
         ),
         "deploy who=\"deployer\" from=\"127.0.0.1:* hash=\"*\" result=\"refused\" status=422 reason=\"*\"".to_owned(),
         "deploy who=\"deployer\" from=\"127.0.0.1:* result=\"refused\" status=400 reason=\"no source*\"".to_owned(),
-        "deploy who=\"viewer\" from=\"127.0.0.1:* result=\"refused\" status=403 reason=\"the key has not the scope*"
+        "deploy who=\"viewer\" from=\"127.0.0.1:* result=\"refused\" status=403 reason=\"the key lacks the scope*"
             .to_owned(),
         "deploy who=\"nobody\" from=\"127.0.0.1:* result=\"refused\" status=401 reason=\"wrong key\"".to_owned(),
         "deploy who=\"nobody\" from=\"127.0.0.1:* result=\"refused\" status=401 reason=\"no key\"".to_owned(),

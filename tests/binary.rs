@@ -95,7 +95,7 @@ fn a_shared_object_has_versions_settings_and_restarts_like_any_module() {
     assert!(sanitized.contains("a ready shared object comes without source"), "{sanitized}");
     let with_field = server.post("/mgnt?mount=/x", &fs::read(&one).unwrap());
     assert!(
-        with_field.status == 200 && with_field.text().contains("field mount changes nothing"),
+        with_field.status == 200 && with_field.text().contains("field mount has no effect"),
         "{}",
         with_field.text()
     );
@@ -164,8 +164,8 @@ fn what_can_be_no_module_is_refused_with_a_sentence() {
         (
             &["-DABI=9", "-DAPI=2", "-DCONFIG_BYTES=100"],
             &[
-                "cweb_module_abi is 9, and this server accepts 2 alone",
-                "cweb_module_api is 2, and this server accepts 3 alone",
+                "cweb_module_abi is 9, and this server accepts 2 only",
+                "cweb_module_api is 2, and this server accepts 3 only",
                 "config has 100 bytes, and module_t of this server has 14904",
             ],
         ),
