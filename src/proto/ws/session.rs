@@ -26,7 +26,7 @@ pub enum Event {
         /// The content is compressed: an [`Inflater`](super::Inflater) expands the message.
         deflated: bool,
     },
-    /// A message that is one large, uncompressed frame begins. Without a call of [`Received::take_parts`] at once, the message
+    /// A message that is one large, uncompressed frame begins. Without a call of `take_parts` at once, the message
     /// gathers, and [`Event::Message`] follows.
     Large {
         /// Text or binary.
