@@ -482,6 +482,61 @@ fn a_detached_writer_is_told_when_there_is_room_again() {
 }
 
 #[test]
+fn callbacks_that_are_set_late_are_told_what_has_happened_and_an_end_is_told_once() {
+    let server = lab(&["--shards", "2"]);
+    let mut client = subscribe(&server, 1);
+    assert_eq!(server.get("/fill").text(), "again");
+    let mut chunk = vec![0; 1 << 16];
+    client.stream.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+    eventually("room for the first callback", || {
+        while client.stream.read(&mut chunk).is_ok_and(|count| count == chunk.len()) {}
+        server.get("/seen").text().contains("room 1\n")
+    });
+    assert_eq!(server.get("/watch?id=2").text(), "0");
+    seen(&server, "room 2\n");
+    drop(client);
+    seen(&server, "gone 2\n");
+    assert_eq!(server.get("/watch?id=3").text(), "0");
+    seen(&server, "gone 3\n");
+    // Clients that leave while their handlers set the callbacks. A callback may free what it is given.
+    for id in 1000..1300 {
+        let mut client = server.connect();
+        client.send(format!("GET /subscribe?id={id} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes());
+        if id % 3 == 0 {
+            expect_text(&mut client, "HTTP/1.1 200");
+        }
+    }
+    let ends = || {
+        let text = server.get("/seen").text();
+        let ids = text.lines().filter_map(|line| line.strip_prefix("gone 1")).map(str::to_owned);
+        ids.filter(|id| id.len() == 3).collect::<Vec<String>>()
+    };
+    // A client may leave before its handler begins: then there is no stream.
+    let streams = || {
+        let text = server.post("/publish", b"x").text();
+        text.split(" of ").map(|number| number.parse::<usize>().unwrap()).collect::<Vec<usize>>()
+    };
+    eventually("the ends of all streams", || streams().first() == Some(&0) && ends().len() + 1 >= streams()[1]);
+    let mut all = ends();
+    let count = all.len();
+    all.sort_unstable();
+    all.dedup();
+    assert_eq!((all.len(), count + 1), (count, streams()[1]), "each of them once");
+}
+
+#[test]
+fn a_head_of_a_detached_answer_is_all_of_it() {
+    let server = lab(&["--shards", "1"]);
+    let mut client = server.connect();
+    client.send(b"HEAD /subscribe?id=5 HTTP/1.1\r\nHost: x\r\n\r\n");
+    expect_text(&mut client, "\r\n\r\n");
+    assert_eq!(client.get("/go").status, 200, "the next request does not wait for the end of the stream");
+    seen(&server, "gone 5\n");
+    assert_eq!(server.post("/publish", b"x").text(), "0 of 1");
+    assert_eq!(server.get("/close").text(), "0");
+}
+
+#[test]
 fn detached_answers_go_on_without_a_thread() {
     let server = lab(&["--executors-max", "4", "--shards", "2"]);
     let mut clients: Vec<Client> = (0..200).map(|id| subscribe(&server, id)).collect();

@@ -47,7 +47,7 @@ impl Shard {
         let ends = draining || conn.eof;
         if let Some(Slot::Flow(flow)) = conn.slot_mut(seq) {
             flow.set_returned();
-            if ends {
+            if ends || flow.is_without_body() {
                 self.advance(connections, id);
             }
         }
