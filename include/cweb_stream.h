@@ -329,7 +329,8 @@ static inline int cweb_ws_canceled(websocket_t *ws) {
 /**
  * Detaches the answer, which then continues after the handler has returned: any thread of the module may write to the
  * returned stream. Begins the answer with res->status if the handler has not begun it.
- * In a handler of a CWEB_STREAM route, this function replaces cweb_begin().
+ * In a handler of a CWEB_STREAM route, this function replaces cweb_begin(). The answer to HEAD ends when the handler has
+ * returned, and the stream then sees its client as gone.
  * @return the stream; NULL with errno: as cweb_begin(), EALREADY (it is detached), EINVAL (see above); EBUSY only if there are
  *   --stream-answers-max streams
  */
@@ -367,10 +368,11 @@ static inline size_t cweb_stream_broadcast(cweb_stream_t *const *streams, size_t
 }
 
 /**
- * Calls room(arg) when there is room after CWEB_AGAIN, and gone(arg) when the client is gone. Each may be NULL; if both
- * are NULL, the callbacks are removed. One thread of the process runs all such callbacks, one after the other: they
- * must not wait. The callbacks end with this version of the module, before its unload; the next version must set its
- * own.
+ * Calls room(arg) when there is room after CWEB_AGAIN, and gone(arg), once, when the client is gone; also if that happened
+ * before this call. Each may be NULL; if both are NULL, the callbacks are removed. One thread of the process runs all such
+ * callbacks, one after the other: they must not wait. A callback that has begun may still run when cweb_stream_close()
+ * returns in another thread, so free arg in the callback or with care. The callbacks end with this version of the module,
+ * before its unload; the next version must set its own.
  * @return 0; -1 with errno EBADF: the stream is closed
  */
 static inline int cweb_stream_on(cweb_stream_t *stream, void (*room)(void *), void (*gone)(void *), void *arg) {
