@@ -137,7 +137,7 @@ static inline ssize_t cweb_part_read(http_request_t *req, void *buf, size_t n) {
     return cweb_binding.host->stream->part_read(req, buf, n);
 }
 
-/* ---- The answer in pieces: in every handler without CWEB_INLINE ---- */
+/* ---- The answer in pieces: in every handler without CWEB_INLINE and CWEB_HANDSHAKE ---- */
 
 /**
  * Begins the answer with this status (as http_response_t.status) and the header fields of res, which are final from here
@@ -147,7 +147,7 @@ static inline ssize_t cweb_part_read(http_request_t *req, void *buf, size_t n) {
  * the handler faults afterwards, the connection ends so that the client notices it. "Connection: close" ends the connection.
  * @return 0; -1 with errno: EALREADY (it has begun), ECONNRESET (the client is gone), EBUSY (too many answers are streamed),
  *   E2BIG (the header fields are too large), EINVAL (the Content-Length among them is no number), EPERM (the route has
- *   CWEB_INLINE)
+ *   CWEB_INLINE or CWEB_HANDSHAKE)
  */
 static inline int cweb_begin(http_response_t *res, int status) {
     return cweb_binding.host->stream->begin(res, status);
