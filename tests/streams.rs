@@ -537,6 +537,27 @@ fn a_head_of_a_detached_answer_is_all_of_it() {
 }
 
 #[test]
+fn a_client_can_not_send_without_end_into_a_detached_answer() {
+    let server = lab(&["--shards", "1"]);
+    let mut client = server.connect();
+    client.send(post_head("/subscribe?id=6", "Content-Length: 99999999999").as_bytes());
+    expect_text(&mut client, "data: welcome\n\n");
+    client.stream.set_write_timeout(Some(Duration::from_secs(1))).unwrap();
+    let (piece, mut sent) = (vec![0; 1 << 20], 0);
+    while sent < 256 << 20
+        && let Ok(count) = client.stream.write(&piece)
+    {
+        sent += count;
+    }
+    assert!(sent < 256 << 20, "the server has taken {sent} bytes that nobody reads");
+    assert_eq!(server.post("/publish", b"data: still\n\n").text(), "1 of 1");
+    expect_text(&mut client, "data: still\n\n");
+    assert_eq!(server.get("/close").text(), "0");
+    let (rest, _) = until_end(&mut client);
+    assert!(rest.ends_with(b"0\r\n\r\n"), "{}", String::from_utf8_lossy(&rest));
+}
+
+#[test]
 fn detached_answers_go_on_without_a_thread() {
     let server = lab(&["--executors-max", "4", "--shards", "2"]);
     let mut clients: Vec<Client> = (0..200).map(|id| subscribe(&server, id)).collect();

@@ -376,6 +376,7 @@ export module_t config = {
         {"/remaining", "GET", remaining, CWEB_TIMEOUT_S(20)},
         {"/remaining-stream", "POST", remaining, CWEB_STREAM},
         {"/subscribe", "GET", subscribe, NONE},
+        {"/subscribe", "POST", subscribe, CWEB_STREAM},
         {"/publish", "POST", publish, NONE},
         {"/fill", "GET", fill, NONE},
         {"/watch", "GET", watch, NONE},
@@ -383,5 +384,5 @@ export module_t config = {
         {"/pid", "GET", pid, NONE},
         {"/seen", "GET", get_seen, NONE},
     },
-    .size = 28,
+    .size = 29,
 };
