@@ -355,6 +355,11 @@ fn mounts(site: &Site) {
         let refused = site.server.try_deploy(&mount(dir));
         assert!(refused.status >= 400 && refused.text().contains("mounts[0]"), "{dir}: {}", refused.text());
     }
+    for prefix in ["/mgnt", "/jobs/x", "/a b", "m"] {
+        let fields = format!(".mounts = {{{{\"{prefix}\", \"static\"}}}}, .mount_size = 1");
+        let refused = site.server.try_deploy(&module("m", "", "", 0, &fields));
+        assert!(refused.status >= 400 && refused.text().contains("s[0]: "), "{prefix}: {}", refused.text());
+    }
     site.server.deploy(&mount("static"));
     assert_eq!(site.get("/m/text.txt", &[]).body, TEXT);
     assert!(site.server.get("/mgnt").text().contains("/m(/.*)?"));
