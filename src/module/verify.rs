@@ -321,8 +321,9 @@ fn reserved(path: &str, place: &str) -> Result<(), Refusal> {
     let text = path.strip_prefix('^').unwrap_or(path);
     for own in RESERVED {
         let rest = text.strip_prefix(own);
-        // `(/` begins the second part of the pattern of a mount.
-        if rest.is_some_and(|rest| rest.is_empty() || rest == "$" || rest.starts_with('/') || rest.starts_with("(/")) {
+        // `(/.*)?` is the pattern of a mount.
+        let is_own = |rest: &str| rest.is_empty() || rest == "$" || rest == "(/.*)?" || rest.starts_with('/');
+        if rest.is_some_and(is_own) {
             return refuse(format!("{place}: {path} is the server's own path ({own}); choose another"));
         }
     }
