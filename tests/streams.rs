@@ -1,5 +1,6 @@
 //! Bodies in pieces: uploads and answers that never lie in memory whole, cancellation, answers that outlive their handlers.
 
+use crate::support::tls::{self, Authority};
 use crate::support::{self, Client, PATIENCE, Response, Server, eventually, isolation, signal};
 use std::io::{Read, Write};
 use std::sync::Arc;
@@ -376,6 +377,61 @@ fn an_answer_that_is_not_completed_looks_so() {
         assert!(reset || answer.starts_with(b"HTTP/1.1 500"), "the end of an answer to HTTP/1.0 would look complete");
         assert_eq!(server.get("/go").status, 200);
     }
+}
+
+/// Over TLS, a truncated answer is one without `close_notify` (RFC 8446 §6.1).
+#[test]
+fn answers_in_pieces_over_tls_end_cleanly_only_if_they_are_whole() {
+    let authority = Authority::new();
+    authority.issue("server", tls::P256, "10");
+    let server = authority.server("server", &["--shards", "1", "--crash-limit", "0"]);
+    let file = format!("@{}", support::root().join("tests/modules/streams.c").display());
+    let deployed = authority.curl(&server, "/mgnt", &["--fail-with-body", "--data-binary", &file]);
+    assert!(deployed.status.success(), "{deployed:?}");
+    for (target, version, is_whole) in [
+        ("/make?bytes=300000", "1.0", true),
+        ("/stream-make?bytes=300000", "1.0", true),
+        ("/make?bytes=300000", "1.1", true),
+        ("/make?bytes=300000&crash=1", "1.0", false),
+        ("/stream-make?bytes=300000&crash=1", "1.0", false),
+        ("/make?bytes=300000&crash=1", "1.1", false),
+    ] {
+        let mut client = authority.connect(&server);
+        client.send(&format!("GET {target} HTTP/{version}\r\nHost: x\r\nConnection: close\r\n\r\n"));
+        let (mut answer, mut piece) = (Vec::new(), vec![0; 1 << 16]);
+        let is_clean = loop {
+            match client.stream.read(&mut piece) {
+                Ok(0) => break true,
+                Ok(count) => answer.extend_from_slice(&piece[..count]),
+                Err(_) => break false,
+            }
+        };
+        if version == "1.0" {
+            assert_eq!(is_clean, is_whole, "{target}");
+            assert!(!is_whole || split(&answer).1 == pattern(300_000), "{target}");
+        } else {
+            let (body, is_ended) = unchunk(split(&answer).1);
+            assert_eq!(is_ended, is_whole, "{target}");
+            assert!(!is_whole || body == pattern(300_000), "{target}");
+        }
+    }
+    // A detached answer.
+    let mut client = authority.connect(&server);
+    client.ask("/subscribe?id=1");
+    let mut expect = |text: &str| {
+        let (mut got, mut piece) = (Vec::new(), vec![0; 4096]);
+        while !got.windows(text.len()).any(|window| window == text.as_bytes()) {
+            let count = client.stream.read(&mut piece).unwrap();
+            assert!(count > 0, "it ended");
+            got.extend_from_slice(&piece[..count]);
+        }
+    };
+    expect("data: welcome\n\n");
+    let published = authority.curl(&server, "/publish", &["-d", "data: x\n\n"]);
+    assert_eq!(published.stdout, b"1 of 1");
+    expect("data: x");
+    assert_eq!(authority.curl(&server, "/close", &[]).stdout, b"0");
+    expect("0\r\n\r\n");
 }
 
 #[test]
