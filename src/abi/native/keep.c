@@ -5,7 +5,8 @@
  *
  * The functions below replace libc's: the executable's definitions precede libc's for every loaded object, modules and
  * their libraries included. Code outside modules gets libc's behaviour. On a thread that runs a module, these functions
- * refuse a change that would affect others, with a line in the log, or record it so that it is undone after the call.
+ * either refuse a change that would affect others, with a line in the log, or record the change. Recorded changes are
+ * undone after the call.
  */
 #define _GNU_SOURCE
 #include "native.h"
@@ -89,7 +90,7 @@ static int is_reserved(int fd) {
 }
 
 static void tell_descriptors(void) {
-    tell(DESCRIPTORS, "the descriptors 0 to 2 are the server's: they stay open, and as they are");
+    tell(DESCRIPTORS, "the descriptors 0 to 2 are the server's: they stay open and unchanged");
 }
 
 EXPORT int close(int fd) {
@@ -150,7 +151,7 @@ EXPORT void closefrom(int first) {
 EXPORT int daemon(int keep_directory, int keep_descriptors) {
     HIDDEN(daemon);
     if (in_module()) {
-        return refuse(DAEMON, "daemon() would take the server's process away: it fails");
+        return refuse(DAEMON, "daemon() would end the process: it fails");
     }
     return real(keep_directory, keep_descriptors);
 }
@@ -341,8 +342,8 @@ static int is_kept_signal(int signo) {
 }
 
 static int refuse_handler(void) {
-    return refuse(HANDLERS, "the handlers of SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT and SIGSYS are the server's, by which it "
-                            "survives faults of modules: they stay");
+    return refuse(HANDLERS, "the handlers of SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT and SIGSYS are the server's, which catches "
+                            "faults of modules with them: they stay");
 }
 
 int cwebn_sigaction(int signo, const struct sigaction *action, struct sigaction *old) {
@@ -532,10 +533,10 @@ struct beginning {
     uint64_t number;
 };
 
-/* Takes over the structure that the thread's creator has prepared; `is_kept`: whether the thread's end is noticed by itself. */
 /* See nice(2). */
 #define NICE 5
 
+/* Takes over the structure that the thread's creator has prepared; `is_kept`: whether a destructor reports the thread's end. */
 static struct beginning taken(void *given, int *is_kept) {
     struct beginning beginning = *(struct beginning *)given;
     free(given);
