@@ -105,9 +105,9 @@ pub fn forget(stream: u64) {
 pub(super) fn end_callbacks(module: u64) {
     let ended: Vec<Callbacks> =
         change(|all| all.by_stream.extract_if(|_, of| of.module == module).map(|(_, of)| of).collect());
-    let here = thread::current().id();
+    let is_elsewhere = |thread: ThreadId| thread != thread::current().id();
     let runs = |all: &mut Option<All>| {
-        all.as_ref().and_then(|all| all.running).is_some_and(|(of, thread)| of == module && thread != here)
+        all.as_ref().and_then(|all| all.running).is_some_and(|(of, thread)| of == module && is_elsewhere(thread))
     };
     let waited = RETURNED.wait_timeout_while(unpoisoned(&CALLBACKS), CALLBACK_WAIT, runs);
     if waited.is_ok_and(|(_, timeout)| timeout.timed_out()) {
