@@ -6,7 +6,7 @@ from servers import ROOT
 # heading, command, about how many seconds it takes
 SCRIPTS = (
     ("WebSockets: echo, a message to all, idle connections", ["websocket.sh", "3", "3"], 120),
-    ("A room of 10,000 WebSockets", ["rooms.sh"], 60),
+    ("A room of 10,000 WebSockets", ["rooms.sh"], 90),
     ("Static files", ["files.sh", "3", "2"], 60),
     ("Streams of 2 GiB", ["streams.sh", "2"], 45),
     ("Plaintext beside an endless stream", ["beside.sh", "3", "3"], 45),
@@ -40,6 +40,9 @@ def ran(command, seconds, environment):
         os.killpg(process.pid, signal.SIGTERM)
         out, said = process.communicate()
         return out, f"it was ended after {seconds * PATIENCE} s"
+    except BaseException:
+        os.killpg(process.pid, signal.SIGTERM)
+        raise
     return out, None if process.returncode == 0 else f"status {process.returncode}: {said.strip()[-800:]}"
 
 
