@@ -415,23 +415,6 @@ fn answers_in_pieces_over_tls_end_cleanly_only_if_they_are_whole() {
             assert!(!is_whole || body == pattern(300_000), "{target}");
         }
     }
-    // A detached answer.
-    let mut client = authority.connect(&server);
-    client.ask("/subscribe?id=1");
-    let mut expect = |text: &str| {
-        let (mut got, mut piece) = (Vec::new(), vec![0; 4096]);
-        while !got.windows(text.len()).any(|window| window == text.as_bytes()) {
-            let count = client.stream.read(&mut piece).unwrap();
-            assert!(count > 0, "it ended");
-            got.extend_from_slice(&piece[..count]);
-        }
-    };
-    expect("data: welcome\n\n");
-    let published = authority.curl(&server, "/publish", &["-d", "data: x\n\n"]);
-    assert_eq!(published.stdout, b"1 of 1");
-    expect("data: x");
-    assert_eq!(authority.curl(&server, "/close", &[]).stdout, b"0");
-    expect("0\r\n\r\n");
 }
 
 #[test]
