@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::net::turn_scheduler::BULK_RECEIVES_A_TURN;
+use std::time::Duration;
 
 const UPLOADS: usize = 40;
 /// Bytes that each client sends: fewer than the buffers of a socket take.
