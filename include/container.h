@@ -2,10 +2,10 @@
 /**
  * @file container.h
  * The cross-module cache: named pointers shared by the modules of a domain, which outlive hot swaps. Every function
- * locks.
+ * locks the container.
  *
  * The modules must agree on the data behind a pointer and synchronise their accesses to it. The data must not lie in a
- * module's own static data or code, which are unmapped when the module is replaced. Memory from malloc(3) stays.
+ * module's own static data or code, which are unmapped when the module is replaced. Memory from malloc(3) stays valid.
  */
 #ifndef CWEB_CONTAINER_H
 #define CWEB_CONTAINER_H
@@ -61,7 +61,10 @@ static inline void container_shutdown(struct container *container) {
     pthread_mutex_destroy(&container->mutex);
 }
 
-/* Locks. 0: locked by this call; 1: this thread holds it already (a caller that locked `mutex` itself); -1: failed. */
+/*
+ * Locks the container. Returns 0 when this call has locked `mutex`; 1 when the calling thread already held it; -1 on
+ * error.
+ */
 static inline int cweb_container_enter(struct container *container) {
     if (container == NULL || container->data == NULL) {
         return -1;

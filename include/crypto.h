@@ -145,7 +145,7 @@ static inline int cweb_crypto_verify(struct crypto *crypto, const char *signed_t
  * Loads a certificate and its key from PEM files.
  * @param certificate  path; NULL: "server.crt". The string must outlive *crypto
  * @param private_key  path; NULL: "server.key". The string must outlive *crypto
- * @return 0; -1 when they can't be read or don't belong together: the operations are set and fail cleanly
+ * @return 0; -1 when the files can't be read or don't belong together: the operations are set and fail cleanly
  */
 static inline int crypto_init(struct crypto *crypto, const char *certificate, const char *private_key) {
     if (crypto == NULL) {

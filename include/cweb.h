@@ -20,8 +20,8 @@
  *
  * Deploy it: curl --data-binary @hello.c http://127.0.0.1:8080/mgnt
  *
- * Handlers run on several threads at once: guard what they share. A fault in one (SIGSEGV, abort, stack
- * overflow …) or a call of exit(3) ends that call with 500; what it held (locks, memory) stays held.
+ * Handlers run on several threads at once: guard what they share. A fault in one (SIGSEGV, abort, stack overflow …) or
+ * a call of exit(3) ends that call with 500. Locks and memory that the call held stay held.
  */
 #ifndef CWEB_H
 #define CWEB_H
@@ -117,7 +117,7 @@ typedef enum {
      * for code that may hang or crash and can't be fixed, such as a library. At its deadline (CWEB_TIMEOUT_S(),
      * --handler-timeout-ms or the client's own limit) the process is killed and the request answered 504; a crash is
      * answered 500. No other call of the module is affected. The handler can read the data that onload has set up; its
-     * own changes are lost at its end. It must answer as a whole: streams, the database, jobs, WebSockets and the
+     * own changes are lost at its end. The handler must answer as a whole: streams, the database, jobs, WebSockets and the
      * scheduler fail with ENOTSUP (docs/streams.md). Refused beside CWEB_INLINE, CWEB_STREAM and CWEB_HANDSHAKE. With
      * --isolation none, and in cweb test, the flag has no effect.
      */
@@ -156,8 +156,8 @@ typedef struct route_info {
 /** A WebSocket path. Each function may be NULL. The functions of one socket run one at a time, in order. */
 typedef struct ws_info {
     /**
-     * Literal, or with a segment `:name` or any of []()*+?{}|^$\ a pattern like that of a route, whose captures
-     * cweb_ws_request() has. A dot alone makes no pattern.
+     * A literal path. A path with a segment `:name` or any of []()*+?{}|^$\ is a pattern like that of a route, whose
+     * captures cweb_ws_request() has. A dot alone makes no pattern.
      */
     const char *path;
     void (*on_open)(struct cweb_context *, websocket_t *);
@@ -165,7 +165,7 @@ typedef struct ws_info {
     void (*on_message)(struct cweb_context *, websocket_t *, const char *message, size_t length);
     /** The last call for this socket; its pointer is invalid afterwards. */
     void (*on_close)(struct cweb_context *, websocket_t *);
-    /** CWEB_INLINE: each function takes microseconds and never waits. CWEB_NO_COMPRESS. Other bits are ignored. */
+    /** CWEB_INLINE: each function takes microseconds and never waits; CWEB_NO_COMPRESS. Other bits are ignored. */
     int flags;
 } websocket_info_t;
 
@@ -190,8 +190,8 @@ typedef struct job_ctx {
      */
     int (*emit_event)(struct job_ctx *job, const char *type, const char *data_json);
     /**
-     * Ends the job as done with this result: JSON, or any text. The first call of set_result or set_error decides, what
-     * run returns does not matter any more.
+     * Ends the job as done with this result: JSON, or any text. The first call of set_result or set_error decides;
+     * the return value of run does not matter any more.
      * @return 0; -1 when one of the two was called before, the text is NULL or too large, or the job is canceled or has
      * timed out
      */
@@ -285,7 +285,7 @@ typedef struct module {
  * Queues a job that this module declares.
  * @param payload_json  NULL counts as "{}"
  * @param uuid_out      receives its UUID; may be NULL
- * @return 0, or -1: no such job, bad JSON, or the queue takes none
+ * @return 0, or -1: no such job, bad JSON, or the queue accepts no more jobs
  */
 static inline int jobs_create(const char *job_name, const char *payload_json, cweb_uuid_t *uuid_out) {
     cweb_uuid_t uuid;
@@ -304,7 +304,7 @@ static inline int jobs_create(const char *job_name, const char *payload_json, cw
     return 0;
 }
 
-/** How jobs_create() reaches a server that binds it with jobs_bind(). This server does not. */
+/** The function that jobs_bind() takes. This server never calls a function of this type. */
 typedef int (*jobs_create_fn_t)(void *user_data, const char *job_name, const char *payload_json,
                                 cweb_uuid_t *job_uuid_out);
 

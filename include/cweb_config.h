@@ -15,7 +15,7 @@
  *        -Wl,--as-needed -ljansson -lsqlite3 -lssl -lcrypto -lm -lpthread
  *
  * `--wrap` redirects the module's calls of exit(3) and its relatives to cweb.h, which ends the running handler and not
- * the server. It also keeps stdout and stderr from being closed. With `-Bsymbolic`, a function that the module defines
+ * the server. `--wrap` also keeps stdout and stderr open. With `-Bsymbolic`, a function that the module defines
  * takes precedence over libc's function of that name. `-fstack-clash-protection` lets a stack overflow end the handler
  * however large its locals are. `--as-needed` precedes the libraries because it applies to the libraries after it: a
  * module maps only the libraries that it uses. `-z defs` turns a function that is declared and defined nowhere into an

@@ -26,7 +26,7 @@ enum {
     CWEB_FILE_PLAIN = 1
 };
 
-/* Reads length bytes of an open file into a malloc'd buffer with a NUL behind; NULL on error or if it shrank. */
+/* Reads length bytes of an open file into a malloc'd buffer with a NUL behind; NULL on error or if the file shrank. */
 static inline char *cweb_read_file(int fd, size_t length) {
     char *content = (char *)malloc(length + 1);
     size_t done = 0;
@@ -97,7 +97,7 @@ static inline int cweb_send_file_from(http_request_t *req, http_response_t *res,
     if (cweb_binding.host == NULL || cweb_binding.host->send_file == NULL) {
         if (root != NULL) {
             errno = ENOSYS;
-            cweb_respond(res, HTTP_500_INTERNAL_SERVER_ERROR, "text/plain", "There is no server to send it\n");
+            cweb_respond(res, HTTP_500_INTERNAL_SERVER_ERROR, "text/plain", "There is no server to send the file\n");
             return -1;
         }
         return cweb_send_content(res, path);

@@ -25,7 +25,7 @@ extern "C" {
 /**
  * Sets a response header to a copy of value, replacing one set before. Set-Cookie and WWW-Authenticate are added to those
  * set before.
- * @return 0, or -1 when there is no room for it
+ * @return 0, or -1 when the response has no room for the field
  */
 static inline int cweb_header(http_response_t *res, const char *name, const char *value) {
     char *copy = value == NULL ? NULL : strdup(value);
@@ -150,8 +150,8 @@ static inline const char *cweb_content_type(const char *path) {
     return "application/octet-stream";
 }
 
-/* Sends as `type` (CWEB_WS_TEXT, CWEB_WS_BINARY; 0: as send() of each socket would). Returns how many sockets
- * accepted it. */
+/* Sends a message as `type` (CWEB_WS_TEXT, CWEB_WS_BINARY; 0: the type that send() of each socket would choose).
+ * Returns how many sockets accepted the message. */
 static inline int cweb_ws_send_as(websocket_t **sockets, size_t count, int type, const char *message, size_t length) {
     if (cweb_binding.host != NULL && cweb_binding.host->ws_send != NULL) {
         return cweb_binding.host->ws_send(sockets, count, type, message, length);
@@ -189,7 +189,7 @@ static inline int cweb_ws_broadcast_binary(websocket_t **sockets, size_t count, 
 /**
  * Sends one message to many sockets, with the type that send() of each would choose; the server encodes it once for
  * each type.
- * @return how many accepted it
+ * @return how many sockets accepted the message
  */
 static inline int cweb_ws_broadcast(websocket_t **sockets, size_t count, const char *message, size_t length) {
     if (cweb_binding.host != NULL && cweb_binding.host->ws_broadcast != NULL) {

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /**
  * @file cweb_host.h
- * How a module reaches the server: one versioned table of function pointers, handed over when it is loaded.
+ * How a module reaches the server: one versioned table of function pointers, handed over when the module is loaded.
  *
  * Authors don't need this file; cweb.h wraps the table. The loader, after dlopen(3) and before it reads `config`:
  *
  *   1. looks up `cweb_module_abi` (const uint32_t) and refuses a module whose value is not CWEB_ABI_VERSION;
- *   2. looks up `cweb_module_api` (const uint32_t), which says what the module's functions take;
+ *   2. looks up `cweb_module_api` (const uint32_t), which says which parameters the module's functions have;
  *   3. calls `cweb_bind_host(table, token)`; token is opaque and names the module in every call of the table.
  *
  * The table only grows at its end; `size` is the number of bytes that this server fills.
@@ -78,8 +78,8 @@ struct cweb_host {
      */
     int (*in_call)(void);
     /**
-     * Sends one message of a type to many sockets, encoded once; type 0: as send of each would. Returns how many
-     * accepted it.
+     * Sends one message of a type to many sockets, encoded once; type 0: the type that send() of each socket would
+     * choose. Returns how many sockets accepted the message.
      */
     int (*ws_send)(struct websocket *const *sockets, size_t count, int type, const char *message, size_t length);
     /** See event_add() and event_del() in libevent.h: run(event) is to be called when fd is ready. 0, or -1 and errno. */
@@ -132,8 +132,8 @@ __attribute__((weak, used, visibility("default"))) void cweb_bind_host(const str
 /*
  * ---- exit(3) and its relatives end the running handler, not the server: see the flags in cweb_config.h ----
  *
- * The replacements of err(3), error(3) and thrd_exit(3) are in err.h, error.h and threads.h of this directory, because this
- * file is compiled with every module, and each function takes the compiler 2 ms.
+ * The replacements of err(3), error(3) and thrd_exit(3) are in err.h, error.h and threads.h of this directory. This
+ * file is compiled with every module, and each function in it takes the compiler 2 ms.
  */
 
 __attribute__((noreturn)) static inline void cweb_exit_handler(int code, const char *how) {
@@ -166,7 +166,7 @@ __attribute__((weak, visibility("hidden"), noreturn)) void __wrap_quick_exit(int
     cweb_exit_handler(code, "quick_exit");
 }
 
-/* ---- pthread_exit(3): ends a thread of the module's own, but on one of the server's only the running handler ---- */
+/* ---- pthread_exit(3) ends a thread of the module's own; on a thread of the server it ends the running handler ---- */
 
 /* The name that the linker's --wrap gives to libc's function; weak, because a program linked without --wrap has no
  * such name. */

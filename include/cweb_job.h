@@ -59,7 +59,7 @@ struct cweb_job_data {
  * A length of 0 removes the checkpoint: the next run begins from the start.
  *
  * @return 0, or -1 and errno: EMSGSIZE (more than --job-checkpoint-bytes-max), ECANCELED (the job is to end or has ended),
- * EIO (the server can't store them now; the earlier checkpoint stays), EINVAL (bytes is NULL), ENOSYS (job is NULL
+ * EIO (the server can't store the bytes now; the earlier checkpoint stays), EINVAL (bytes is NULL), ENOSYS (job is NULL
  * or not this server's)
  */
 static inline int cweb_job_checkpoint(job_ctx_t *job, const void *bytes, size_t length) {
@@ -102,16 +102,16 @@ static inline int cweb_job_file(job_ctx_t *job, const char *name) {
 }
 
 /**
- * Opens a file that the job makes, for reading and writing; the first call with a name makes the file, empty. A client fetches
+ * Opens an output file of the job, for reading and writing; the first call with a name creates the file, empty. A client fetches
  * the file by GET /jobs/UUID/files/NAME once the job is done. The descriptor is the caller's: close(2) it. Write before
  * set_result: the server keeps the bytes that the file has when the job is done, and clients do not see later writes. A run that
  * fails leaves no file. Files are deleted with their job.
  *
  * name: 1 to 128 bytes of UTF-8 without '/', '\\' and control characters, not beginning with a dot; at most 64 files a run.
  *
- * @return the descriptor, or -1 and errno: EINVAL (no such name is possible), ECANCELED (the job is to end or has a result),
- * EMFILE (too many files), ENOSPC (the disk is full), EAGAIN, ENOSYS as for cweb_job_file(). Files that take more room than
- * --blob-bytes-max or --blobs-bytes-max allows are cut, and the run has failed.
+ * @return the descriptor, or -1 and errno: EINVAL (the name is not allowed), ECANCELED (the job is to end or has a result),
+ * EMFILE (too many files), ENOSPC (the disk is full), EAGAIN, ENOSYS as for cweb_job_file(). A file that takes more room
+ * than --blob-bytes-max or --blobs-bytes-max allows is truncated, and the run has failed.
  */
 static inline int cweb_job_output(job_ctx_t *job, const char *name) {
     if (job == NULL || job->data == NULL) {

@@ -22,7 +22,7 @@
 #include <string.h>
 
 #include "cweb_host.h"
-#ifndef CWEB_HTTP_H /* Of either generation. */
+#ifndef CWEB_HTTP_H /* http.h of either dialect */
 #include <http.h>
 #endif
 
@@ -68,8 +68,8 @@ static inline const struct cweb_requests *cweb_requests(void) {
 /* ---- Memory and clean-up ---- */
 
 /**
- * Memory that ends with the request, also after a fault. It is zeroed and aligned for every type. It may be the body of the
- * response or a value of its header fields: the server sends it and does not free it.
+ * Memory that ends with the request, also after a fault. The memory is zeroed and aligned for every type. The body of
+ * the response or a value of its header fields may lie there: the server sends the bytes and does not free them.
  * @param size  in bytes; 0 gives a pointer to nothing
  * @return NULL with errno ENOMEM when the request has more than --request-memory-bytes-max, or memory runs out; NULL with
  * errno EINVAL outside of the handler
@@ -207,8 +207,8 @@ static inline const char *cweb_connection_address(http_request_t *req) {
 }
 
 /**
- * The name in the certificate with which the client has proved who it is: the common name of the subject; of a subject
- * without one, the first DNS name, e-mail address or URI of the alternative names. UTF-8 without control characters. The
+ * The name in the certificate with which the client has proved who it is: the common name of the subject. Without a
+ * common name, the first DNS name, e-mail address or URI of the alternative names. UTF-8 without control characters. The
  * server asks for certificates with --tls-client-ca. A proxy in front of the server is the client here.
  * @return NULL: the client has shown no certificate, or its certificate has no such name
  */
@@ -268,7 +268,7 @@ typedef struct cweb_cookie_options {
     cweb_same_site_t same_site;
 } cweb_cookie_options_t;
 
-/* Whether each byte of text is visible ASCII and not one in `not`; control characters and blanks are refused. */
+/* Whether each byte of text is visible ASCII and not one of `not_these`; control characters and blanks are refused. */
 static inline int cweb_is_clean(const char *text, const char *not_these) {
     for (; *text != '\0'; text++) {
         if ((unsigned char)*text <= ' ' || (unsigned char)*text >= 0x7f || strchr(not_these, *text) != NULL) {

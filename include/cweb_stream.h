@@ -20,7 +20,7 @@
  * with the route {"/count", "POST", count, CWEB_STREAM}. See docs/streams.md.
  *
  * The functions that take a request or a response may be called from the handler and from threads that it waits for, until
- * it returns. A function that fails sets errno.
+ * the handler returns. A function that fails sets errno.
  */
 #ifndef CWEB_STREAM_H
 #define CWEB_STREAM_H
@@ -92,7 +92,7 @@ static inline ssize_t cweb_read(http_request_t *req, void *buf, size_t n) {
 }
 
 /**
- * Lends the next bytes of the body without a copy. They are valid until the next call of this function or cweb_read().
+ * Lends the next bytes of the body without a copy. The bytes are valid until the next call of this function or cweb_read().
  * @return 1; 0 at the end of the body (*bytes is NULL then); -1 as cweb_read()
  */
 static inline int cweb_read_view(http_request_t *req, const void **bytes, size_t *length) {
@@ -140,12 +140,12 @@ static inline ssize_t cweb_part_read(http_request_t *req, void *buf, size_t n) {
 /* ---- The answer in pieces: in every handler without CWEB_INLINE ---- */
 
 /**
- * Begins the answer with this status (as http_response_t.status) and the header fields of res, which are final from here
- * on. If they have a Content-Length, the handler can't write more, and the connection ends if the handler writes less.
+ * Begins the answer with this status (as http_response_t.status) and the header fields of res, which can't be changed
+ * afterwards. If they have a Content-Length, the handler can't write more, and the connection ends if the handler writes less.
  * Without a Content-Length, the answer is sent in chunks; for a client of HTTP/1.0, the closed connection marks its end.
  * Such an answer is compressed like others (docs/files.md), unless the route has CWEB_NO_COMPRESS. res->body is not sent. If
- * the handler faults afterwards, the connection ends so that the client notices it. "Connection: close" ends the connection.
- * @return 0; -1 with errno: EALREADY (it has begun), ECONNRESET (the client is gone), EBUSY (too many answers are streamed),
+ * the handler faults afterwards, the connection ends so that the client notices the fault. "Connection: close" ends the connection.
+ * @return 0; -1 with errno: EALREADY (the answer has begun), ECONNRESET (the client is gone), EBUSY (too many answers are streamed),
  *   E2BIG (the header fields are too large), EINVAL (the Content-Length among them is no number), EPERM (the route has
  *   CWEB_INLINE)
  */
@@ -174,7 +174,7 @@ static inline int cweb_trailer(http_response_t *res, const char *name, const cha
 }
 
 /**
- * Sends nothing: written bytes are on their way at once, so the function only reports errors. @return as
+ * Sends nothing: cweb_write() sends its bytes at once, so this function only reports errors. @return as
  * cweb_write()
  */
 static inline int cweb_flush(http_response_t *res) {
@@ -330,7 +330,7 @@ static inline int cweb_ws_canceled(websocket_t *ws) {
  * Detaches the answer, which then continues after the handler has returned: any thread of the module may write to the
  * returned stream. Begins the answer with res->status if the handler has not begun it.
  * In a handler of a CWEB_STREAM route, this function replaces cweb_begin().
- * @return the stream; NULL with errno: as cweb_begin(), EALREADY (it is detached), EINVAL (see above); EBUSY only if there are
+ * @return the stream; NULL with errno: as cweb_begin(), EALREADY (the answer is detached), EINVAL (see above); EBUSY only if there are
  *   --stream-answers-max streams
  */
 static inline cweb_stream_t *cweb_detach(http_request_t *req, http_response_t *res) {

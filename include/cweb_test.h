@@ -14,10 +14,10 @@
  * Tests lie in the module's own source or, in a project, in files named *_test.c or in the directory tests/. A deployment
  * compiles none of them: CWEB_TEST in a module's source leaves no code in the module.
  *
- * Each test runs in a process of its own, in the sandbox of isolated modules, with an empty cache, an empty database and the
- * settings of module.toml. onload runs before the test, unload after it. A test fails when an assertion fails, when the test
- * crashes, calls exit(3) or takes too long, or when a handler of the module crashes meanwhile. The module's handlers,
- * callbacks and jobs run as on a server, on threads of their own.
+ * Each test runs in a process of its own, in the sandbox of isolated modules. The cache and the database are empty, and
+ * the settings are those of module.toml. onload runs before the test, unload after it. A test fails when an assertion
+ * fails, when the test crashes, calls exit(3) or takes too long, or when a handler of the module crashes meanwhile. The
+ * module's handlers, callbacks and jobs run as on a server, on threads of their own.
  *
  * The parameter ctx of a test is the module's context, with the cache and the database that handlers use. All return values
  * of these functions stay valid until the end of the test.
@@ -79,7 +79,7 @@ typedef struct cweb_test_message {
 /** The client's end of a WebSocket. */
 typedef struct cweb_test_socket cweb_test_socket_t;
 
-/** A test, as CWEB_TEST declares it. Authors don't need this. */
+/** A test, as CWEB_TEST declares it. Authors don't need this structure. */
 struct cweb_test_case {
     const char *name;
     const char *file;
@@ -88,7 +88,7 @@ struct cweb_test_case {
     struct cweb_test_case *next;
 };
 
-/** The table of the test runner; new entries stand at its end. Authors don't need this. */
+/** The table of the test runner; new entries stand at its end. Authors don't need this table. */
 struct cweb_test_host {
     uint32_t size; /**< sizeof(struct cweb_test_host) of the program that runs the tests */
     const cweb_test_response_t *(*request)(const char *method, const char *target, const char *headers, const void *body,
@@ -352,7 +352,7 @@ static inline const cweb_test_job_t *cweb_test_job_at(size_t index) {
  * Opens a WebSocket: asks a route with CWEB_HANDSHAKE, if there is one on the path, and runs on_open.
  * @param headers  as of cweb_test_request_data()
  * @param refusal  receives the answer that refuses the socket; may be NULL
- * @return NULL: it was refused
+ * @return NULL: the socket was refused
  */
 static inline cweb_test_socket_t *cweb_test_ws_open(const char *target, const char *headers,
                                                     const cweb_test_response_t **refusal) {
@@ -397,7 +397,7 @@ static inline void cweb_test_ws_close(cweb_test_socket_t *socket) {
 
 /* ---- Work beside requests ---- */
 
-/** Waits until the work of scheduler_add() has run, at most wait_ms milliseconds. @return 0, or -1: not yet */
+/** Waits until the work of scheduler_add() has run, at most wait_ms milliseconds. @return 0, or -1: some work has not run yet */
 static inline int cweb_test_settle(int wait_ms) {
     return cweb_test_host_or_exit()->settle(wait_ms);
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /**
  * @file db.h
- * The SQLite database: one file for the modules of a domain (with --module-database shared for all), usable from several threads.
+ * The SQLite database: one file for the modules of a domain (with --module-database shared, one for all domains),
+ * usable from several threads.
  *
  * `ctx->database` is the server's. Each call of a module has a connection to itself; a transaction or statement that is open
  * when the call returns is rolled back or reset. A thread that the module starts has a connection of its own. The
@@ -30,7 +31,7 @@ struct sqldb {
     /** Parameters count from 1; destructor may be SQLITE_TRANSIENT or SQLITE_STATIC. */
     int (*bind_text)(sqlite3_stmt *, int index, const char *text, int n, void (*destructor)(void *));
     int (*bind_int)(sqlite3_stmt *, int index, int value);
-    /** Columns count from 0; the text lives until the next step, reset or finalize; NULL for SQL NULL. */
+    /** Columns count from 0; the text is valid until the next step, reset or finalize; NULL for SQL NULL. */
     const char *(*column_text)(sqlite3_stmt *, int column);
     int (*column_int)(sqlite3_stmt *, int column);
     int (*column_count)(sqlite3_stmt *);

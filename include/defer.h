@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /**
  * @file defer.h
- * `defer { … }` runs a block when the enclosing scope is left by return, break, goto or its end; several blocks run in
+ * `defer { … }` runs a block when the enclosing scope is left by return, break, goto or its end. Several blocks run in
  * reverse order. Needs gcc, because it uses nested functions. `cweb_defer(function)` on a variable works everywhere: it
  * calls function(&variable) at the same moments.
  *
  *     FILE *file = fopen(path, "r");
  *     defer { if (file) fclose(file); }
  *
- * Neither a fault nor exit(3) runs them.
+ * Neither a fault nor exit(3) runs the blocks and functions.
  */
 #ifndef CWEB_DEFER_H
 #define CWEB_DEFER_H
@@ -21,7 +21,7 @@ extern "C" {
 
 /**
  * Calls function(&variable) when variable's scope is left. Write it as part of the declaration of the variable. With
- * three arguments it is the function of cweb_request.h for the end of the request: cweb_defer(req, function, argument).
+ * three arguments, cweb_defer() is the function of cweb_request.h for the end of the request: cweb_defer(req, function, argument).
  */
 #define cweb_defer(...) CWEB_DEFER_CHOSEN(__VA_ARGS__, CWEB_DEFER_CALL, , CWEB_DEFER_SCOPE, )(__VA_ARGS__)
 #define CWEB_DEFER_CHOSEN(a, b, c, chosen, ...) chosen

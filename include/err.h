@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /**
  * @file err.h
- * The system's err.h, and the functions with which the linker replaces err(3) and its relatives: they print the message to
- * stderr and end the running handler, as exit(3) does.
+ * The system's err.h, and the functions with which the linker replaces err(3) and its relatives. These functions print
+ * the message to stderr and end the running handler, as exit(3) does.
  */
 #ifndef CWEB_ERR_H
 #define CWEB_ERR_H

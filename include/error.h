@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /**
  * @file error.h
- * The system's error.h, and the functions with which the linker replaces error(3) and error_at_line(3): they print the
- * message to stderr and end the running handler, as exit(3) does.
+ * The system's error.h, and the functions with which the linker replaces error(3) and error_at_line(3). These functions
+ * print the message to stderr and end the running handler, as exit(3) does.
  */
 #ifndef CWEB_ERROR_H
 #define CWEB_ERROR_H

@@ -199,7 +199,7 @@ typedef enum http_method {
 
 #define CWEB_METHOD_COUNT 7
 
-/** Status of a response: one of these values, or a plain number from 100 to 599, `(http_error_t)418`. */
+/** Status of a response: one of these values, or a plain number from 200 to 599, `(http_error_t)418`. */
 typedef enum http_error {
     HTTP_000_UNKNOWN,
     HTTP_101_SWITCHING_PROTOCOLS,
@@ -304,7 +304,7 @@ __attribute__((weak, visibility("hidden"))) const char *http_errors[CWEB_ERROR_C
 
 /* ---- The arguments of a handler ---- */
 
-/** A request. The request and everything in it lives until the handler returns; copy data that must live longer. */
+/** A request. The request and everything in it are valid until the handler returns; copy data that is needed longer. */
 typedef struct http_request {
     http_method_t method;
     http_version_t version;

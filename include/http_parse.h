@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /**
  * @file http_parse.h
- * HTTP/1.x parsing for modules that speak it themselves (a proxy, a test). Handlers don't need it: the server has
- * parsed the request. All functions are safe on any input. Include http.h.
+ * HTTP/1.x parsing for modules that speak HTTP themselves (a proxy, a test). Handlers don't need these functions: the
+ * server has parsed the request. All functions are safe on any input. Include http.h.
  */
 #ifndef CWEB_HTTP_PARSE_H
 #define CWEB_HTTP_PARSE_H
@@ -15,7 +15,7 @@
 extern "C" {
 #endif
 
-/** Most headers, query parameters and form fields kept of one request; further ones are ignored. */
+/** Limits on the headers, query parameters and form fields kept of one request; further ones are ignored. */
 #define CWEB_PARSE_HEADERS_MAX 128
 #define CWEB_PARSE_FIELDS_MAX 256
 
@@ -46,7 +46,7 @@ static inline const char *cweb_find_bytes(const char *haystack, size_t length, c
     return NULL;
 }
 
-/* Whether the header value holds this token, in whatever case, among its comma-separated parts. */
+/* Whether the header value has this token, in any case, among its comma-separated parts. */
 static inline int cweb_has_token(const char *value, const char *token) {
     size_t length = strlen(token);
     while (value != NULL && *value != '\0') {
@@ -64,7 +64,7 @@ static inline int cweb_has_token(const char *value, const char *token) {
     return 0;
 }
 
-/* Keeps the value of a key that is there already. Their number is bounded by that of the places. */
+/* Keeps a further value of a key that the store already has. The store keeps at most `capacity` such values. */
 static inline int cweb_kv_repeat(http_kv_store_t *store, const char *key, char *value) {
     if (store->repeated == NULL) {
         store->repeated = (http_kv_pair_t *)calloc(store->capacity, sizeof *store->repeated);
@@ -85,7 +85,7 @@ static inline int cweb_kv_repeat(http_kv_store_t *store, const char *key, char *
     return 0;
 }
 
-/* Adds a pair whose value was malloc'd for it; frees the value if the store does not take it. */
+/* Adds a pair; the store takes over value, which comes from malloc(3). Frees value if the store does not take it. */
 static inline void cweb_kv_give(http_kv_store_t *store, const char *key, char *value) {
     int known = store != NULL && store->server == 0 && value != NULL && cweb_kv_find(store, key) != NULL;
     size_t size = http_kv_size(store);
@@ -220,7 +220,7 @@ static inline int cweb_parse_multipart(http_kv_store_t *store, const char *body,
         return -1;
     }
     const char *end = body + length;
-    /* The first delimiter may stand at the very start, without its line break. */
+    /* The first delimiter may stand at the start of the body, without its line break. */
     const char *hit = cweb_find_bytes(body, length, delimiter, size);
     int at_start = length >= size - 2 && memcmp(body, delimiter + 2, size - 2) == 0;
     const char *part = at_start ? body + size - 2 : hit != NULL ? hit + size : NULL;
@@ -244,7 +244,7 @@ static inline int cweb_parse_multipart(http_kv_store_t *store, const char *body,
     return -1;
 }
 
-/** Frees what http_parse() put into req, not req itself. */
+/** Frees the memory that http_parse() allocated for req, not req itself. */
 static inline void cweb_request_free(http_request_t *req) {
     if (req == NULL) {
         return;
@@ -289,7 +289,7 @@ static inline int http_decode_chunked_body(const char *body, size_t body_len, ch
         }
         at = (size_t)(eol - body) + 2;
         if (size == 0) {
-            /* Done at the blank line, which follows at once or after trailers. */
+            /* The body ends with a blank line, which follows at once or after trailers. */
             int complete = (body_len - at >= 2 && memcmp(body + at, "\r\n", 2) == 0) ||
                            cweb_find_bytes(body + at, body_len - at, "\r\n\r\n", 4) != NULL;
             result = complete ? 0 : 1;
@@ -316,7 +316,7 @@ static inline int http_decode_chunked_body(const char *body, size_t body_len, ch
     return 0;
 }
 
-/* Reads "METHOD target HTTP/1.x". Returns the HTTP status of what is wrong, or HTTP_200_OK. */
+/* Reads "METHOD target HTTP/1.x". Returns HTTP_200_OK, or the HTTP status for the error. */
 static inline http_error_t cweb_parse_request_line(const char *line, size_t length, http_request_t *req) {
     const char *end = line + length;
     const char *space = (const char *)memchr(line, ' ', length);
@@ -341,7 +341,7 @@ static inline http_error_t cweb_parse_request_line(const char *line, size_t leng
     return req->path == NULL ? HTTP_500_INTERNAL_SERVER_ERROR : req->method == HTTP_ERR ? HTTP_400_BAD_REQUEST : HTTP_200_OK;
 }
 
-/* Reads header lines up to the blank one. */
+/* Reads header lines up to the blank line. */
 static inline http_error_t cweb_parse_headers(const char *text, size_t length, http_request_t *req) {
     while (length > 0) {
         const char *eol = cweb_find_bytes(text, length, "\r\n", 2);
@@ -372,7 +372,7 @@ static inline http_error_t cweb_parse_headers(const char *text, size_t length, h
     return HTTP_200_OK;
 }
 
-/* The value of Content-Length; 0 without. -1 when it is no number, or more than fits. */
+/* The value of Content-Length; 0 without the field; -1 when the value is no number, or too large for an int. */
 static inline int cweb_parse_content_length(const http_kv_store_t *headers) {
     const char *digit = http_kv_get(headers, "content-length");
     int length = 0;
@@ -388,7 +388,7 @@ static inline int cweb_parse_content_length(const http_kv_store_t *headers) {
     return length;
 }
 
-/* Takes what the head says of the body, and the body itself if all of it is there. */
+/* Reads the framing of the body from the head, and copies the body if all of it is there. */
 static inline http_error_t cweb_parse_body(const char *body, size_t available, http_request_t *req) {
     int length = cweb_parse_content_length(req->headers);
     req->transfer_encoding_chunked = cweb_has_token(http_kv_get(req->headers, "transfer-encoding"), "chunked");
@@ -419,10 +419,10 @@ static inline int http_is_websocket_upgrade(http_request_t *req) {
 /**
  * Parses the head of a request: its line and headers. Form fields are left to http_parse_data().
  *
- * The body need not be there. If all of it follows the head, `body` is a copy (of a chunked one decoded); else it is NULL,
- * and `content_length` what the header says: set `body` before http_parse_data().
- * @param request      the bytes; need not end in NUL
- * @param request_len  how many; further requests behind the first are ignored
+ * The body may be missing. If the whole body follows the head, `body` is a copy of it, decoded if it is chunked. Otherwise
+ * `body` is NULL and `content_length` is the value of the header: set `body` before http_parse_data().
+ * @param request      the bytes; no NUL is needed at their end
+ * @param request_len  number of the bytes; requests after the first are ignored
  * @param req          overwritten; to be freed with cweb_request_free() whatever the result
  * @return 0; -1 when the head is incomplete or wrong (an unknown method, no Host …): req->status is 400 then, or 500 when
  * memory ran out

@@ -3,9 +3,9 @@
  * @file libevent.h
  * Callbacks when file descriptors become ready.
  *
- * The server runs the loop: a module only needs event_new() and event_add(). A module's callbacks run one at a time, on a
- * thread that the server has for this version of the module; a fault in a callback ends only that callback. The callbacks end
- * when `unload` has returned or, without `unload`, when the module's last request or job has ended.
+ * The server runs the loop: a module only needs event_new() and event_add(). A module's callbacks run one at a time, on
+ * a thread that the server has for this version of the module. A fault in a callback ends only that callback. The
+ * callbacks end when `unload` has returned or, without `unload`, when the module's last request or job has ended.
  *
  *     static void on_input(struct event *event, void *arg) {
  *         char bytes[512];
@@ -50,7 +50,7 @@ static inline void cweb_event_run(void *ready) {
     event->callback(event, event->arg);
 }
 
-/** Makes an event, not yet waited for. @return it, for event_free(); NULL when memory runs out or callback is NULL */
+/** Makes an event, not yet waited for. @return the event, for event_free(); NULL when memory runs out or callback is NULL */
 static inline struct event *event_new(int fd, short events, event_callback_t callback, void *arg) {
     struct event *event = callback == NULL ? NULL : (struct event *)calloc(1, sizeof *event);
     if (event != NULL) {
@@ -111,7 +111,7 @@ __attribute__((weak, visibility("hidden"))) struct cweb_event_wait cweb_event_wa
 
 /**
  * Waits for event_dispatch_stop(). Callbacks do not need this function; it exists for modules with a thread of their
- * own for the loop. It must not be called in `onload`, which has to return.
+ * own for the loop. event_dispatch() must not be called in `onload`, which has to return.
  */
 static inline void event_dispatch(void) {
     pthread_mutex_lock(&cweb_event_wait.lock);

@@ -27,7 +27,7 @@ struct list {
 #define LIST_FOREACH(list, node) \
     for (struct list_node *node = (list)->head; node != NULL; node = node->next)
 
-/** As LIST_FOREACH, but the body may remove and free the node it stands on; `tmp` names the follower. */
+/** As LIST_FOREACH, but the body may remove and free the present node; `tmp` is the next node. */
 #define LIST_FOREACH_SAFE(list, node, tmp)                                                     \
     for (struct list_node *node = (list)->head, *tmp = node != NULL ? node->next : NULL;       \
          node != NULL; node = tmp, tmp = node != NULL ? node->next : NULL)
@@ -61,8 +61,8 @@ static inline void list_add(struct list *list, void *data) {
 }
 
 /**
- * Removes the first node that holds this very pointer; the data is not freed.
- * @return 1 when one was removed; 0 when there is none, or list is NULL
+ * Removes the first node that has this pointer; the data is not freed.
+ * @return 1 when a node was removed; 0 when no node has the pointer, or list is NULL
  */
 static inline int list_remove(struct list *list, void *data) {
     if (list == NULL) {
@@ -80,7 +80,7 @@ static inline int list_remove(struct list *list, void *data) {
     return 0;
 }
 
-/** Calls visit with every pointer in order. visit may remove the one it is given. */
+/** Calls visit with every pointer in order. visit may remove the pointer that it is called with. */
 static inline void list_iterate(struct list *list, void (*visit)(void *data)) {
     if (list == NULL || visit == NULL) {
         return;

@@ -3,7 +3,7 @@
  * @file pool.h
  * A pool of threads that run tasks in the order they were added, several at once.
  *
- * Start one in `onload`, destroy it in `unload`: a thread must not outlive its module.
+ * Start a pool in `onload` and destroy it in `unload`: a thread must not outlive its module.
  */
 #ifndef CWEB_POOL_H
 #define CWEB_POOL_H
@@ -16,7 +16,7 @@
 #include <unistd.h>
 
 #ifndef __cplusplus
-#include <stdatomic.h> /* modules count on it, and on those above */
+#include <stdatomic.h> /* modules rely on this header, and on those above */
 #endif
 
 #ifdef __cplusplus

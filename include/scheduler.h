@@ -14,7 +14,7 @@
 #include <stdlib.h>
 
 #ifndef __cplusplus
-#include <stdatomic.h> /* modules count on it */
+#include <stdatomic.h> /* modules rely on this header */
 #endif
 
 #ifdef __cplusplus

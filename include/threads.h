@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /**
  * @file threads.h
- * The system's threads.h, and what the linker puts in the place of thrd_exit(3): on a thread of the server's the call ends
- * the running handler, as pthread_exit(3) does.
+ * The system's threads.h, and the function with which the linker replaces thrd_exit(3). On a thread of the server, the
+ * call ends the running handler, as pthread_exit(3) does.
  */
 #ifndef CWEB_THREADS_H
 #define CWEB_THREADS_H

@@ -3,8 +3,8 @@
  * @file uuid.h
  * UUIDs in their text form of 36 characters (RFC 9562 section 4), as the server names jobs.
  *
- * The names do not clash with libuuid's <uuid/uuid.h> at link time (these are static); include only one of the
- * two in a file.
+ * The functions are static, so their names do not clash with those of libuuid at link time. A file must not include both
+ * this header and <uuid/uuid.h>.
  */
 #ifndef CWEB_UUID_H
 #define CWEB_UUID_H
@@ -28,7 +28,7 @@ typedef struct cweb_uuid {
 } cweb_uuid_t;
 
 #ifdef CWEB_UUID_T
-/** The type's first name; the server asks for it where a source needs it. */
+/** The older name of the type; the server's compiler flags enable it where a source needs it. */
 typedef cweb_uuid_t uuid_t;
 #endif
 
@@ -45,7 +45,7 @@ CWEB_OUT_OF_LINE int cweb_uuid_text_is_valid(const char *text) {
     return text[UUID_STR_LEN - 1] == '\0';
 }
 
-/** Makes it the empty string. */
+/** Sets *uuid to the empty string. */
 static inline void uuid_clear(cweb_uuid_t *uuid) {
     if (uuid != NULL) {
         memset(uuid, 0, sizeof *uuid);
@@ -65,17 +65,17 @@ static inline int uuid_from_string(cweb_uuid_t *uuid, const char *text) {
     return 0;
 }
 
-/** 1 if it holds a UUID, else 0. */
+/** 1 if *uuid is a UUID, else 0. */
 static inline int uuid_is_valid(const cweb_uuid_t *uuid) {
     return uuid != NULL && cweb_uuid_text_is_valid(uuid->str);
 }
 
-/** 1 if both hold the same text, in whatever case; 0 if not, or if one is NULL. */
+/** 1 if both have the same text, regardless of case; 0 if not, or if one is NULL. */
 static inline int uuid_equal(const cweb_uuid_t *a, const cweb_uuid_t *b) {
     return a != NULL && b != NULL && strncasecmp(a->str, b->str, UUID_STR_LEN) == 0;
 }
 
-/** Its text; "" for NULL. */
+/** The text of uuid; "" for NULL. */
 static inline const char *uuid_c_str(const cweb_uuid_t *uuid) {
     return uuid == NULL ? "" : uuid->str;
 }

@@ -55,7 +55,7 @@ pub struct Config {
     pub tls_cert: Option<PathBuf>,
     /// The server's private key, PEM; absolute. Given exactly when `tls_cert` is.
     pub tls_key: Option<PathBuf>,
-    /// The certificates of clients that are asked for.
+    /// Settings of client certificates.
     pub tls_clients: TlsClientSettings,
     /// The key that signs tokens of modules, PEM; absolute. The server makes the file if it is missing.
     pub token_key: Option<PathBuf>,
@@ -79,9 +79,9 @@ pub struct Config {
     pub connections_max: usize,
     /// Limit on the open connections of one peer, over all shards: 503 and a close beyond it; 0: no limit.
     pub connections_per_peer_max: usize,
-    /// Proxies that the server believes about the client's address: addresses, networks, `unix`.
+    /// Proxies whose header field names the client's address: addresses, networks, `unix`.
     pub trusted_proxies: Vec<String>,
-    /// The header field that these proxies write.
+    /// The name of this header field.
     pub trusted_proxy_header: String,
     /// Settings about projects, libraries and versions.
     pub projects: ProjectSettings,

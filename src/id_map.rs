@@ -1,13 +1,13 @@
-//! Maps by numbers that the server itself has given: tickets of calls, keys of sockets, modules that are loaded.
+//! Maps whose keys are numbers that the server assigns: tickets of calls, keys of sockets, numbers of loaded modules.
 //!
-//! Nobody outside chooses what is in them, so their hash need not resist an attacker, and can be a fast one: a request to a
-//! process of modules looks such numbers up four times, a message of a WebSocket there seven times.
+//! No client or module chooses these keys, so the hash function can be fast instead of resistant to collisions. A request to a
+//! domain's process needs four look-ups in such maps, and a message of a WebSocket needs seven.
 
 use foldhash::fast::FixedState;
 use std::collections::{HashMap, HashSet};
 
-/// A map by numbers of the server's own.
+/// A map whose keys are numbers that the server assigns.
 pub type IdMap<T> = HashMap<u64, T, FixedState>;
 
-/// A set of numbers of the server's own.
+/// A set of numbers that the server assigns.
 pub type IdSet = HashSet<u64, FixedState>;

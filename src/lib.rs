@@ -2,23 +2,24 @@
 //!
 //! The crate's rooms, top to bottom; a room imports those below it, never above:
 //!
-//! | room | what it is for |
+//! | room | purpose |
 //! | --- | --- |
-//! | [`cli`] | one thin command a file: serve, deploy, modules, new, dev |
+//! | [`cli`] | the commands of the program, one file each |
 //! | [`server`] | starts and stops the threads in order |
-//! | [`sd_notify`] | what the service manager is told: ready, stopping, alive |
+//! | [`sd_notify`] | messages to the service manager: ready, stopping, alive |
 //! | [`testing`] | runs the tests that authors write for their modules: `cweb test` |
-//! | [`admin`] | the server's own paths: `/mgnt`, `/healthz`, `/metrics`; auth and CORS |
-//! | [`shard`] | one pinned thread each: connection table, dispatch, inbox, timers |
-//! | [`server_response`], [`shard_stats`] | answers of the server's own, and the counters of a shard |
+//! | [`admin`] | the server's own paths: `/mgnt`, `/jobs`, `/blobs`, `/healthz`, `/metrics`; access control |
+//! | [`shard`] | a pinned thread with its connections, dispatch, inbox and timers |
+//! | [`server_response`], [`shard_stats`] | the server's own answers, and the counters of a shard |
 //! | [`module`] | source → compile → cache → load → table → generations → persistence |
 //! | [`domain`] | where handlers execute: executors, the fault guard |
-//! | [`abi`] | the `repr(C)` mirror of `include/` and the services modules call |
+//! | [`abi`] | the `repr(C)` mirror of `include/`, and the services that modules call |
+//! | [`jobs`] | background jobs: queue, workers, schedules, the durable store |
 //! | [`net`] | the reactor seam and its drivers; listeners |
 //! | [`proto`] | sans-IO protocol machines: HTTP/1.1, forms, WebSocket |
-//! | [`id_map`] | maps by numbers of the server's own |
+//! | [`id_map`] | maps whose keys are numbers that the server assigns |
 //! | [`logbook`] | the last lines of each module |
-//! | [`machine`] | how much memory the machine and the cgroups around the server have |
+//! | [`machine`] | the memory of the machine, and the limits of the cgroups around the server |
 //! | [`threads`] | threads that may run module code |
 //! | [`config`] | flags, environment and `cweb.toml` into one validated [`config::Config`] |
 

@@ -1,9 +1,9 @@
-//! The last lines of each module: what it printed, and what the server said of it. Kept for `cweb logs`.
+//! The last log lines of each module, for `cweb logs`: the module's own output, and the server's messages about the module.
 //!
-//! Any thread adds lines; readers keep the number of the line they saw last and ask for what follows. A buffer that is full
-//! forgets its oldest lines, so neither a module that prints much nor a reader that is slow holds anything up: the reader is
-//! told how many lines it has missed. Lock order: the lock is held for one line or one batch, and nothing is called under it
-//! but [`Watcher::wake`].
+//! Any thread adds lines. A reader keeps the number of the last line that it has read, and requests the following lines. A full
+//! buffer drops its oldest lines, so neither a module with much output nor a slow reader blocks another thread. A reader gets
+//! the number of the lines that the buffer dropped before the reader could read them. Lock order: a thread holds the lock for
+//! one line or one batch, and calls nothing under the lock except [`Watcher::wake`].
 
 use crossbeam::queue::ArrayQueue;
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -11,30 +11,30 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Most modules with lines; beyond it the module that was silent for longest is forgotten.
+/// Limit on the modules with lines; beyond this limit the lines of the module with the oldest last line are dropped.
 const MODULES_MAX: usize = 1_000;
-/// What a line takes beside its text, in bytes.
+/// Memory of a line beside its text, in bytes.
 const LINE_OVERHEAD: usize = 64;
-/// Limit, in bytes, on the lines of a module, unless [`set_limit`] says otherwise.
+/// Limit, in bytes, on the lines of a module, unless [`set_limit`] sets another limit.
 const BYTES_MAX: usize = 256 * 1024;
 
-/// What kind of line it is.
+/// The kind of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// The module printed it.
+    /// The module printed the line.
     Printed,
-    /// The server says it of the module.
+    /// A message of the server about the module.
     Info,
-    /// The server warns of the module.
+    /// A warning of the server about the module.
     Warning,
-    /// The module has failed.
+    /// A failure of the module.
     Error,
     /// A request to the module, for readers that ask for requests.
     Request,
 }
 
 impl Kind {
-    /// Its name in answers.
+    /// The kind's name in answers.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -50,13 +50,13 @@ impl Kind {
 /// A line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Line {
-    /// Its number: larger than those of the module's earlier lines, also of those before a restart of the server.
+    /// The line's number: larger than the numbers of the module's earlier lines, also of those before a restart of the server.
     pub id: u64,
     /// Milliseconds since 1970.
     pub at_ms: u64,
-    /// What kind of line it is.
+    /// The kind of the line.
     pub kind: Kind,
-    /// One line.
+    /// The text of the line.
     pub text: String,
 }
 
@@ -65,22 +65,22 @@ pub struct Line {
 pub struct Batch {
     /// The lines, oldest first.
     pub lines: Vec<Arc<Line>>,
-    /// Lines before them that the buffer has forgotten, and the reader has not seen.
+    /// Number of lines before `lines` that the buffer dropped before the reader read them.
     pub lost: u64,
-    /// The number to ask with next.
+    /// The number for the next request.
     pub last: u64,
 }
 
 /// Where a reader begins.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct From {
-    /// The number of the line that it has seen last.
+    /// The number of the last line that the reader has read.
     pub after: Option<u64>,
-    /// Most lines.
+    /// Limit on the number of lines.
     pub lines: Option<usize>,
     /// Only lines of this time or later, in milliseconds since 1970.
     pub since_ms: u64,
-    /// Whether it wants lines about requests, too. They are written while such a reader is there.
+    /// Whether the reader also wants lines about requests. Such lines are written only while such a reader exists.
     pub requests: bool,
 }
 
@@ -92,16 +92,16 @@ impl From {
     }
 }
 
-/// Who waits for lines. Called under the lock of the book: must return at once.
+/// Waits for new lines.
 pub trait Watcher: Send + Sync {
-    /// There are new lines.
+    /// Reports new lines. Must return at once, because the caller holds the lock of the book.
     fn wake(&self);
 }
 
 struct Buffer {
     lines: VecDeque<Arc<Line>>,
     bytes: usize,
-    /// The number of the first line there was, and of the next one.
+    /// The number of the buffer's first line ever, and of its next line.
     first: u64,
     next: u64,
     /// Readers by their keys.
@@ -119,7 +119,7 @@ struct RequestQuota {
     left_out: u64,
 }
 
-/// Most lines about requests of a module in a second; of further requests only the number is told.
+/// Limit on the lines about requests of a module in a second; further requests are only counted.
 const REQUEST_LINES_MAX: u32 = 200;
 
 /// Readers of all modules that want lines about requests.
@@ -127,7 +127,7 @@ static TRACERS: AtomicUsize = AtomicUsize::new(0);
 
 struct Book {
     buffers: HashMap<String, Buffer>,
-    /// Modules that are deployed: what the server says of one is found by its name.
+    /// The deployed modules: a message of the server that begins with one of these names is a line of that module.
     known: BTreeSet<String>,
     bytes_max: usize,
     next_watcher: u64,
@@ -141,7 +141,7 @@ fn book() -> MutexGuard<'static, Book> {
     BOOK.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The book, unless another thread has it.
+/// The book, unless another thread holds its lock.
 fn try_book() -> Option<MutexGuard<'static, Book>> {
     match BOOK.try_lock() {
         Ok(book) => Some(book),
@@ -150,10 +150,10 @@ fn try_book() -> Option<MutexGuard<'static, Book>> {
     }
 }
 
-/// Limit on the lines in [`LATE`]; of further requests only the number is told.
+/// Limit on the lines in [`LATE`]; further requests are only counted.
 const LATE_MAX: usize = 1024;
 
-/// Lines about requests that came while another thread had the book: module and text.
+/// Lines about requests that arrived while another thread held the book's lock: module and text.
 static LATE: LazyLock<ArrayQueue<(String, String)>> = LazyLock::new(|| ArrayQueue::new(LATE_MAX));
 
 /// Requests without a line, because [`LATE`] was full.
@@ -165,7 +165,8 @@ fn since_1970() -> std::time::Duration {
 
 impl Buffer {
     fn new() -> Self {
-        // Microseconds: a server that is started again, and prints less than a million lines a second, does not repeat a number.
+        // The clock in microseconds: a restarted server does not repeat a number if a module has fewer than a million lines a
+        // second.
         let first = u64::try_from(since_1970().as_micros()).unwrap_or_default();
         let (watchers, tracers, requests) = (Vec::new(), Vec::new(), RequestQuota::default());
         Self { lines: VecDeque::new(), bytes: 0, first, next: first, watchers, tracers, requests }
@@ -195,11 +196,11 @@ impl Buffer {
     }
 
     fn after(&self, last: u64, lines_max: usize) -> Batch {
-        // What came before this server, or before the buffer was made, counts as lost for nobody.
+        // Lines from before this server or this buffer existed do not count as lost.
         let last = last.max(self.first.saturating_sub(1)).min(self.next.saturating_sub(1));
         let at = self.lines.partition_point(|line| line.id <= last);
         let lines: Vec<Arc<Line>> = self.lines.iter().skip(at).take(lines_max).map(Arc::clone).collect();
-        // Without a line behind `last` the reader has seen the newest one.
+        // Without a line after `last`, the reader has read the newest line.
         let lost = lines.first().map_or(0, |line| line.id - 1 - last);
         let last = lines.last().map_or(last, |line| line.id);
         Batch { lines, lost, last }
@@ -209,7 +210,7 @@ impl Buffer {
 impl Book {
     /// Adds the lines of [`LATE`].
     fn add_late(&mut self) {
-        // Bounded: others may add lines meanwhile.
+        // The loop is bounded, because other threads may add lines meanwhile.
         for _ in 0..LATE_MAX {
             let Some((module, text)) = LATE.pop() else { return };
             self.add_request(&module, &text);
@@ -266,12 +267,12 @@ pub fn add(module: &str, kind: Kind, text: &str) {
 /// Whether some reader wants lines about requests.
 #[must_use]
 pub fn is_traced() -> bool {
-    // Relaxed: a request that begins with the reader may be missing.
+    // Relaxed: a request that begins at the same moment as the reader may be missing.
     TRACERS.load(Ordering::Relaxed) > 0
 }
 
-/// Adds a line about a request to `module`, if a reader of its lines wants it. It never waits: a line that comes while another
-/// thread has the book is added by the next [`request`] or [`settle`].
+/// Adds a line about a request to `module`, if a reader of the module's lines wants requests. Never waits: if another thread
+/// holds the book's lock, the next [`request`] or [`settle`] adds the line.
 pub fn request(module: &str, text: &str) {
     let Some(mut book) = try_book() else {
         if LATE.push((module.to_owned(), text.to_owned())).is_err() {
@@ -283,7 +284,7 @@ pub fn request(module: &str, text: &str) {
     book.add_request(module, text);
 }
 
-/// Adds the lines about requests that came while another thread had the book, unless it is taken again.
+/// Adds the lines in [`LATE`], unless another thread holds the book's lock now.
 pub fn settle() {
     if !LATE.is_empty()
         && let Some(mut book) = try_book()
@@ -292,16 +293,16 @@ pub fn settle() {
     }
 }
 
-/// The name under which deployments are told to the pages of a server in development: that of no module.
+/// The name of the buffer that reports deployments to the pages of a server in development. No module can have this name.
 pub const DEPLOYMENTS: &str = "";
 
-/// The number of the last deployment that was told; from now on they are.
+/// The number of the last reported deployment. From this call on deployments are reported.
 #[must_use]
 pub fn last_deployment() -> u64 {
     book().buffer(DEPLOYMENTS).next.saturating_sub(1)
 }
 
-/// Tells those who watch [`DEPLOYMENTS`] that `module` has been deployed.
+/// Reports the deployment of `module` to the watchers of [`DEPLOYMENTS`].
 pub fn deployed(module: &str) {
     let mut book = book();
     let bytes_max = book.bytes_max;
@@ -310,12 +311,12 @@ pub fn deployed(module: &str) {
     }
 }
 
-/// Names the modules that are deployed: of them the server may say something, see [`told`].
+/// Sets the names of the deployed modules: see [`told`].
 pub fn set_known(names: impl Iterator<Item = String>) {
     book().known = names.collect();
 }
 
-/// Adds a line of the server's log to those of the module that the line is about: it begins with `module NAME`.
+/// Adds a line of the server's log to the lines of a module, if the line begins with `module NAME` of a deployed module.
 pub fn told(kind: Kind, text: &str) {
     let Some(rest) = text.strip_prefix("module ") else { return };
     let mut book = book();
@@ -333,17 +334,17 @@ pub fn about<'a>(text: &str, names: impl Iterator<Item = &'a String>) -> Option<
     names.filter(is_it).max_by_key(|name| name.len())
 }
 
-/// Whether there are lines of `module`.
+/// Whether `module` is deployed or has lines.
 #[must_use]
 pub fn has(module: &str) -> bool {
     let book = book();
     book.buffers.contains_key(module) || book.known.contains(module)
 }
 
-/// Forgets the lines of `module`.
+/// Drops the lines of `module`, unless the module has watchers.
 pub fn forget(module: &str) {
     let mut book = book();
-    // Who follows it sees what comes if it comes back.
+    // A watcher gets further lines if the module is deployed again.
     if book.buffers.get(module).is_some_and(|buffer| buffer.watchers.is_empty()) {
         book.buffers.remove(module);
     }
@@ -359,7 +360,7 @@ pub fn lines(module: &str, from: From) -> Batch {
     batch
 }
 
-/// Has `watcher` woken when `module` has new lines. Returns a key for [`unwatch`] and the number to ask with first.
+/// Registers `watcher` for new lines of `module`. Returns a key for [`unwatch`] and the number for the first request.
 pub fn watch(module: &str, from: From, watcher: Arc<dyn Watcher>) -> (u64, u64) {
     let mut book = book();
     let key = book.next_watcher;
@@ -373,7 +374,7 @@ pub fn watch(module: &str, from: From, watcher: Arc<dyn Watcher>) -> (u64, u64) 
     (key, buffer.begin(from))
 }
 
-/// Ends what [`watch`] began.
+/// Removes the watcher that [`watch`] has registered.
 pub fn unwatch(module: &str, key: u64) {
     let mut book = book();
     if let Some(buffer) = book.buffers.get_mut(module) {
@@ -388,7 +389,8 @@ pub fn unwatch(module: &str, key: u64) {
     }
 }
 
-/// At most `lines_max` lines of `module` behind number `last`; `None`: the book is being written, ask again.
+/// At most `lines_max` lines of `module` after number `last`. `None`: another thread holds the book's lock; the caller must
+/// ask again.
 #[must_use]
 pub fn after(module: &str, last: u64, lines_max: usize) -> Option<Batch> {
     let book = try_book()?;
@@ -416,7 +418,7 @@ mod tests {
         assert_eq!((texts(&rest), rest.lost), (vec!["9"], 0));
         let none = buffer.after(rest.last, 3);
         assert_eq!((none.lines.len(), none.lost, none.last), (0, 0, rest.last));
-        // A number of a server before this one, and one that was made up.
+        // A number of an earlier server, and an invented number.
         assert_eq!(buffer.after(0, 9).lost, 6);
         assert_eq!(buffer.after(u64::MAX, 9).lines.len(), 0);
     }
@@ -451,7 +453,7 @@ mod tests {
         let taken = book();
         std::thread::scope(|scope| scope.spawn(|| request("taken", "GET /late")).join()).unwrap();
         drop(taken);
-        // Other tests take the book, too.
+        // Other tests use the book, too.
         while !LATE.is_empty() {
             settle();
         }
@@ -472,13 +474,13 @@ mod tests {
             request(name, &number.to_string());
         }
         let listed = lines(name, from);
-        // The second may have changed meanwhile.
+        // The clock's second may have changed meanwhile.
         assert!(listed.lines.len() > 1 && listed.lines.len() <= REQUEST_LINES_MAX as usize + 3);
         assert_eq!(texts(&lines(name, From::default())), ["printed"]);
         assert_eq!(texts(&lines(name, From { lines: Some(1), ..From::default() })), ["printed"]);
         unwatch(name, key);
-        // Of a module that is not deployed nothing is left.
-        request(name, "nobody asks any more");
+        // Nothing is left of a module that is not deployed.
+        request(name, "no reader is left");
         assert!(lines(name, from).lines.is_empty());
     }
 

@@ -11,7 +11,7 @@ fn main() -> ExitCode {
     // Modules run in this process or in a child of it, and captures of routes are found where modules run.
     cweb::abi::request::set_captures(cweb::module::captures::of_route);
     let args: Vec<std::ffi::OsString> = std::env::args_os().collect();
-    // What a deployment waits for comes before everything else.
+    // The inspection comes first, because a deployment waits for its end.
     if let [_, command, file @ ..] = args.as_slice()
         && command == "inspect"
     {

@@ -1,7 +1,7 @@
-//! What the service manager is told (sd_notify(3)): that the server is ready, reloads, stops, is alive.
+//! Messages to the service manager (sd_notify(3)): the server is ready, reloads, stops, or is alive.
 //!
-//! One datagram each to the socket that `NOTIFY_SOCKET` names; without one, nothing happens. A message that can't be sent
-//! is of no consequence for the server, so it is said in the log and forgotten.
+//! Each message is one datagram to the socket that `NOTIFY_SOCKET` names. Without this variable, no message is sent. The server
+//! logs a message that could not be sent, and does not repeat the message.
 
 use rustix::time::{ClockId, clock_gettime};
 use std::ffi::OsStr;
@@ -12,10 +12,10 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Shortest time between two signs of life: the shards' clocks tick every 100 ms.
+/// Shortest interval between two watchdog messages: the shards' clocks tick every 100 ms.
 const ALIVE_EVERY_MIN: Duration = Duration::from_millis(250);
 
-/// The way to the service manager; clones are the same one.
+/// The connection to the service manager; clones share the same socket.
 #[derive(Debug, Clone, Default)]
 pub struct Manager {
     socket: Option<Arc<(UnixDatagram, SocketAddr)>>,
@@ -29,7 +29,7 @@ impl Manager {
             return Self::default();
         };
         Self::at(&name).unwrap_or_else(|error| {
-            tracing::warn!("NOTIFY_SOCKET={}: {error}; the service manager is told nothing", name.display());
+            tracing::warn!("NOTIFY_SOCKET={}: {error}; the service manager gets no messages", name.display());
             Self::default()
         })
     }
@@ -42,7 +42,7 @@ impl Manager {
             _ => return Err(io::Error::other("neither a path nor an abstract name")),
         };
         let socket = UnixDatagram::unbound()?;
-        // A manager that does not read must not hold the server up.
+        // A manager that does not read must not block the server.
         socket.set_nonblocking(true)?;
         Ok(Self { socket: Some(Arc::new((socket, addr))) })
     }
@@ -50,29 +50,29 @@ impl Manager {
     fn tell(&self, message: &str) {
         let Some((socket, addr)) = self.socket.as_deref() else { return };
         if let Err(error) = socket.send_to_addr(message.as_bytes(), addr) {
-            tracing::warn!("the service manager could not be told {message:?}: {error}");
+            tracing::warn!("the message {message:?} could not be sent to the service manager: {error}");
         }
     }
 
-    /// The server accepts connections and all its modules are loaded; or a reload is over.
+    /// Reports that the server accepts connections and all its modules are loaded, or that a reload is complete.
     pub fn ready(&self) {
         self.tell("READY=1");
     }
 
-    /// The settings that can change while the server runs are being read again; [`Manager::ready`] ends it.
+    /// Reports that the server reads the settings again that can change while it runs. [`Manager::ready`] reports the end.
     pub fn reloading(&self) {
         let now = clock_gettime(ClockId::Monotonic);
         let now_us = now.tv_sec.saturating_mul(1_000_000).saturating_add(now.tv_nsec / 1_000);
         self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={now_us}"));
     }
 
-    /// The server has begun to stop.
+    /// Reports that the server has begun to stop.
     pub fn stopping(&self) {
         self.tell("STOPPING=1");
     }
 
-    /// Says regularly that the server is alive, if the manager wants to hear that (`WatchdogSec=`), for as long as each of
-    /// the counts that `progress` gives goes on. The thread lives as long as the process.
+    /// Sends regular watchdog messages if the manager requests them (`WatchdogSec=`). A message is sent only if each count of
+    /// `progress` has changed since the last check. The thread runs until the process ends.
     ///
     /// # Errors
     /// The thread could not be started.
@@ -95,7 +95,7 @@ impl Manager {
     }
 }
 
-/// How often process `pid` is to show that it is alive: twice in the time that the manager waits (sd_watchdog_enabled(3)).
+/// The interval of the watchdog messages of process `pid`: half of the manager's limit (sd_watchdog_enabled(3)).
 fn alive_every(get: impl Fn(&str) -> Option<String>, pid: u32) -> Option<Duration> {
     let limit_us = get("WATCHDOG_USEC")?.parse().ok().filter(|limit_us| *limit_us > 0)?;
     if get("WATCHDOG_PID").is_some_and(|meant| meant != pid.to_string()) {
@@ -135,7 +135,7 @@ mod tests {
             manager.stopping();
             assert_eq!(received(&socket), "STOPPING=1");
             drop(socket);
-            manager.ready(); // Nobody listens, which harms nobody.
+            manager.ready(); // No process receives the message, which must have no effect.
         }
         assert!(Manager::at(OsStr::new("vsock:2:1")).is_err());
         Manager::default().ready();

@@ -3,7 +3,6 @@
 //! Order of start: listeners (so that an occupied port is detected first), the host of the modules, the control plane with the
 //! deployed modules, the shards. The line `listening on …` comes last: a program that reads this line finds every module
 //! served. The stop runs in reverse order, and no module can block it.
-//! finds every module served. The stop is the same backwards, and no module can hold it up.
 
 mod data_lock;
 mod error;
@@ -57,7 +56,9 @@ fn apart<T: Send + 'static>(
 
 /// The result of the work that [`apart`] has started.
 fn joined<T>(thread: JoinHandle<T>) -> Result<T, ServeError> {
-    thread.join().map_err(|_| ServeError::Control("a panic during the start; please report it".to_owned()))
+    thread
+        .join()
+        .map_err(|_| ServeError::Control("the start of the server panicked; please report this as a bug".to_owned()))
 }
 
 /// Runs the server until a signal stops it.
@@ -118,8 +119,8 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     let admin = make_admin(&config, &access, &control, &jobs, addresses.first());
     let admin_from = (!config.admin_listen.is_empty()).then_some(public);
     let shards = start_shards(&config, listeners, admin_from, wakers, &host, &control, &admin, &failed)?;
-    // The contract of the command line: one line for each address on stderr, at any log level. They are written at once, so
-    // that a program that has read one of them finds the others.
+    // The contract of the command line: one line for each address on stderr, at any log level. One call writes all lines, so
+    // that a program that has read one of the lines finds the others.
     let lines: String = addresses.iter().map(|address| format!("listening on {address}\n")).collect();
     let _ = std::io::stderr().write_all(lines.as_bytes());
     manager.ready();
@@ -134,7 +135,8 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     manager.stopping();
     stop::stop(&config, &mut signals, &control, &jobs, shards, &host);
     let result = failed.get().map_or(Ok(()), |why| Err(ServeError::Shard(why.clone())));
-    // Before this thread drops what it has: a first thread-local value waits for the loader's lock, which a destructor may hold.
+    // Must precede the drops at the end of this function: the creation of a thread-local value waits for the loader's lock,
+    // which a destructor may hold.
     bound_exit(i32::from(result.is_err()));
     result
 }

@@ -93,7 +93,7 @@ impl Reply {
         self.sent = true;
         let length = usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(usize::MAX);
         let mut bytes = Vec::with_capacity(512);
-        // The body has a known length, and its bytes follow.
+        // The body has a known length, and its bytes follow the head.
         let head = ResponseHead { head_only: true, ..self.meta.head(answer.status, length) };
         encode_response(&mut bytes, &head, answer.fields(), &[]);
         let pieces = || vec![BodyPiece::File(FileRange::new(Arc::new(OwnedFd::from(file)), range))];

@@ -54,7 +54,7 @@ pub struct StatsView {
     pub sockets: u64,
     /// Calls on executors (at the last tick).
     pub in_flight: u64,
-    /// Ticks of the shard's clock: as long as they go on, the shard does.
+    /// Ticks of the shard's clock: a count that stops shows that the shard is blocked.
     pub ticks: u64,
     /// Bytes of memory that clients make the shard hold.
     pub memory_bytes: u64,
@@ -121,7 +121,7 @@ impl ShardStats {
         usize::try_from(self.memory_bytes.load(Ordering::Relaxed)).unwrap_or(usize::MAX)
     }
 
-    /// Reads all counters; not one consistent moment, each one exact.
+    /// Reads all counters. Each value is exact, but the values may belong to different moments.
     #[must_use]
     pub fn view(&self) -> StatsView {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);

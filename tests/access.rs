@@ -181,7 +181,7 @@ fn a_key_for_some_modules_reaches_no_others_and_one_that_has_ended_none() {
         "DELETE /mgnt/shop/other",
         "PUT /mgnt/shop/settings/a/settings/A",
     ] {
-        refused(&ask(&server, request, &some), 403, "is for some of them only");
+        refused(&ask(&server, request, &some), 403, "is for some modules only");
     }
     for request in ["GET /mgnt/shop", "GET /mgnt/shop/logs", "GET /mgnt/shop/source", "DELETE /mgnt/shopping"] {
         assert_eq!(ask(&server, request, &some).status, 200, "{request}");
@@ -236,10 +236,10 @@ fn a_key_for_some_modules_reaches_no_others_and_one_that_has_ended_none() {
     // Those of its own it follows and cancels, and no more.
     assert_ne!(ask(&server, &format!("POST /jobs/{uuid}/cancel"), &some).status, 403);
     for request in [format!("DELETE /jobs/{uuid}"), format!("POST /jobs/{uuid}/retry")] {
-        refused(&ask(&server, &request, &some), 403, "is for some of them only");
+        refused(&ask(&server, &request, &some), 403, "is for some modules only");
     }
     refused(&submit("{\"module\":\"shop\",\"job\":\"count\"}"), 403, "is not for the module shop");
-    refused(&submit("{\"job\":\"count\"}"), 400, "has to name the module");
+    refused(&submit("{\"job\":\"count\"}"), 400, "needs a submission that names the module");
     refused(&submit("{\"module\":\"words\",\"module\":\"shop\",\"job\":\"count\"}"), 400, "duplicate field");
     if support::isolation() == "process" {
         let tenant = key("tenant");
@@ -431,7 +431,7 @@ fn sighup_reads_the_keys_again() {
     std::fs::write(&path, entry("old", "\"read\"")).unwrap();
     std::fs::set_permissions(&path, PermissionsExt::from_mode(0o644)).unwrap();
     signal(server.pid(), "HUP");
-    server.expect_log("can be used by others than its owner; chmod 600");
+    server.expect_log("can be used by users other than its owner; chmod 600");
     support::eventually("the old key counts again", || status("old") == 200);
 }
 

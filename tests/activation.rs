@@ -1,4 +1,4 @@
-//! The server as a service: sockets that somebody else has opened, and what the service manager is told.
+//! The server as a service: sockets that another process has opened, and messages to the service manager.
 
 use crate::support::{Client, PATIENCE, constant, eventually, isolation, module, signal};
 use std::io::{Read, Write};
@@ -124,7 +124,7 @@ fn restarts_under_load_lose_no_connection() {
     let held = Held::new();
     let service = held.start(&[], &["--port", "1"]);
     assert!(service.log().contains(&format!("listening on http://{}", held.addr())), "{}", service.log());
-    assert!(service.log().contains("--port and --listen don't count"), "{}", service.log());
+    assert!(service.log().contains("--port and --listen have no effect"), "{}", service.log());
     held.deploy(&constant("hello", "/hello", "hello"));
     let (done, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
     let mut running = Some(service);
@@ -222,7 +222,7 @@ fn the_manager_is_told_when_the_server_is_ready_and_when_it_stops() {
     }
     // A name that leads nowhere stops nobody.
     let log = held.start(&[("NOTIFY_SOCKET", "/nowhere")], &[]).stop();
-    assert!(log.contains("could not be told"), "{log}");
+    assert!(log.contains("could not be sent to the service manager"), "{log}");
 }
 
 #[test]

@@ -114,7 +114,7 @@ fn a_crash_leaves_a_core_file_that_gdb_reads() {
         assert!(server.get("/deep").status >= 500);
         return;
     }
-    server.expect_log("secrets too");
+    server.expect_log("including secrets");
     let files = |extension: &str| -> Vec<std::path::PathBuf> {
         let all = std::fs::read_dir(&there).unwrap().map(|entry| entry.unwrap().path());
         all.filter(|path| path.extension().unwrap() == extension).collect()

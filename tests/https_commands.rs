@@ -163,7 +163,7 @@ fn who_is_not_trusted_is_told_why_and_what_helps() {
     expect(&url, &[], &[&url, "no authority that this machine trusts", "--cacert FILE or CWEB_CACERT"]);
     expect(&url, &["--cacert", &authority.text("ca.pem")], &["no authority that this machine trusts"]);
     expect(&url, &["--cacert", "missing.pem"], &["--cacert missing.pem: No such file"]);
-    expect(&url, &["--cacert", "own.key"], &["--cacert own.key: no PEM certificate in it"]);
+    expect(&url, &["--cacert", "own.key"], &["--cacert own.key: the file has no PEM certificate"]);
     // A name that leads to the server and is not in its certificate.
     expect(&format!("https://[::ffff:127.0.0.1]:{port}"), &["--cacert", &pem], &["its certificate is for other names"]);
     works(command(dir, &format!("https://localhost:{port}"), &["modules", "--cacert", &pem]));

@@ -87,7 +87,7 @@ fn a_job_that_has_ended_badly_runs_again_with_fresh_attempts_on_the_version_serv
     let events = get(&server, &format!("/jobs/{flaky}/events"));
     let asked = &events["events"][10]["data"];
     assert_eq!((&asked["reason"], &asked["attempt"]), (&json!("asked for"), &json!(3)));
-    assert!(words(&retry(&flaky)).starts_with("409 the job is done: submit it again"), "{:?}", retry(&flaky));
+    assert!(words(&retry(&flaky)).starts_with("409 the job is done: submit a new job"), "{:?}", retry(&flaky));
 
     // A retry of a waiting job is refused; after a cancellation the job runs, on the version that is served by then.
     let later = submit(&server, &json!({"job": "count", "payload": {"n": 1}, "run_at": FAR}));

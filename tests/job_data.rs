@@ -393,7 +393,7 @@ fn jobs_are_given_files_and_make_some() {
 
     for (files, words) in [
         (json!({"in": format!("sha256:{}", "0".repeat(64))}), "there is no blob sha256:0000"),
-        (json!({"../in": name}), "no name of a file"),
+        (json!({"../in": name}), "can't name a file"),
         (json!({"in": "abc"}), "as PUT /blobs answers"),
     ] {
         let body = json!({ "job": "copy", "files": files }).to_string();

@@ -444,6 +444,9 @@ fn what_could_not_be_synced_is_not_acknowledged_and_service_resumes() {
 /// The client must look before it repeats, so it isn't told when to try again.
 fn is_in_doubt(response: &Response) {
     let (status, text) = (response.status, response.text());
-    assert!(status == 503 && text.contains("can't tell whether this is stored") && text.contains("disk"), "{text}");
+    assert!(
+        status == 503 && text.contains("can't tell whether the command is stored") && text.contains("disk"),
+        "{text}"
+    );
     assert!(response.header("retry-after").is_none(), "{}", response.head);
 }

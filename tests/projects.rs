@@ -91,7 +91,7 @@ fn hostile_projects_are_refused() {
     refused(&tar(work.path(), &["c", "main.c", "twin.c"]), "links and devices");
     refused(&tar(work.path(), &["cP", "--transform=s,main,../../main,", "main.c"]), "leads out of the project");
     refused(&tar(work.path(), &["cP", "--transform=s,main,/etc/main,", "main.c"]), "absolute");
-    refused(&tar(work.path(), &["c", "--transform=s,main,src/@main,", "main.c"]), "take for a flag");
+    refused(&tar(work.path(), &["c", "--transform=s,main,src/@main,", "main.c"]), "read as a flag");
     refused(&tar(work.path(), &["c", "--transform=s,main.c,main.h,", "main.c"]), "no source");
     fs::write(work.path().join("large.h"), vec![b' '; 100_001]).unwrap();
     refused(&tar(work.path(), &["c", "main.c", "large.h"]), "--project-bytes-max");

@@ -83,7 +83,7 @@ fn what_works_otherwise_than_meant_is_deployed_with_a_warning() {
     let text = answer.text();
     assert_eq!(answer.status, 200, "{text}");
     for words in [
-        "config: warning: GET /x/1 is never called: /x/.* before it matches it too",
+        "config: warning: GET /x/1 is never called: the earlier route /x/.* matches its requests",
         "config: warning: routes[2] (POST /big): CWEB_BODY_MIB(3) is beyond what the operator allows, 2097152 bytes",
         "config: note: routes[3] (GET /long)",
     ] {

@@ -209,7 +209,7 @@ fn no_domain_holds_all_workers_of_jobs() {
     eventually("it has chatted", || state(&chat) == "done");
     assert_eq!(json(server.get(&format!("/jobs/{chat}")))["result"], 28);
     server.expect_log("3000 bytes of them: emit_event returns -1");
-    server.expect_log("99 more events and the like");
+    server.expect_log("99 more events, results or errors");
     assert!(server.log().lines().filter(|line| line.contains(&chat)).count() < 8, "{}", server.log());
     // Its own long job ends by the time-out of the server, as neither the job nor the module has one.
     let long = submit(r#"{"job":"two-hang"}"#);

@@ -9,7 +9,7 @@
 #include "map.h"
 
 struct container {
-    /** Names a pointer; a name that is already there keeps its first one. @return 0, or -1 for a NULL argument */
+    /** Stores a pointer under a name; a name that is already there keeps its first pointer. @return 0, or -1 for a NULL argument */
     int (*set)(const char *name, void *value);
     /** The pointer of that name, or NULL. */
     void *(*get)(const char *name);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /**
  * @file legacy/cweb.h
- * The interface of modules of the older generations, whose functions take no context:
+ * The interface of modules of the older dialects, whose functions take no context:
  *
  *     #include <cweb.h>
  *
@@ -32,7 +32,7 @@
 #error "legacy/cweb.h is for -DCWEB_MODULE_API=2"
 #endif
 
-/** Marks the one symbol that the server looks for. */
+/** Marks the one symbol that the server looks up. */
 #define CWEB_EXPORT __attribute__((visibility("default")))
 #define export CWEB_EXPORT
 
@@ -63,7 +63,7 @@ typedef struct ws_info {
     void (*on_close)(struct websocket *);
 } websocket_info_t;
 
-/** What a module exports as `config`. */
+/** The declaration that a module exports as `config`. */
 typedef struct module {
     char name[CWEB_NAME_SIZE];
     char author[CWEB_NAME_SIZE];
@@ -121,7 +121,7 @@ struct cweb_legacy {
     struct symbols *symbols;
 };
 
-/* The old server's own variables, under the names that modules could link with. */
+/* Names of the earlier server's variables, for sources that use them. */
 #define crypto_module (*crypto)
 #define exposed_container (*cache)
 #define exposed_sqldb (*database)
@@ -141,7 +141,7 @@ __attribute__((weak, visibility("hidden"))) struct sqldb *database = NULL;
 __attribute__((weak, visibility("hidden"))) struct crypto *crypto = NULL;
 __attribute__((weak, visibility("hidden"))) struct symbols *symbols = NULL;
 
-/** Called by the loader before any other function but constructors. */
+/** The loader calls this once, before all other functions except constructors. */
 void cweb_bind_legacy(const struct cweb_legacy *services);
 __attribute__((weak, used, visibility("default"))) void cweb_bind_legacy(const struct cweb_legacy *services) {
     cache = container = services->cache;

@@ -8,7 +8,7 @@
 
 #include <sqlite3.h>
 
-/** Each function returns what SQLite's own of that name does. */
+/** Each function returns the result of SQLite's function of that name. */
 struct sqldb {
     sqlite3 *db;
     int (*exec)(const char *sql, int (*callback)(void *, int, char **, char **), void *arg);

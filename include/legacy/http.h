@@ -41,7 +41,7 @@ typedef enum http_method {
 
 #define CWEB_METHOD_COUNT 7
 
-/** Status of a response: one of these, or a plain number from 200 to 599, `(http_error_t)418`. */
+/** Status of a response: one of these values, or a plain number from 200 to 599, `(http_error_t)418`. */
 typedef enum http_error {
     HTTP_000_UNKNOWN,
     HTTP_101_SWITCHING_PROTOCOLS,
@@ -87,7 +87,7 @@ __attribute__((weak, visibility("hidden"))) const char *http_errors[CWEB_ERROR_C
     "501 Not Implemented",
 };
 
-/** A request. It and everything in it lives until the handler returns. */
+/** A request. The request and everything in it are valid until the handler returns. */
 typedef struct http_request {
     http_method_t method;
     http_version_t version;
@@ -102,7 +102,7 @@ typedef struct http_request {
         struct map *params; /**< Query parameters, percent-decoded; never NULL. */
         struct map *query_params;
     };
-    struct map *headers; /**< Keys in lower case, found in whatever case; never NULL. */
+    struct map *headers; /**< Keys in lower case; look-ups ignore case; never NULL. */
     struct map *data;    /**< Form fields, decoded; never NULL. */
     int websocket;
     int transfer_encoding_chunked;
@@ -124,10 +124,10 @@ typedef struct http_response {
 /** An open WebSocket: valid from on_open until on_close has returned. */
 typedef struct websocket {
     char *session;
-    int client_fd; /**< Names the connection; not to be read or written. */
+    int client_fd; /**< A number of the connection; no descriptor to read or write. */
     /** Sends one message, from any thread. @return 0, or -1 once the socket is closed */
     int (*send)(struct websocket *ws, const char *message, size_t length);
-    /** Closes it, after what was sent before. @return 0, or -1 if it was closed already */
+    /** Closes the socket, after earlier messages are sent. @return 0, or -1 if the socket was closed already */
     int (*close)(struct websocket *ws);
     void *server;       /* the server's */
     uint64_t server_id; /* the server's */

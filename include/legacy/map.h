@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /**
  * @file legacy/map.h
- * Maps for modules whose functions take no context: an array of pairs with a fixed number of places.
+ * Maps for modules whose functions take no context: an array of pairs with a fixed capacity.
  *
- * A request's and a response's stores are maps of this kind too, under both of their names: struct map and
- * struct http_kv_store are one type. A store of the server's copies the values that are inserted, so literals, buffers on
- * the stack and memory that is freed right afterwards are all fine; its keys are found in whatever case.
+ * The stores of a request and a response are maps of this kind, too: struct map and struct http_kv_store are one type. A
+ * store of the server copies the inserted values, so a value may be a literal, a buffer on the stack, or memory that is
+ * freed right afterwards. Look-ups in a store of the server ignore the case of keys.
  */
 #ifndef CWEB_MAP_H
 #define CWEB_MAP_H
@@ -19,7 +19,7 @@
 
 #include "cweb_host.h"
 
-/** What the functions return, as a negative number. */
+/** Result of the functions below; they return it as a negative number. */
 typedef enum map_error {
     MAP_OK = 0,
     MAP_ERR = 1,
@@ -30,7 +30,7 @@ typedef enum map_error {
 #define http_kv_pair map_entry
 #define http_kv_store map
 
-/* What the values are. The server says `char` for a source that has stores only, which hold strings. */
+/* The type of the values. The server defines it as `char` for a source that uses stores only, whose values are strings. */
 #ifndef CWEB_MAP_VALUE
 #define CWEB_MAP_VALUE void
 #endif
@@ -46,15 +46,15 @@ struct map {
     struct map_entry *entries;
     size_t size;
     size_t capacity;
-    size_t server; /* 0; in a store of the server's: 1, and one for each of the first pairs that it owns */
-    struct map_entry *repeated; /* the server's: further values of keys that a request repeats */
+    size_t server; /* 0; in a store of the server: 1, and one more for each of the first pairs that the server owns */
+    struct map_entry *repeated; /* in a store of the server: further values of keys that a request repeats */
     size_t repeated_size;
 };
 
 typedef struct map_entry http_kv_pair_t;
 typedef struct map http_kv_store_t;
 
-/** Makes an empty map with this many places; NULL for 0 or when memory runs out. */
+/** Makes an empty map with this capacity; NULL for 0 or when memory runs out. */
 static inline struct map *map_create(size_t capacity) {
     if (capacity == 0 || capacity > SIZE_MAX / sizeof(struct map_entry)) {
         return NULL;
@@ -72,7 +72,7 @@ static inline struct map *map_create(size_t capacity) {
     return map;
 }
 
-/* The place of key; size if there is none. A key in this very case goes before others. */
+/* The index of key; size if there is none. A key with the same case is preferred to others. */
 static inline size_t cweb_map_place(const struct map *map, const char *key) {
     size_t place = 0;
     while (place < map->size && strcmp(map->entries[place].key, key) != 0) {
@@ -87,8 +87,8 @@ static inline size_t cweb_map_place(const struct map *map, const char *key) {
 }
 
 /**
- * Adds a pair. The key is copied; the value's pointer is kept, in a store of the server's a copy of the string it is.
- * A key that is already there keeps its first value.
+ * Adds a pair. The key is copied; the map keeps the pointer, and a store of the server keeps a copy of the string. A
+ * key that is already there keeps its first value.
  * @return 0; -MAP_ERR when the map is full, an argument is NULL or memory runs out
  */
 static inline int map_insert(struct map *map, const char *key, void *value) {
@@ -113,7 +113,7 @@ static inline int map_insert(struct map *map, const char *key, void *value) {
     return MAP_OK;
 }
 
-/** The value of key; NULL when there is none, or no map. */
+/** The value of key; NULL when there is none, or map is NULL. */
 CWEB_OUT_OF_LINE void *map_get(const struct map *map, const char *key) {
     if (map == NULL || key == NULL) {
         return NULL;
@@ -122,7 +122,7 @@ CWEB_OUT_OF_LINE void *map_get(const struct map *map, const char *key) {
     return place < map->size ? map->entries[place].value : NULL;
 }
 
-/** Removes key; its value is left alone. @return 0, or -MAP_KEY_NOT_FOUND */
+/** Removes key; its value is not freed. @return 0, or -MAP_KEY_NOT_FOUND */
 static inline int map_remove(struct map *map, const char *key) {
     size_t place = map == NULL || key == NULL ? 0 : cweb_map_place(map, key);
     if (map == NULL || key == NULL || place == map->size) {
@@ -138,12 +138,12 @@ static inline int map_remove(struct map *map, const char *key) {
     return MAP_OK;
 }
 
-/** How many keys there are; 0 for NULL. */
+/** Number of keys in the map; 0 for NULL. */
 static inline size_t map_size(const struct map *map) {
     return map == NULL ? 0 : map->size;
 }
 
-/* Frees a map and its keys. A store of the server's is emptied, and freed after the handler. */
+/* Frees a map and its keys. A store of the server is emptied, and freed after the handler. */
 static inline void cweb_map_destroy(struct map *map, int free_values) {
     if (map == NULL) {
         return;
@@ -168,7 +168,7 @@ static inline void map_destroy(struct map *map) {
     cweb_map_destroy(map, 0);
 }
 
-/* ---- The same under the later names ---- */
+/* ---- The same functions under their later names ---- */
 
 static inline struct map *http_kv_create(size_t capacity) {
     return map_create(capacity);

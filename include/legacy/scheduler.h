@@ -11,14 +11,14 @@
 
 typedef void (*work_t)(void *);
 
-/** Both are later, in order, without waiting. */
+/** Both values mean the same: the work runs later, in order, and the caller does not wait. */
 typedef enum worker_state {
     ASYNC,
     SYNC
 } worker_state_t;
 
 struct scheduler {
-    /** Runs work(data) on the server's thread for it. @return 0 or -1 */
+    /** Queues work(data) for the server's scheduler thread. @return 0 or -1 */
     int (*add)(work_t work, void *data, worker_state_t state);
 };
 

@@ -67,7 +67,7 @@ static inline void sendHeadersFromString(Request request, const char *head) {
 #define not_found(fd) wafer__not_found_page(fd)
 #define unimplemented(fd) wafer__unimplemented_page(fd)
 
-/* ---- Routes: whether the path is this one, and the function is called ---- */
+/* ---- Routes: whether the request has this path; if so, the function is called ---- */
 
 #define route(request, path) wafer__req_route((request), (path), NULL, 0)
 #define routeh(request, path) wafer__req_route((request), (path), NULL, 1)
@@ -90,7 +90,7 @@ static inline void sendHeadersFromString(Request request, const char *head) {
     _hscan(fd, target, message, QTAGAPARAMQ(tag, attributes, text))
 #define hscan(...) wafer__hscan(__VA_ARGS__)
 
-/* ---- HTML of July 2014: attribute names in one string, their values behind it ---- */
+/* ---- HTML of July 2014: attribute names in one string, then their values ---- */
 
 #define hto wafer__open_tag
 #define hts wafer__empty_tag

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
-/** @file server.h For apps of nope.c of July 2014: everything, and the oldest name of server(). */
+/** @file server.h For apps of nope.c of July 2014: all declarations, and the oldest name of server(). */
 #ifndef CWEB_NOPE_SERVER_H
 #define CWEB_NOPE_SERVER_H
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /**
  * @file wafer_base.h
- * What nope.h and wafer.h have in common: the system's headers, numbers and small macros.
+ * The common part of nope.h and wafer.h: the system's headers, numbers and small macros.
  */
 #ifndef CWEB_WAFER_BASE_H
 #define CWEB_WAFER_BASE_H
@@ -97,7 +97,7 @@ typedef int bool;
 #define dbgprintf(...) ((long)0)
 #endif
 
-/* The port is the server's; an app may say what it likes. */
+/* The server ignores the port that an app sets. */
 __attribute__((weak, visibility("hidden"))) int default_port;
 
 #endif /* CWEB_WAFER_BASE_H */

@@ -24,11 +24,11 @@
 #define WAFER__HEAD_SENT 1
 #define WAFER__HEAD_UNWANTED 2
 #define WAFER__FORM_ONLY 4
-/* Longest line of a head that the functions below write. */
+/* Limit, in bytes, on a line of a head that the functions below write. */
 #define WAFER__LINE_MAX 1024
-/* Lines that a head read by readHeaders() may have. */
+/* Limit on the lines of a head that readHeaders() reads. */
 #define WAFER__LINES_MAX 1024
-/* Lines that are logged about files that are not there. */
+/* Limit on the log lines about missing files. */
 #define WAFER__MISSES_MAX 10
 
 /* ---- Writing ---- */
@@ -88,7 +88,7 @@ long wafer__printf(int fd, const char *format, ...) {
     return sent;
 }
 
-/* ---- Heads. Each is written only where nothing has been written yet, so that no answer has two ---- */
+/* ---- Heads. A head is written only if the answer is still empty, so that no answer has two heads ---- */
 
 static int wafer__has_written(int fd) {
     return lseek(fd, 0, SEEK_CUR) > 0;
@@ -209,7 +209,7 @@ void freeHeaders(char **headers) {
     free(headers);
 }
 
-/* Reads a line, which ends in one LF whatever it ended in. Its length; 0 at the end. */
+/* Reads a line and replaces its line ending by one LF. Returns the length; 0 at the end. */
 int wafer__get_line(int fd, char *line, int size) {
     int length = 0;
     char byte = '\0';
@@ -244,7 +244,7 @@ char **wafer__read_headers(int fd) {
 
 /* ---- Forms ---- */
 
-/* The path as the value of an attribute: browsers send it percent-encoded, others might not. */
+/* The path as the value of an attribute: browsers percent-encode the path, other clients might not. */
 static void wafer__send_path(int fd, const char *target) {
     const char *end = target + strcspn(target, "?");
     wafer__puts(fd, wafer__mount);
@@ -335,7 +335,7 @@ static void wafer__missing(int fd, const char *name, int error) {
     wafer__not_found_page(fd);
 }
 
-/* A date of HTTP in each of its three forms (RFC 9110 §5.6.7); -1 if it is none. */
+/* Reads a date in any of the three forms of HTTP (RFC 9110 §5.6.7); -1 if the text is no date. */
 static time_t wafer__date(const char *text) {
     static const char *const forms[] = {"%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%a %b %e %H:%M:%S %Y"};
     for (size_t i = 0; text != NULL && i < sizeof forms / sizeof forms[0]; i++) {
@@ -357,7 +357,7 @@ static void wafer__send_quoted(int fd, const char *name) {
     }
 }
 
-/* Whether the client says that it has the file already. */
+/* Whether the client's conditions say that it already has the file. */
 static int wafer__is_known(const struct stat *found, int extra) {
     time_t known = wafer__date(http_kv_get(wafer__call.request->headers, "if-modified-since"));
     return (extra & WAFER__FILE_CACHED) != 0 && known != -1 && found->st_mtime <= known;
@@ -389,7 +389,7 @@ static void wafer__file_head(int fd, const struct stat *found, const char *displ
     wafer__puts(fd, "\r\n");
 }
 
-/* Answers with a file. type NULL: by the name's suffix. 0, or -1 when there is none and the answer is 404. */
+/* Answers with a file. type NULL: by the name's suffix. 0, or -1 when the file does not exist and the answer is 404. */
 int wafer__file(int fd, const char *name, const char *display, const char *type, int extra) {
     struct stat found;
     /* O_NONBLOCK: opening a FIFO must not wait for its writer. */
@@ -416,7 +416,7 @@ int wafer__file(int fd, const char *name, const char *display, const char *type,
     return got < 0 ? -1 : 0;
 }
 
-/* ---- Functions of a Response: the first text has a head before it ---- */
+/* ---- Functions of a Response: they write a head before the first text ---- */
 
 static void wafer__automatic(Response *response) {
     if (!(response->apiFlags & (WAFER__HEAD_SENT | WAFER__HEAD_UNWANTED))) {
@@ -492,7 +492,7 @@ void wafer__res_file_cached(Request *request, Response *response, const char *na
     wafer__res_serve(response, name, display, type, WAFER__FILE_LENGTH | WAFER__FILE_CACHED);
 }
 
-/* ---- The same of a Request by value, with no head of their own ---- */
+/* ---- The same functions for a Request by value: they write no head ---- */
 
 long wafer__req_printf(Request request, const char *format, ...) {
     va_list args;

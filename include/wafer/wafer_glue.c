@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * Makes a module of an app for nope.c or WAFer; compiled beside it, so that no name of cweb.h meets one of the app's.
+ * Makes a module of an app for nope.c or WAFer. This file is compiled separately from the app, so that the names of cweb.h
+ * do not clash with those of the app.
  *
- * The app gets a descriptor that is a file in memory: send, write, dprintf, fdopen, gzdopen and close work on it. The
- * server keeps a duplicate and takes apart afterwards what was written. The server makes one call at a time, so the
- * state of the call is static; what a call that did not return has left is freed by the next one.
+ * The app gets a descriptor of a file in memory: send, write, dprintf, fdopen, gzdopen and close work on it. This code
+ * keeps a duplicate of the descriptor and parses the written bytes afterwards. The server makes one call at a time, so
+ * the state of the call is static. If a call did not return, the next call frees its memory.
  */
 #undef _FORTIFY_SOURCE
 #define CWEB_WITHOUT_OPENSSL 1
@@ -21,12 +22,12 @@
 
 #include <wafer_types.h>
 
-/* Largest answer. What is written beyond it fails, and the answer is 500. */
+/* Limit, in bytes, on an answer. A write beyond the limit fails, and the answer is 500. */
 #define WAFER_ANSWER_BYTES_MAX (32L * 1024 * 1024)
-/* The file is so much larger, so that a write that does not fit is seen even where libc itself makes it. */
+/* Bytes by which the file is larger than the limit, so that a write beyond the limit is detected even if libc makes it. */
 #define WAFER_ANSWER_SLACK (1024L * 1024)
 
-/* Flags of a route and a status that src/abi/manifest.rs and src/abi/types.rs know too. */
+/* Flags of a route, and a status. src/abi/manifest.rs and src/abi/types.rs must have the same values. */
 #define WAFER_FALLBACK 2
 #define WAFER_SERIAL 4
 #define WAFER_FINAL 8
@@ -35,14 +36,14 @@
 static struct {
     const http_request_t *request;
     int kept;      /* the server's descriptor of the answer; -1: there is no call */
-    int given;     /* the app's */
-    ino_t inode;   /* of both */
+    int given;     /* the app's descriptor of the answer */
+    ino_t inode;   /* of the file behind both descriptors */
     int too_large; /* a write did not fit */
     char *head;    /* the request's head, with a NUL at the end of each line */
     char **lines;
-    const char *unread[2]; /* what reading from the descriptor gives: the rest of the head, then the body */
+    const char *unread[2]; /* the bytes that the app can still read: the rest of the head, then the body */
     size_t unread_bytes[2];
-    char type[128]; /* of setMimeType() */
+    char type[128]; /* set by setMimeType() */
 } wafer__call = {.kept = -1, .given = -1};
 
 /* ---- The descriptor ---- */
@@ -62,7 +63,7 @@ static int wafer__open(void) {
     if (kept < 0 || fstat(kept, &made) != 0) {
         return -1;
     }
-    /* As large as it may become: only pages that are written take memory. */
+    /* The file gets its largest size at once: only pages that are written take memory. */
     if (ftruncate(kept, WAFER_ANSWER_BYTES_MAX + WAFER_ANSWER_SLACK) != 0 ||
         fcntl(kept, F_ADD_SEALS, F_SEAL_GROW | F_SEAL_SHRINK) != 0) {
         close(kept);
@@ -74,7 +75,8 @@ static int wafer__open(void) {
     return wafer__call.given < 0 ? -1 : 0;
 }
 
-/* Frees what the call has had. The app may have closed its descriptor, and its number may be another file's by now. */
+/* Frees the memory and the descriptors of the call. The app may have closed its descriptor, and the number may now belong
+ * to another file. */
 static void wafer__clear(void) {
     if (wafer__is_ours(wafer__call.given)) {
         close(wafer__call.given);
@@ -114,8 +116,8 @@ static ssize_t wafer__feed(void *buffer, size_t size, int keeps) {
 }
 
 /*
- * The app's calls of these four come here, because its shared object binds to itself: sockets of its own are sockets, and
- * its client is the file.
+ * The app's calls of these four functions come here, because its shared object is linked with -Bsymbolic. On sockets of
+ * the app's own the functions work as usual; for the app's client they work on the file.
  */
 #pragma GCC visibility push(hidden)
 ssize_t send(int fd, const void *bytes, size_t size, int flags) {
@@ -144,7 +146,7 @@ static size_t wafer__mount_bytes(const char *target) {
     return below ? length : 0;
 }
 
-/* The target below the mount prefix. An absolute one (RFC 9112 §3.2.2) loses scheme and host. */
+/* The target below the mount prefix. Scheme and host of an absolute target (RFC 9112 §3.2.2) are removed. */
 static char *wafer__target(char *target) {
     char *host = target[0] == '/' ? NULL : strstr(target, "://");
     if (host != NULL) {
@@ -154,14 +156,14 @@ static char *wafer__target(char *target) {
     size_t prefix = wafer__mount_bytes(target);
     target += prefix;
     if (target[0] != '/' && (prefix > 0 || host != NULL)) {
-        /* There is room before it: the prefix, or scheme and host. */
+        /* The bytes before the target are the prefix, or scheme and host, so there is room for the slash. */
         target--;
         target[0] = '/';
     }
     return target;
 }
 
-/* Cuts the line at `at` off by a NUL and returns the start of the next one; NULL: it is the empty line, or the end. */
+/* Ends the line at `at` by a NUL. Returns the start of the next line; NULL: the line is empty, or the last one. */
 static char *wafer__cut(char *at) {
     char *end = at == NULL ? NULL : strchr(at, '\n');
     if (end == NULL) {
@@ -177,7 +179,7 @@ static int wafer__has_body(const http_request_t *req) {
            http_kv_get(req->headers, "content-length") != NULL;
 }
 
-/* Fills `request` from the bytes of the head, which the server leaves in the reserved places of http_request_t. */
+/* Fills `request` from the bytes of the head, to which the server's reserved fields of http_request_t point. */
 static int wafer__read_request(http_request_t *req, Request *request) {
     const char *raw = (const char *)req->reserved[0];
     size_t length = (size_t)(uintptr_t)req->reserved[1];
@@ -238,13 +240,13 @@ static void wafer__add_header(http_response_t *res, const char *name, size_t nam
         free(text);
         return;
     }
-    /* Not by http_kv_insert: a field may come twice (Set-Cookie). */
+    /* http_kv_insert() is not used, because a field may occur twice (Set-Cookie). */
     store->entries[store->size].key = key;
     store->entries[store->size].value = text;
     store->size++;
 }
 
-/* Fields that say how the answer is sent: that is for the server. */
+/* Whether a field is about the framing of the answer, which the server alone decides. */
 static int wafer__is_framing(const char *name, size_t length) {
     static const char *const framing[] = {"content-length", "connection", "transfer-encoding", "keep-alive", "date"};
     for (size_t i = 0; i < sizeof framing / sizeof framing[0]; i++) {
@@ -274,7 +276,7 @@ static void wafer__take_header(http_response_t *res, const char *line, size_t le
     }
 }
 
-/* The status in a status line, 0 if it is none. */
+/* The status in a status line; 0 if the text is no status line. */
 static int wafer__status(const char *text) {
     const char *blank = strncmp(text, "HTTP/", 5) == 0 ? strpbrk(text, " \r\n") : NULL;
     if (blank == NULL || *blank != ' ') {
@@ -292,7 +294,8 @@ static void wafer__drop_headers(http_response_t *res) {
     res->headers->size = 0;
 }
 
-/* Reads heads at the start of `bytes`, which end in a NUL, into `res`: interim ones (1xx) count for nothing. Returns where the body is. */
+/* Reads the heads at the start of `bytes`, which end in a NUL, into `res`; interim heads (1xx) are dropped. Returns the
+ * offset of the body. */
 static size_t wafer__take_head(http_response_t *res, const char *bytes, size_t length) {
     size_t at = 0;
     int status = 0;
@@ -320,7 +323,7 @@ static size_t wafer__take_head(http_response_t *res, const char *bytes, size_t l
     return at;
 }
 
-/* The type that setMimeType() was called with takes the place of the head's. */
+/* Replaces the content type of the head by the type that setMimeType() was called with. */
 static void wafer__set_type(http_response_t *res) {
     http_kv_pair_t *pair = cweb_kv_find(res->headers, "content-type");
     char *type = strdup(wafer__call.type);
@@ -370,7 +373,7 @@ static int wafer__handle(struct cweb_context *ctx, http_request_t *req, http_res
     wafer__clear();
     wafer__call.request = req;
     if (wafer__read_request(req, &request) != 0 || wafer__open() != 0) {
-        cweb_log(CWEB_LOG_ERROR, "a file in memory for the answer can't be made: %s", strerror(errno));
+        cweb_log(CWEB_LOG_ERROR, "the call has no file in memory for its answer: %s", strerror(errno));
         wafer__clear();
         return cweb_respond(res, (http_error_t)503, "text/plain", "no memory for the answer\n");
     }
@@ -396,7 +399,8 @@ static int wafer__handle(struct cweb_context *ctx, http_request_t *req, http_res
 export module_t config;
 static char wafer__pattern[2 * CWEB_NAME_SIZE];
 
-/* Before the server reads `config`: which functions the app defines is known when it is linked. */
+/* A constructor, because it must run before the server reads `config`: which functions the app defines is known only after
+ * linking. */
 __attribute__((constructor)) static void wafer__describe(void) {
     int flags = WAFER_FALLBACK | WAFER_SERIAL | (cweb_wafer_not_found != NULL ? WAFER_FINAL : 0);
     snprintf(config.name, sizeof config.name, "%s", wafer__name);

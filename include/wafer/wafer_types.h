@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /**
  * @file wafer_types.h
- * What a single-file app for nope.c or WAFer is given, in the fields of all their versions. Apps include one of server.h,
+ * The types of a single-file app for nope.c or WAFer, with the fields of all their versions. Apps include one of server.h,
  * nope.h, nopeutils.h, nopeapi.h, wafer.h or waferapi.h.
  */
 #ifndef CWEB_WAFER_TYPES_H
@@ -11,9 +11,9 @@
 #include <stddef.h>
 #include <sys/types.h>
 
-/** A request. It and everything in it lives until server() returns. */
+/** A request. The request and everything in it are valid until server() returns. */
 typedef struct struct_request {
-    int client;             /**< The answer is written here. Reading gives the rest of the request's head, then its body. */
+    int client;             /**< The app writes the answer here, and reads the rest of the request's head, then its body. */
     const char *reqStr;     /**< The target with its query, as the client sent it, without the app's mount prefix */
     int reqStrLen;          /**< Bytes of reqStr */
     const char *method;     /**< "GET" … */
@@ -22,13 +22,13 @@ typedef struct struct_request {
     int verLen;             /**< Bytes of ver */
     char **headers;         /**< The lines of the head as the client sent them, without their ends; NULL is the last */
     int headersLen;         /**< Lines in headers */
-    char *contentData;      /**< The whole body, a NUL behind it; NULL: the request has none */
+    char *contentData;      /**< The whole body with a NUL behind; NULL: the request has none */
     int contentDataLen;     /**< Bytes of contentData */
 } Request;
 
 /** An answer. */
 typedef struct struct_response {
-    int fd;        /**< What is written here is the answer: head, blank line, body */
+    int fd;        /**< The app writes the answer here: head, blank line, body */
     char **headers; /**< NULL */
     int flags;
     int apiFlags; /**< Bits API_FLAGS_…; the app may set some */
@@ -38,8 +38,8 @@ typedef struct struct_response {
 #pragma GCC visibility push(hidden)
 
 /*
- * May be defined by an app: answers where server() has written nothing. Without it the next app is asked, and the server
- * answers 404 if there is none.
+ * An app may define this function, which answers if server() has written nothing. Without the function, the server calls
+ * the next app, and answers 404 if there is none.
  */
 __attribute__((weak)) void cweb_wafer_not_found(Request *request, Response *response);
 
@@ -62,7 +62,7 @@ char *wafer__copy(const char *text);
 enum {
     WAFER__FILE_PLAIN = 0,
     WAFER__FILE_LENGTH = 1, /* its length */
-    WAFER__FILE_CACHED = 2  /* Cache-Control, Last-Modified, and 304 for who has it already */
+    WAFER__FILE_CACHED = 2  /* Cache-Control, Last-Modified, and 304 for a client that has the file already */
 };
 int wafer__file(int fd, const char *name, const char *display, const char *type, int extra);
 
@@ -98,25 +98,25 @@ void wafer__empty_tag(int fd, const char *tag, const char *names, ...);
 void wafer__element(int fd, const char *tag, const char *text, const char *names, ...);
 char *wafer__hscan(int fd, const char *target, const char *message, ...) __attribute__((format(printf, 3, 4)));
 
-/* What the part behind the app's source says of it. */
+/* Defined by the text that the server appends to the app's source; see wafer_unit.h. */
 extern const char wafer__server_line[];
 extern const char wafer__name[];
 extern const char wafer__mount[];
 void wafer__run(Request *request, Response *response);
 
-/* Apps declare these two themselves. */
+/* Apps declare these two functions themselves. */
 char *getHeader(char **headers, char *name);
 void freeHeaders(char **headers);
 
 #pragma GCC visibility pop
 
-/* How many arguments a macro was given, and the name made of two words. */
+/* The number of a macro's arguments, and the name made of two words. */
 #define WAFER__COUNT(...) WAFER__COUNT_(__VA_ARGS__, 8, 7, 6, 5, 4, 3, 2, 1, 0)
 #define WAFER__COUNT_(a, b, c, d, e, f, g, h, n, ...) n
 #define WAFER__JOIN(a, b) WAFER__JOIN_(a, b)
 #define WAFER__JOIN_(a, b) a##b
 
-/* ---- Names that differ by their first argument or by how many there are ---- */
+/* ---- Macros that choose a function by their first argument or by the number of arguments ---- */
 
 #define getQueryParam(of, name)                                                                                      \
     _Generic((of), Request *: wafer__res_param, const Request *: wafer__res_param, Request: wafer__req_param,          \
@@ -130,7 +130,7 @@ void freeHeaders(char **headers);
 #define wafer__static_send_2(fd, literal) send((fd), (literal), sizeof(literal) - 1, 0)
 #define wafer__static_send_3(fd, literal, flags) send((fd), (literal), sizeof(literal) - 1, (flags))
 
-/* (fd, text) or (fd, text, length). Apps declare it themselves: that becomes a declaration of the function. */
+/* (fd, text) or (fd, text, length). In an app's own declaration the macro expands to a declaration of the function. */
 #define writeLongString(...) WAFER__JOIN(wafer__write_long_, WAFER__COUNT(__VA_ARGS__))(__VA_ARGS__)
 #pragma GCC visibility push(hidden)
 ssize_t wafer__write_long_2(int fd, const char *text);
@@ -146,7 +146,7 @@ ssize_t wafer__write_long_3(int fd, const char *text, size_t length);
 #define wafer__serve_file_5(request, response, file, display, type)                                                  \
     wafer__res_file_cached((request), (response), (file), (display), (type))
 
-/** An addition: the Content-Type of this answer, whenever it is called before server() returns. */
+/** Sets the Content-Type of this answer, at any time before server() returns. WAFer has no such function. */
 #define setMimeType(response, type) ((void)(response), wafer__set_mime_type(type))
 
 #endif /* CWEB_WAFER_TYPES_H */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /**
  * @file wafer_unit.h
- * Stands behind the source of an app: calls its server() by the arguments that it takes. An error here means that the
- * source defines no server(), or one with other arguments.
+ * Compiled behind the source of an app; calls the app's server() with the arguments that server() takes. A compiler error
+ * here means that the source defines no server(), or a server() with other arguments.
  */
 #ifndef CWEB_WAFER_UNIT_H
 #define CWEB_WAFER_UNIT_H

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /**
  * @file waferapi.h
- * The functions of apps with a Response, from August 2014 on, and of those of a few days before that have a Request only.
+ * The functions of apps with a Response, from August 2014 on, and of slightly older apps that have a Request only.
  */
 #ifndef CWEB_WAFERAPI_H
 #define CWEB_WAFERAPI_H
@@ -14,7 +14,7 @@
 #define API_FLAGS_DONT_SET_HEADER_BEFORE_SENDING 2
 #define API_FLAGS_FORM_ONLY_ON_NULL 4
 
-/* Text; the first of a Response has a head before it. */
+/* Text; for a Response, a head is written before the first text. */
 #define resPrintf(to, ...) _Generic((to), Request: wafer__req_printf, default: wafer__res_printf)((to), __VA_ARGS__)
 #define resPuts(to, text) _Generic((to), Request: wafer__req_puts, default: wafer__res_puts)((to), (text))
 

@@ -43,8 +43,8 @@ const NAME_BYTES_MAX: usize = 512;
 /// Bytes of `module_t.name`.
 const MODULE_NAME_BYTES: usize = 128;
 
-/// A context: that of the process, which lives as long as the process, or that of one module, whose calls have their own
-/// connections to the database.
+/// A context: that of the process, or that of one module. The first exists as long as the process; the calls of the
+/// second have their own connections to the database.
 pub struct ModuleContext {
     raw: NonNull<Context>,
     module: Option<NonNull<RawModule>>,

@@ -1,8 +1,8 @@
 //! Turns for the copies of large bodies.
 //!
-//! A copy of 64 MiB takes a processor for tens of milliseconds, and the kernel shares processors by thread: 64 threads that copy
-//! keep all other threads of the process waiting. More copies at a time than there are processors end no earlier, so a thread
-//! waits for its turn.
+//! A copy of 64 MiB takes a processor for tens of milliseconds, and the kernel shares processors by thread. So 64
+//! threads that copy keep all other threads of the process waiting. More copies at a time than there are processors end
+//! no earlier, so a thread waits for its turn.
 //!
 //! Turns only spare the processors, so nothing depends on them: a thread that has seen no copy end for [`STALL`] goes ahead.
 //! Therefore no lock is left behind by a thread that died, or by a fork(2) in the middle of a copy.
@@ -21,7 +21,7 @@ const STALL: Timespec = Timespec { tv_sec: 0, tv_nsec: 250_000_000 };
 struct Turns {
     /// Threads that copy.
     copying: AtomicU32,
-    /// Changes with the end of each copy. Threads that wait sleep until it does.
+    /// Changes with the end of each copy. Waiting threads sleep until the value changes.
     ended: AtomicU32,
 }
 
@@ -125,7 +125,7 @@ mod tests {
         turns.end();
         turns.end();
         turns.end();
-        assert_eq!(turns.copying.load(Ordering::SeqCst), 0, "never below");
+        assert_eq!(turns.copying.load(Ordering::SeqCst), 0, "the count never falls below 0");
     }
 
     #[test]

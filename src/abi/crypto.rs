@@ -60,11 +60,11 @@ pub enum KeyError {
     #[error("{0}")]
     Io(#[from] io::Error),
     /// The file has no key of a known kind.
-    #[error("no PEM private key in it that can sign (Ed25519, P-256, P-384 or RSA)")]
+    #[error("the file has no PEM private key that can sign (Ed25519, P-256, P-384 or RSA)")]
     Unknown,
     /// The key is that of the certificate.
     #[error(
-        "this is the key of the certificate, and tokens need one of their own; leave --token-key out, or name a file that is not there yet"
+        "this is the key of the certificate, and tokens need a key of their own; leave --token-key out, or name a file that does not exist yet"
     )]
     Certificate,
 }
@@ -231,7 +231,7 @@ const EC_ALGORITHMS: [&[u8]; 2] = [
 fn sec1_as_pkcs8(sec1: &[u8], algorithm: &[u8]) -> Option<Vec<u8>> {
     let element = |tag: u8, content: &[u8]| {
         let length = u16::try_from(content.len()).ok()?.to_be_bytes();
-        // ring requires the shortest encoding of a length (DER).
+        // The crate `ring` requires the shortest encoding of a length (DER).
         let header = match length {
             [0, low @ 0..=0x7f] => vec![tag, low],
             [0, low] => vec![tag, 0x81, low],

@@ -227,7 +227,7 @@ impl EventLoop {
             match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut ready), None) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(error) => {
-                    tracing::error!("module {}: its events can't be waited for: {error}", self.owner.name);
+                    tracing::error!("module {}: epoll_wait failed, so its events end: {error}", self.owner.name);
                     break;
                 }
             }

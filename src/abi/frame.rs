@@ -26,15 +26,15 @@ const REQUEST_SPARE: usize = 16;
 const RESPONSE_HEADERS_MAX: usize = 64;
 /// An arena larger than this, in bytes, is freed after the call.
 const ARENA_KEPT_MAX: usize = 64 * 1024;
-/// Size of the empty body, in bytes: free(3) writes into the block, and so over the mark.
+/// Size of the empty body, in bytes. The block has room for the mark, which free(3) overwrites.
 const EMPTY_BODY_BYTES: usize = 24;
 /// Offset of the mark: behind the terminating zero, which is the one byte that handlers may use.
 const EMPTY_MARK_AT: usize = 1;
-/// The mark: while it is intact, no handler has freed the empty body. It covers the rest of the first word and the second
-/// one, because free(3) of glibc writes into both for a block that the thread's cache takes, and into the first one only
-/// when this cache is full.
+/// The mark: while the mark is intact, no handler has freed the empty body. The mark covers the rest of the first word
+/// and the second word. free(3) of glibc writes into both words if the thread's cache takes the block, and into the
+/// first one only if this cache is full.
 const EMPTY_MARK: [u8; 15] = *b"cweb empty body";
-/// How many bytes behind the sent ones are checked for further bytes of the handler.
+/// Number of bytes after the sent ones that are checked for further bytes of the handler.
 const WIPE_LOOK: usize = 64;
 
 /// One of the request's key-value stores while it is filled. Entries are offsets, because the arena moves as it grows.
@@ -371,7 +371,7 @@ impl CallFrame {
             given.body = body;
             self.response_body = ptr::null_mut();
         }
-        // The response has taken the body over, or the handler has, which it shows by another pointer here.
+        // The response has taken over the body, or the handler has: then the request has another pointer.
         let taken = body == self.request_body || self.request.body != self.request_body;
         if self.request_body == self.empty_body {
             if taken {
@@ -502,9 +502,9 @@ fn zeroed(size: usize) -> Option<*mut c_char> {
     (!block.is_null()).then_some(block)
 }
 
-/// Clears a buffer that was sent up to `sent`, so that the next handler finds none of its bytes. Clearing the whole buffer
-/// takes as long as the rest of a short call. So a string with only zeros in the bytes behind it counts as all that was
-/// written.
+/// Clears a buffer that was sent up to `sent`, so that the next handler finds none of its bytes. Clearing the whole
+/// buffer takes as long as the rest of a short call. If the bytes right after the string are zero, the function
+/// therefore assumes that the handler wrote nothing else.
 fn wipe(buffer: &mut [u8], sent: usize) {
     let (string, rest) = buffer.split_at_mut(buffer.len().min(sent.saturating_add(1)));
     let ended = string.last() == Some(&0);

@@ -177,8 +177,8 @@ pub fn capture_output(sink: Sink) -> io::Result<()> {
     }
 }
 
-/// Undoes [`capture_output`]. The caller must do that before main returns: functions that modules registered with atexit(3) may
-/// print, and the sink must not run on a thread whose thread-local storage is gone.
+/// Undoes [`capture_output`]. The caller must do that before main returns. Functions that modules registered with
+/// atexit(3) may print, and the sink must not run on a thread whose thread-local storage is gone.
 pub fn return_output() {
     // SAFETY: restores two pointers of the C library.
     unsafe { native::cwebn_stdio_restore() };

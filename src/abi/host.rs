@@ -246,7 +246,7 @@ unsafe extern "C" fn crypto_sign(token: *const c_char, out: *mut c_char, out_len
 const OWN_DOMAIN: &str = "default";
 
 /// # Safety
-/// By the contract of the table: `token` is a C string, `audience` NULL or one, `out` has `out_len` writable bytes.
+/// By the contract of the table: `token` is a C string, `audience` NULL or a C string, `out` has `out_len` writable bytes.
 unsafe extern "C" fn token_sign(
     token: *const c_char,
     audience: *const c_char,
@@ -340,7 +340,7 @@ unsafe extern "C" fn ws_send(
     };
     // SAFETY: `count` pointers by the contract of the table, each NULL or an open websocket_t.
     let sockets = unsafe { std::slice::from_raw_parts(sockets, count) };
-    // `send_as` keeps the last encoded frame of each thread, so this encodes once.
+    // `send_as` keeps the last encoded frame of each thread, so the loop encodes the message once.
     let sent = sockets.iter().filter(|&&ws| {
         // SAFETY: by the contract of websocket_t; `send_as` checks the rest.
         unsafe { super::websocket::send_as(ws, asked, message, length) == 0 }

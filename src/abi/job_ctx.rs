@@ -49,7 +49,7 @@ impl<'a> RunData<'a> {
 
     pub(super) fn resumed(&self) -> Result<Option<&[u8]>, c_int> {
         if self.resumed.get().is_none() {
-            // Two threads may both ask the server; the bytes of the first one are kept.
+            // Two threads may both ask the server; the bytes of the first thread are kept.
             let _ = self.resumed.set(self.calls.resume()?);
         }
         Ok(self.resumed.get().and_then(Option::as_deref))

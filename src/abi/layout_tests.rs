@@ -80,7 +80,7 @@ fn rust_and_c_agree() {
     let theirs = c_layout(&raw const native::cwebn_layout);
     for (name, value) in ours {
         // The table may name a struct by its tag: `struct cweb_host` as `cweb_host`.
-        assert_eq!(theirs.get(name), Some(&value), "{name}; C knows {:?}", theirs.keys().collect::<Vec<_>>());
+        assert_eq!(theirs.get(name), Some(&value), "{name}; C has {:?}", theirs.keys().collect::<Vec<_>>());
     }
 }
 

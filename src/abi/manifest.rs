@@ -10,8 +10,9 @@ pub const FLAG_INLINE: i32 = 1;
 /// Bit of [`RouteDecl::flags`]: the route is called before a WebSocket is opened on its path (`CWEB_HANDSHAKE`).
 const FLAG_HANDSHAKE: i32 = 128;
 
-/// Bits of [`RouteDecl::flags`] that `include/wafer/wafer_glue.c` sets: the route is called when no other route matches; its
-/// calls run one at a time; it never declines, so routes that may decline are called before it.
+/// Bits of [`RouteDecl::flags`] that `include/wafer/wafer_glue.c` sets: the route is called when no other route
+/// matches; its calls run one at a time; it never declines. Routes that may decline are called before a route that
+/// never declines.
 const FLAG_FALLBACK: i32 = 2;
 const FLAG_SERIAL: i32 = 4;
 const FLAG_FINAL: i32 = 8;

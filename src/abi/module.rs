@@ -198,13 +198,13 @@ impl Drop for OpenModule {
             return drop(library);
         };
         let name = &self.manifest.name;
-        let text = "the code of its old version stays mapped, since it uses a function by which code is called later";
+        let text = "the code of its old version stays mapped, since it uses a function that keeps pointers to code";
         if self.manifest.has_unload {
             tracing::debug!("module {name}: {text} ({function})");
         } else {
             tracing::warn!(
-                "module {name}: {text} ({function}), and it has no unload hook: end threads, timers, keys and signal \
-                 handlers there, or they run on"
+                "module {name}: {text} ({function}), and it has no unload hook: add one that ends threads, timers, keys \
+                 and signal handlers"
             );
         }
         let mut all: Vec<Arc<dyn Any + Send + Sync>> = vec![Arc::clone(&self.token) as _];
@@ -219,7 +219,7 @@ pub enum OpenError {
     /// The dynamic loader's message.
     #[error("{0}")]
     Loader(String),
-    /// What is wrong with the module's `config`.
+    /// The error in the module's `config`.
     #[error("{0}")]
     Manifest(String),
 }
@@ -232,8 +232,8 @@ pub fn open(path: &Path) -> Result<OpenModule, OpenError> {
     use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
     exceptions::watch(path);
     let name = CString::new(path.as_os_str().as_bytes()).map_err(|error| OpenError::Loader(error.to_string()))?;
-    // SAFETY: running the constructors of a module is what loading it means; they were tried in a process of their own
-    // first (domain::inspect). An exception that leaves a constructor ends in the C function.
+    // SAFETY: loading a module runs its constructors, which have run in an inspection process before
+    // (domain::inspect). An exception that leaves a constructor ends in the C function.
     let handle = unsafe { native::cwebn_open(name.as_ptr(), RTLD_NOW | RTLD_LOCAL) };
     if handle.is_null() {
         return Err(OpenError::Loader(loader_words(path)));
@@ -243,30 +243,33 @@ pub fn open(path: &Path) -> Result<OpenModule, OpenError> {
     exceptions::watch_loaded();
     // SAFETY: the symbol's type is what cweb_host.h declares.
     let abi = unsafe { library.get::<*const u32>(b"cweb_module_abi\0") }
-        .map_err(|_| OpenError::Manifest("it was not compiled with cweb.h".to_owned()))?;
+        .map_err(|_| OpenError::Manifest("the module was not compiled with cweb.h".to_owned()))?;
     // SAFETY: the address of a `const uint32_t` in the open library.
     let abi = unsafe { abi.read_unaligned() };
     if abi != ABI_VERSION {
         return Err(OpenError::Manifest(format!(
-            "it was compiled for version {abi} of the module interface, this server has version {ABI_VERSION}"
+            "the module was compiled for version {abi} of the module interface; this server has version {ABI_VERSION}"
         )));
     }
     // SAFETY: the symbol's type is what cweb_host.h declares.
-    let api = unsafe { library.get::<*const u32>(b"cweb_module_api\0") }
-        .map_err(|_| OpenError::Manifest("it does not say what its functions take: compile it again".to_owned()))?;
+    let api = unsafe { library.get::<*const u32>(b"cweb_module_api\0") }.map_err(|_| {
+        OpenError::Manifest("the module does not say which parameters its functions have: compile it again".to_owned())
+    })?;
     // SAFETY: the address of a `const uint32_t` in the open library.
     let api = unsafe { api.read_unaligned() };
     let api = Api::of(api).ok_or_else(|| {
-        OpenError::Manifest(format!("its functions take what this server does not know (cweb_module_api is {api})"))
+        OpenError::Manifest(format!(
+            "this server does not know the parameters of the module's functions (cweb_module_api is {api})"
+        ))
     })?;
     // SAFETY: only the address is taken here.
     let config = unsafe { library.get::<*const c_void>(b"config\0") }.map_err(|_| {
-        let text = "it exports no symbol `config`; end it with: export module_t config = { … }; or, if it was written for the \
+        let text = "the module exports no symbol `config`; end it with: export module_t config = { … }; or, if it was written for the \
                     first generation, name its function in the form: -F function_name=NAME -F route=/PATH";
         OpenError::Manifest(text.to_owned())
     })?;
     let config = config.as_raw_ptr().cast_const();
-    let missing = || OpenError::Manifest("its symbol `config` has no address".to_owned());
+    let missing = || OpenError::Manifest("the module's symbol `config` has no address".to_owned());
     // SAFETY: the symbol's type is the `module_t` of the headers with which the module was compiled; these headers have set the
     // marker. Nothing in it is trusted beyond its layout. `config` lives as long as the library, which is kept in the value
     // made from it.
@@ -468,7 +471,7 @@ fn optional(pointer: *const c_char, what: &str, problems: &mut Vec<String>) -> O
     (!pointer.is_null()).then(|| noted(text(pointer, what), problems))
 }
 
-/// The value; or the default and one more problem.
+/// Returns the value; or adds a problem, and returns the default.
 fn noted<T: Default>(value: Result<T, OpenError>, problems: &mut Vec<String>) -> T {
     value.unwrap_or_else(|problem| {
         problems.push(problem.to_string());
@@ -476,7 +479,7 @@ fn noted<T: Default>(value: Result<T, OpenError>, problems: &mut Vec<String>) ->
     })
 }
 
-/// Reports filled rows behind the `used` ones: the server would never use them.
+/// Reports filled rows after the `used` ones: the server would never use them.
 fn behind<T>(all: &[T], used: usize, key: impl Fn(&T) -> *const c_char, what: &str, field: &str) -> Option<String> {
     let filled = || all.iter().enumerate().filter(|(_, row)| !key(row).is_null());
     let (first, row) = filled().find(|(at, _)| *at >= used)?;

@@ -407,7 +407,7 @@ unsafe extern "C" fn job_at(index: usize) -> *const RawJob {
     found.map_or(std::ptr::null(), |job| keep_job(&job))
 }
 
-/// A socket's number as the pointer that tests hold. The pointer is never followed, so a wrong one is only unknown.
+/// A socket's number as the pointer that tests hold. The pointer is never followed, so a wrong pointer only names no socket.
 fn handle(socket: u64) -> *mut c_void {
     std::ptr::without_provenance_mut(usize::try_from(socket).unwrap_or_default())
 }

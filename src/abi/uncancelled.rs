@@ -1,5 +1,6 @@
-//! A thread that a module has started may be canceled (pthread_cancel(3)), but not within a function of the server: the
-//! C library unwinds a canceled thread at the next system call that waits, and Rust frames end the process then.
+//! A thread that a module has started may be canceled (pthread_cancel(3)), but not within a function of the server. The
+//! C library unwinds a canceled thread at the next system call that waits, and the unwinding of Rust frames ends the
+//! process.
 
 use super::native;
 use std::ffi::c_int;

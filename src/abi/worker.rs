@@ -2,8 +2,8 @@
 //! them.
 //!
 //! The process is a copy of a domain's process, with one of its threads. A service that needs the other threads, or memory that
-//! both processes share, would wait for ever or harm the domain. It therefore fails with `ENOTSUP`, and the module's log
-//! reports that.
+//! both processes share, would wait for ever or harm the domain. Such a service therefore fails with `ENOTSUP`, and the
+//! module's log reports that.
 
 use super::{copy_turns, native};
 use std::ffi::CStr;

@@ -78,7 +78,7 @@ impl Refusal {
             Self::Missing => "no key",
             Self::Wrong => "wrong key",
             Self::Blocked { .. } => "too many wrong keys from this address",
-            Self::Scope { .. } => "the key has not the scope for it",
+            Self::Scope { .. } => "the key lacks the scope for the request",
             Self::Reach { .. } => "the key is for some modules only",
             Self::Expired { .. } => "the key has expired",
         }
@@ -90,7 +90,7 @@ impl Refusal {
             Self::Site(doubt) => error(403, doubt.text()),
             Self::NoKeys => error(
                 403,
-                "this server has no admin key, so only this machine may do that; set CWEB_ADMIN_KEY or --keys-file to allow it from elsewhere",
+                "this server has no admin key, so only its own machine may do this; set CWEB_ADMIN_KEY or --keys-file for other clients",
             ),
             Self::Missing | Self::Wrong => {
                 error(
@@ -112,7 +112,7 @@ impl Refusal {
             }
             Self::Reach { key } => {
                 let text = format!(
-                    "this is about all modules, and the key {key} is for some of them only; lists below /jobs take one of them: ?module=NAME"
+                    "this is about all modules, and the key {key} is for some modules only; lists below /jobs accept ?module=NAME"
                 );
                 error(403, &text)
                     .with("WWW-Authenticate", "Bearer error=\"insufficient_scope\"")
@@ -417,7 +417,7 @@ mod tests {
         let access = Access::new(KeySource { admin_key: None, file: None }, false, 3).unwrap();
         for _ in 0..10 {
             let who = ask(&access, "127.0.0.1", "POST /mgnt", "guess", 0).map(|who| who.as_str().to_owned());
-            assert_eq!(who, Ok("loopback".to_owned()), "who is trusted is not asked and not blocked");
+            assert_eq!(who, Ok("loopback".to_owned()), "a trusted client needs no key and is not blocked");
         }
         assert_eq!(ask(&access, "192.0.2.1", "POST /mgnt", "guess", 0), Err(Refusal::NoKeys));
     }

@@ -204,9 +204,9 @@ mod tests {
         let passed = |now_ms| (0..1000).filter(|_| throttle.pass(now_ms)).count();
         assert_eq!(passed(5), 20);
         assert_eq!(passed(60_004), 0);
-        assert_eq!(throttle.left_out(60_004), None, "its window has not ended");
+        assert_eq!(throttle.left_out(60_004), None, "the window of the omitted lines has not ended");
         assert_eq!(throttle.left_out(60_005), Some(1980));
-        assert_eq!(throttle.left_out(60_006), None, "it is told once");
+        assert_eq!(throttle.left_out(60_006), None, "the number is reported once");
         assert_eq!(passed(60_006), 20);
     }
 

@@ -14,9 +14,9 @@ use serde_json::json;
 
 /// The prefix of all blob paths.
 const ROOT: &str = "/blobs";
-/// Blobs in a list, unless the client says how many.
+/// Default number of blobs in a list.
 const LIST_DEFAULT: usize = 100;
-/// Most blobs in a list.
+/// Limit on the blobs in a list.
 const LIST_MAX: usize = 10_000;
 
 fn error(status: u16, text: &str) -> ServerAnswer {
@@ -80,7 +80,10 @@ pub(super) fn handle(jobs: &Jobs, view: &RequestView<'_>, actor: Actor, reply: R
 }
 
 fn no_name(name: &str) -> ServerAnswer {
-    error(400, &format!("\"{}\" names no blob: write sha256: and 64 hexadecimal digits", name.escape_debug()))
+    error(
+        400,
+        &format!("\"{}\" is not the name of a blob: write sha256: and 64 hexadecimal digits", name.escape_debug()),
+    )
 }
 
 /// Answers without storing the body; the body is not read.
@@ -204,7 +207,7 @@ fn digest(form: Form, value: &str) -> Result<Option<BlobId>, ()> {
     Ok(found)
 }
 
-/// How many blobs a list is to have at most.
+/// The limit of a list of blobs, from the query.
 fn limit_of(view: &RequestView<'_>) -> Result<usize, ServerAnswer> {
     check_parameters(view, &["limit"]).map_err(|text| error(400, &text))?;
     let Some(text) = parameter(view, "limit") else { return Ok(LIST_DEFAULT) };
@@ -214,7 +217,7 @@ fn limit_of(view: &RequestView<'_>) -> Result<usize, ServerAnswer> {
 
 fn list(jobs: &Jobs, limit: usize, reply: Reply) {
     let blobs = jobs.blobs().clone();
-    // Off the shard: a disk may be slow.
+    // Runs off the shard, because a disk may be slow.
     jobs.read(move |_| match blobs.list(limit) {
         Ok((listed, count)) => {
             let shown =

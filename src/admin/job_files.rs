@@ -36,7 +36,8 @@ pub(super) fn get(jobs: &Jobs, uuid: &str, name: &str, view: &RequestView<'_>, r
         let dir = match reader.output_dir(&uuid, &name) {
             Ok(Some(dir)) => dir,
             Ok(None) => {
-                let words = format!("the job has no file named {name}; a job's files are there once it is done");
+                let words =
+                    format!("the job has no file named {name}; the files of a job are available once the job is done");
                 return reply.send(&error(404, &words));
             }
             Err(cause) => return reply.send(&store_error(&cause)),

@@ -188,7 +188,7 @@ fn filter(view: &RequestView<'_>) -> Result<JobFilter, ServerAnswer> {
     };
     let before = parameter(view, "before");
     if before.as_deref().is_some_and(|before| !is_uuid(before)) {
-        return Err(error(400, "before must be the job_uuid of the last job of the page before"));
+        return Err(error(400, "before must be the job_uuid of the last job of the previous page"));
     }
     let (module, job) = (parameter(view, "module"), parameter(view, "job"));
     Ok(JobFilter { state, module, job, before, limit: limit(view)?, ..JobFilter::default() })
@@ -260,7 +260,7 @@ fn feed(jobs: &Jobs, view: &RequestView<'_>, reply: Reply) {
         Err(why) => return reply.send(&error(400, &why)),
     };
     let Some(cursor) = Cursor::parse(parameter(view, "cursor").as_deref().unwrap_or("now")) else {
-        return reply.send(&error(400, "cursor must be \"start\", \"now\" or what an answer gave as its cursor"));
+        return reply.send(&error(400, "cursor must be \"start\", \"now\" or the cursor of an earlier answer"));
     };
     let answer = move |page: Result<FeedSlice, StoreError>| {
         reply.send(&match page {
@@ -321,7 +321,7 @@ fn bulk(jobs: &Jobs, act: Act, view: &RequestView<'_>, actor: Actor, reply: Repl
     };
     let is_all = filter.state.is_none() && filter.module.is_none() && filter.job.is_none();
     if is_all {
-        return reply.send(&error(400, "say which jobs: state=, module= or job= in the query"));
+        return reply.send(&error(400, "name the jobs: state=, module= or job= in the query"));
     }
     let (action, changed) = match act {
         Act::Retry => ("retry jobs", "retried"),

@@ -126,13 +126,13 @@ impl TryFrom<String> for KeyName {
             ));
         }
         if text == LOOPBACK {
-            return Err(format!("no key can be called {LOOPBACK}: that is who needs none"));
+            return Err(format!("no key can be called {LOOPBACK}: clients without a key have this name"));
         }
         Ok(Self(text.into()))
     }
 }
 
-/// What the server keeps of a key.
+/// A key as the server keeps it.
 #[derive(Clone)]
 pub(super) struct Key {
     pub(super) name: Arc<str>,
@@ -246,7 +246,7 @@ fn read_file(path: &Path) -> Result<String, String> {
     let file = std::fs::File::open(path).map_err(text)?;
     let mode = file.metadata().map_err(text)?.permissions().mode();
     if mode & 0o077 != 0 {
-        tracing::warn!("keys file {0} can be used by others than its owner; chmod 600 {0}", path.display());
+        tracing::warn!("keys file {0} can be used by users other than its owner; chmod 600 {0}", path.display());
     }
     let mut bytes = Vec::new();
     file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(text)?;
@@ -403,7 +403,7 @@ fn parse(text: &str, keys: &mut Vec<Key>) -> Result<(), Problem> {
 fn discreet(error: &toml::de::Error) -> String {
     let message = error.message().trim();
     match message.strip_prefix("invalid type: ").and_then(|rest| rest.rsplit_once("expected ")) {
-        Some((_, expected)) => format!("here should be {expected}"),
+        Some((_, expected)) => format!("expected {expected}"),
         None => message.to_owned(),
     }
 }

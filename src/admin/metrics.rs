@@ -39,10 +39,10 @@ type DomainColumn = (&'static str, &'static str, &'static str, fn(&DomainView) -
 /// The columns of a domain: name, type, help, value.
 const DOMAIN_COLUMNS: [DomainColumn; 5] = [
     ("cweb_domain_restarts_total", "counter", "Times the domain's process was started again.", |d| d.restarts),
-    ("cweb_domain_up", "gauge", "Whether it is there.", |d| u64::from(d.pid.is_some())),
-    ("cweb_domain_resident_bytes", "gauge", "Its resident memory.", |d| d.resident_bytes),
+    ("cweb_domain_up", "gauge", "Whether the domain's process is running.", |d| u64::from(d.pid.is_some())),
+    ("cweb_domain_resident_bytes", "gauge", "Resident memory of the domain's process.", |d| d.resident_bytes),
     ("cweb_domain_requests_total", "counter", "Requests handed to the domain.", |d| d.requests),
-    ("cweb_domain_modules", "gauge", "Modules loaded into it.", |d| d.modules as u64),
+    ("cweb_domain_modules", "gauge", "Modules loaded into the domain.", |d| d.modules as u64),
 ];
 
 /// Renders all metrics.
@@ -68,19 +68,24 @@ pub(super) fn render(
         (
             "cweb_memory_bytes_max",
             "gauge",
-            "The limit of it, all shards (--memory-bytes-max).",
+            "Limit on cweb_memory_bytes of all shards together (--memory-bytes-max).",
             memory_bytes_max as u64,
         ),
         ("cweb_jobs_unfinished", "gauge", "Jobs that wait or run.", jobs.unfinished() as u64),
-        ("cweb_job_kinds_paused", "gauge", "Kinds of jobs of which no run begins.", jobs.paused_kinds() as u64),
+        (
+            "cweb_job_kinds_paused",
+            "gauge",
+            "Paused kinds of jobs: none of their runs begins.",
+            jobs.paused_kinds() as u64,
+        ),
         ("cweb_job_writer_queue", "gauge", "Commands that wait for the writer.", store.queue_length() as u64),
         ("cweb_job_commits_total", "counter", "Transactions committed.", store.commits()),
-        ("cweb_job_commands_total", "counter", "Commands in them.", store.commands()),
+        ("cweb_job_commands_total", "counter", "Commands in committed transactions.", store.commands()),
         ("cweb_job_events_total", "counter", "Events written.", store.events()),
         ("cweb_job_failures_total", "counter", "Transactions that failed.", store.failures()),
         ("cweb_job_ends_refused_total", "counter", "Ends of runs that could not be stored.", jobs.ends_refused()),
         ("cweb_blobs_bytes", "gauge", "Bytes of blobs and outputs of jobs.", files.bytes),
-        ("cweb_blobs_bytes_max", "gauge", "The limit of them (--blobs-bytes-max).", files.bytes_max),
+        ("cweb_blobs_bytes_max", "gauge", "Limit on blobs and outputs of jobs (--blobs-bytes-max).", files.bytes_max),
     ] {
         let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
     }

@@ -1,4 +1,4 @@
-//! Answers about modules: the result of a deployment, the reason of a refusal. Each answer is logged where it is made.
+//! Answers about modules: the result of a deployment, the reason of a refusal. The code that makes an answer also logs it.
 
 use super::audit::{Actor, Outcome, not_done};
 use super::deployed::Form;
@@ -46,7 +46,7 @@ pub(super) fn in_form(form: &Form, answer: ServerAnswer) -> ServerAnswer {
 pub(super) fn refusal(error: &DeployError) -> ServerAnswer {
     let mut text = error.to_string();
     if error.status() == 500 && text.contains("Too many open files") {
-        text += "\nThe server has used up its descriptors (ulimit -n). With --isolation none a module may keep them: restart the server.";
+        text += "\nThe server has no descriptors left (ulimit -n). With --isolation none a module may hold descriptors: restart the server.";
     }
     let answer = ServerAnswer::text(error.status(), format!("{text}\n"));
     if error.status() == 503 { answer.with("Retry-After", "1") } else { answer }

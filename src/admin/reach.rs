@@ -114,7 +114,7 @@ fn check(control: &Control, name: &str, who: &Who) -> Result<(), ServerAnswer> {
     }
     let key = who.as_str();
     refuse(&format!(
-        "the key {key} is not for the module {name}: its scopes in the server's --keys-file name the modules it is for"
+        "the key {key} is not for the module {name}: the scopes in the server's --keys-file name the key's modules"
     ))
 }
 
@@ -132,9 +132,10 @@ struct Submission {
 fn module_of_submission(body: &[u8]) -> Result<String, ServerAnswer> {
     let refuse = |text: String| ServerAnswer::json(400, serde_json::json!({ "error": text }).to_string());
     let read: Submission =
-        serde_json::from_slice(body).map_err(|error| refuse(format!("the submission is not right: {error}")))?;
-    read.module
-        .ok_or_else(|| refuse("a key that is for some modules only has to name the module of the job".to_owned()))
+        serde_json::from_slice(body).map_err(|error| refuse(format!("the submission can't be read: {error}")))?;
+    read.module.ok_or_else(|| {
+        refuse("a key for some modules only needs a submission that names the module of the job".to_owned())
+    })
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ impl Doubt {
         match self {
             Self::Page => "refused: a page of another site sent this request; use the key, or a tool on this machine",
             Self::Module => {
-                "refused: a page of this server sent this request, and pages are modules': they may not change modules; use the key, curl or cweb"
+                "refused: a page of this server sent this request, and pages of modules may not change modules; use the key, curl or cweb"
             }
             Self::Host => {
                 "refused: the Host of this request is not localhost or a loopback address, so a page may have chosen it; use http://127.0.0.1, or the key"

@@ -84,6 +84,6 @@ pub(super) fn run(args: &KeygenArgs) -> ExitCode {
     if let Err(error) = stdout.write_all(entry.as_bytes()).and_then(|()| stdout.flush()) {
         return fail(format!("the entry can't be written: {error}"));
     }
-    eprintln!("The key {name}, shown this once; the entry on stdout is for the server's --keys-file:\n{key}");
+    eprintln!("The key {name}, which is shown only now; the entry on stdout is for the server's --keys-file:\n{key}");
     ExitCode::SUCCESS
 }

@@ -72,7 +72,7 @@ pub(super) fn start_for_test() {
         .init();
 }
 
-/// The lowest descriptor number for the log: above the numbers that daemons close, and away from the small ones.
+/// The lowest descriptor number for the log: above the small numbers that programs close or expect to be free.
 const LOG_DESCRIPTOR_MIN: i32 = 100;
 
 /// A copy of standard error on a descriptor of the log's own. Module code may close descriptor 2, and then the next opened

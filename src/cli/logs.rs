@@ -24,7 +24,7 @@ pub(super) struct LogsArgs {
     /// Show further lines as they come, also after a restart of the server; stop with Ctrl-C
     #[arg(short, long)]
     follow: bool,
-    /// Only lines of the last while (90s, 10m, 2h), or since a time (2030-01-31T09:30:00Z)
+    /// Only lines of the given last span (90s, 10m, 2h), or since a time (2030-01-31T09:30:00Z)
     #[arg(long, value_name = "TIME", value_parser = since)]
     since: Option<i64>,
     /// Also show requests to the module, with status and duration, from now on; only with --follow
@@ -110,7 +110,7 @@ fn last(client: &Client, path: &str) -> Result<(), End> {
 fn lost(count: u64) {
     if count > 0 {
         eprintln!(
-            "cweb: {count} lines are lost, because they came faster than they were read (--module-log-bytes-max)"
+            "cweb: {count} lines are lost, because the module was faster than the reader (--module-log-bytes-max)"
         );
     }
 }

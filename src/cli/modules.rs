@@ -19,8 +19,8 @@ pub(super) struct ModulesArgs {
     /// Print the server's answer, JSON
     #[arg(long)]
     json: bool,
-    /// List the domains and their processes instead; restarts count starts after a process died, replacements those while
-    /// it lived
+    /// List the domains and their processes instead. A restart is a start after the process died; a replacement is a start
+    /// while the earlier process was alive
     #[arg(long, conflicts_with = "json")]
     domains: bool,
 }
@@ -55,7 +55,7 @@ struct Domain {
     requests: u64,
     /// Starts after the previous process had died.
     restarts: u64,
-    /// Starts that replaced a living process.
+    /// Starts that replaced a process that was alive.
     #[serde(default)]
     replacements: u64,
     resident_bytes: u64,

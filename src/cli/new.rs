@@ -57,7 +57,7 @@ export module_t config = {
     .size = 1,
 };
 
-/* Compiled by cweb test alone. */
+/* Only cweb test compiles this test. */
 CWEB_TEST(greets_who_is_named) {
     const cweb_test_response_t *res = cweb_test_request("GET", "/@NAME@?who=you", NULL, NULL);
     CWEB_ASSERT_EQ(res->status, 200);

@@ -6,7 +6,7 @@ use crate::config::{Config, ServeArgs};
 use rustix::process::Signal;
 use std::process::ExitCode;
 
-/// The environment variable with the process whose end also ends the server: `cweb dev`, in whatever way that ends.
+/// The environment variable with the id of the process whose end also ends the server: `cweb dev`, however that process ends.
 pub(super) const ENDS_WITH: &str = "CWEB_ENDS_WITH_PROCESS";
 
 /// Makes the server end with the process that started it, if that process asks for it.

@@ -46,11 +46,11 @@ fn from_file(path: &Path) -> Result<Vec<Certificate<'static>>, String> {
         let certificate = certificate.map_err(|error| format!("damaged PEM: {error}"))?;
         // The connection would skip an unreadable certificate and then report the server as untrusted.
         let readable = RootCertStore::empty().add(certificate.clone());
-        readable.map_err(|error| format!("a certificate in it can't be read: {error}"))?;
+        readable.map_err(|error| format!("a certificate of the file can't be read: {error}"))?;
         roots.push(owned(&certificate));
     }
     if roots.is_empty() {
-        return Err("no PEM certificate in it (-----BEGIN CERTIFICATE-----)".to_owned());
+        return Err("the file has no PEM certificate (-----BEGIN CERTIFICATE-----)".to_owned());
     }
     Ok(roots)
 }
@@ -129,7 +129,7 @@ mod tests {
         let said = || trust(path.to_str()).tls().err().unwrap();
         assert!(said().contains("No such file"), "{}", said());
         std::fs::write(&path, "no PEM").unwrap();
-        assert!(said().contains("roots.pem: no PEM certificate"), "{}", said());
+        assert!(said().contains("roots.pem: the file has no PEM certificate"), "{}", said());
         let hollow = "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n";
         std::fs::write(&path, hollow).unwrap();
         assert!(said().contains("can't be read"), "{}", said());

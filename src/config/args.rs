@@ -269,7 +269,7 @@ settings! {
     /// name in it is cweb_client_name. Addresses of --admin-listen ask for none
     #[arg(long, env = "CWEB_TLS_CLIENT_CA", value_name = "FILE")]
     tls_client_ca: PathBuf,
-    /// Let in clients without a certificate, too; those with one need a certificate of --tls-client-ca
+    /// Also accept clients without a certificate; any certificate must be one of --tls-client-ca
     #[arg(long, env = "CWEB_TLS_CLIENT_OPTIONAL", num_args = 0..=1, default_missing_value = "true", value_parser = BoolishValueParser::new(), value_name = "BOOL", hide_possible_values = true)]
     tls_client_optional: bool,
     /// Key that signs tokens of modules, PEM; the server makes it if it is missing; never the key of the certificate
@@ -335,7 +335,7 @@ settings! {
     /// not taken. Beyond it the server closes the idle connections with the most memory; then new requests get 503
     /// [default: a quarter of the memory of the machine, or of the cgroup around the server]
     #[arg(long, env = "CWEB_MEMORY_BYTES_MAX", value_name = "BYTES", help_heading = LIMITS)]
-    // A smaller limit than one body would block nobody.
+    // The smallest value has room for many request bodies of the default limit.
     memory_bytes_max: usize => at_least(16 * 1024 * 1024),
     /// Limit on the open connections of a shard, within the limit of descriptors
     #[arg(long, env = "CWEB_MAX_CONNECTIONS", value_name = "N", help_heading = LIMITS)]
@@ -353,11 +353,11 @@ settings! {
     /// Limit, in bytes, on the memory that a handler gets from cweb_alloc for one request
     #[arg(long, env = "CWEB_REQUEST_MEMORY_BYTES_MAX", value_name = "BYTES", help_heading = LIMITS)]
     request_memory_bytes_max: usize = 16 * 1024 * 1024 => at_least(1),
-    /// Proxy that the server believes about the client's address, for cweb_peer_address: an address, a network like
+    /// Trusted proxy, whose header field names the client's address for cweb_peer_address: an address, a network like
     /// 10.0.0.0/8, or unix for clients on a Unix socket; may be repeated
     #[arg(long = "trusted-proxy", env = "CWEB_TRUSTED_PROXIES", value_delimiter = ',', value_name = "CIDR")]
     trusted_proxies: Vec<String>,
-    /// The header field that these proxies write, x-forwarded-for or forwarded; the other field is ignored
+    /// The header field of the trusted proxies, x-forwarded-for or forwarded; the other field is ignored
     #[arg(long, env = "CWEB_TRUSTED_PROXY_HEADER", value_name = "NAME")]
     trusted_proxy_header: String = "x-forwarded-for".to_owned(),
     /// Limit, in bytes, on a WebSocket message
@@ -503,7 +503,7 @@ impl ServeArgs {
         }
         // The key is not a flag, because `ps` shows flags.
         given.admin_key = get("CWEB_ADMIN_KEY").filter(|key| !key.is_empty()).and_then(|key| {
-            key.into_string().map_err(|_| problems.push("CWEB_ADMIN_KEY: this is not UTF-8".to_owned())).ok()
+            key.into_string().map_err(|_| problems.push("CWEB_ADMIN_KEY is not UTF-8".to_owned())).ok()
         });
         (given, problems)
     }

@@ -44,7 +44,7 @@ impl Config {
         }
     }
 
-    /// Checks the proxies that the server believes.
+    /// Checks the settings of trusted proxies.
     fn check_proxies(&self, problems: &mut Problems) {
         let by = ForwardedBy::named(&self.trusted_proxy_header);
         problems.check(by.is_none(), || {
@@ -71,7 +71,9 @@ impl Config {
         ] {
             // The values are sent unchanged (RFC 9110 §5.5).
             let sendable = value.bytes().all(|byte| matches!(byte, b' '..=b'~'));
-            problems.check(!sendable, || format!("--{name} must be printable ASCII, as it is sent in a header field"));
+            problems.check(!sendable, || {
+                format!("--{name} must be printable ASCII, because the server sends the value in a header field")
+            });
         }
     }
 

@@ -17,7 +17,7 @@ fn reference() -> BTreeMap<String, Row> {
     let mut rows = BTreeMap::new();
     for line in text.lines().filter(|line| line.starts_with("| `--")) {
         let cells: Vec<&str> = line.split('|').map(str::trim).collect();
-        // A narrower table in the same page names flags, too; it says what happens at each limit.
+        // A table with fewer columns on the same page names flags, too; that table has the effect of each limit.
         if cells.len() < 7 {
             continue;
         }
@@ -82,7 +82,7 @@ fn each_setting_has_its_row_in_the_reference_and_its_default_everywhere() {
     }
     let is_setting = |flag: &&String| !NOT_SETTINGS.contains(&flag.as_str());
     wrong.extend(
-        rows.keys().filter(is_setting).map(|flag| format!("docs/operations.md has --{flag}, which is no flag")),
+        rows.keys().filter(is_setting).map(|flag| format!("docs/operations.md has --{flag}, which is not a flag")),
     );
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert!(defaults > 60, "only {defaults} settings have a default");

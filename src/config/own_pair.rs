@@ -53,7 +53,7 @@ mod tests {
         let said = find(dir.path()).unwrap_err();
         assert!(said.contains("server.crt but not") && said.contains("server.key"), "{said}");
         std::os::unix::fs::symlink("nowhere", &key).unwrap();
-        assert_eq!(find(dir.path()), Ok(Some((cert.clone(), key))), "a link that leads nowhere is no absence");
+        assert_eq!(find(dir.path()), Ok(Some((cert.clone(), key))), "a link without a target counts as a file");
         fs::remove_file(cert).unwrap();
         assert!(find(dir.path()).unwrap_err().contains("server.key but not"));
     }

@@ -1,8 +1,8 @@
 //! Checks that the functions that a module declares take as many arguments as the server passes.
 //!
 //! The compiler refuses a handler of another kind, unless the source hides the types by a cast, by a function without a
-//! prototype, or by a pragma. The debug information, which every module has, shows the real parameters. It is read in the
-//! inspection process, whose sandbox limits the cost of hostile debug information.
+//! prototype, or by a pragma. The debug information, which every module has, shows the real parameters. This code runs in
+//! the inspection process, whose sandbox limits the cost of hostile debug information.
 
 use crate::abi::module::Declared;
 use addr2line::gimli::{
@@ -43,7 +43,7 @@ pub(super) fn problems(path: &Path, base: usize, declared: &[Declared]) -> (Vec<
         (takes > gets || takes < gets && takes != 0 && !taken.may_be_more).then(|| {
             format!(
                 "config.{}: the function takes {takes} arguments, but would be called with {gets}; in C a cast, a \
-                 function without a prototype or a pragma keeps the compiler from seeing that",
+                 function without a prototype or a pragma hides that from the compiler",
                 declared.place
             )
         })

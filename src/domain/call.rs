@@ -100,8 +100,8 @@ pub(super) fn plain_headers(status: u16) -> impl Iterator<Item = (&'static [u8],
     [kind].into_iter().chain((status == 503).then_some(retry))
 }
 
-/// The bytes of bodies that wait or are in use: all that one shard has passed on, or those for one domain, which the
-/// shard's ledger includes.
+/// The bytes of bodies that wait or are in use. A ledger counts all bodies that one shard has passed on, or those for
+/// one domain, which the shard's ledger includes.
 #[derive(Debug, Default)]
 pub struct BodyLedger {
     bytes: AtomicUsize,

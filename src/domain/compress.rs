@@ -217,9 +217,9 @@ fn brotli(body: &[u8]) -> io::Result<Vec<u8>> {
 /// The reason why a request body can't be decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Undecodable {
-    /// 413: its expanded size exceeds this many bytes.
+    /// 413: the expanded size of the body exceeds this many bytes.
     TooLarge(usize),
-    /// 400: it is not valid data of its coding.
+    /// 400: the body is not valid data of its coding.
     Broken(Coding),
     /// 415: a coding is unknown, or there are too many codings.
     Unknown,

@@ -193,7 +193,7 @@ impl<'a> Elf<'a> {
         let (Some(segment), None) = (found.next(), found.next()) else {
             return Err("it has no dynamic section, or several: link it as a shared object (cc -shared)".to_owned());
         };
-        // The loader reads the bytes that are mapped at the address, and ignores the offset. Both must agree here.
+        // The loader reads the bytes that are mapped at the address, and ignores the offset. Both values must agree here.
         let bytes = self
             .loaded(segment.address, segment.file_bytes)
             .filter(|_| self.offset(segment.address, segment.file_bytes) == usize::try_from(segment.offset).ok());
@@ -301,8 +301,7 @@ impl<'a> Elf<'a> {
         }
         match self.segments.iter().find(|segment| segment.kind == SEGMENT_STACK) {
             None => problems.push(
-                "it does not say that the stack need not be executable (no PT_GNU_STACK), so the loader would make all stacks \
-                 executable: link with -z noexecstack"
+                "it has no PT_GNU_STACK, without which the loader would make all stacks executable: link with -z noexecstack"
                     .to_owned(),
             ),
             Some(segment) if segment.flags & EXECUTABLE != 0 => problems.push(
@@ -330,8 +329,8 @@ impl<'a> Elf<'a> {
         }
         if self.flags(FLAGS) & FLAG_STATIC_TLS != 0 {
             remarks.push(
-                "it takes of the memory for variables of threads that a process has once (DF_STATIC_TLS): after many versions there \
-                 may be none left; compile it without -ftls-model=initial-exec"
+                "each version takes memory that a process has once, for thread-local variables (DF_STATIC_TLS): after many versions \
+                 no memory may be left; compile the object without -ftls-model=initial-exec"
                     .to_owned(),
             );
         }

@@ -131,9 +131,9 @@ impl Drop for Companion {
 }
 
 /// Creates all thread-local state of this crate that calls of modules use. A thread that runs such calls must do this
-/// before it takes the first call, because the first use of a thread-local with a destructor waits for the dynamic loader's
-/// lock (`__cxa_thread_atexit_impl`), and a module's constructor may hold that lock for ever. `tests/layers.rs` fails when
-/// a file gets a `thread_local!` that is not created here.
+/// before it takes the first call. The reason: the first use of a thread-local with a destructor waits for the dynamic
+/// loader's lock (`__cxa_thread_atexit_impl`), and a module's constructor may hold that lock for ever.
+/// `tests/layers.rs` fails when a file gets a `thread_local!` that is not created here.
 pub(super) fn prepare_thread() {
     super::running::ready();
     super::output::ready();
@@ -312,9 +312,9 @@ impl<W: Send + 'static> PoolShared<W> {
     }
 }
 
-/// A thread of the pool. At any time one thread is idle or about to be, unless the pool has reached its limit: calls may
-/// block for any time, and the next call must not wait for their end. The last idle thread therefore starts a successor
-/// before it takes a call, and does not end.
+/// A thread of the pool. Calls may block for any time, and the next call must not wait for their end. Therefore one
+/// thread is idle, or about to be, at any time, unless the pool has reached its limit. The last idle thread starts a
+/// successor before it takes a call, and does not end.
 fn pool_main<W: Send + 'static>(shared: &Arc<PoolShared<W>>) {
     super::sched::background_thread(&shared.cores);
     let mut runner = (shared.factory)();
@@ -396,7 +396,7 @@ mod tests {
         drop(stage.end.0);
         let deadline = Instant::now() + WAIT;
         while stage.pool.threads() > 1 {
-            assert!(Instant::now() < deadline, "{} threads stay for nothing", stage.pool.threads());
+            assert!(Instant::now() < deadline, "{} idle threads do not end", stage.pool.threads());
             thread::sleep(IDLE);
         }
     }

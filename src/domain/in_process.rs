@@ -54,7 +54,7 @@ pub struct InProcess {
 }
 
 /// The reason for refusing a call whose turn does not come.
-pub(super) const BUSY: &str = "it answers one request at a time, and an earlier one does not end";
+pub(super) const BUSY: &str = "it answers one request at a time, and an earlier request does not end";
 
 /// A module loaded into this process.
 pub struct InProcessModule {
@@ -544,7 +544,7 @@ impl Executor {
         if let Some(failure) = failure {
             return Err(NoAnswer::failed(self.failed(module, view, failure)));
         }
-        // Only for streamed answers the returned value counts; before they existed it was ignored.
+        // The returned value counts for streamed answers only: include/cweb.h promises to ignore it for all others.
         let has_none =
             is_untouched && module.route(route).is_some_and(RouteDecl::is_stream) && !self.state.is_streamed();
         if has_none && self.frame.returned() < 0 {

@@ -58,7 +58,7 @@ pub enum Message {
     },
     /// Modules that this shard's streams show have new lines.
     LogLines,
-    /// A domain's process has started; its rings.
+    /// A domain's process has started: this shard's ends of its rings.
     DomainUp(Box<RingEndpoints>),
     /// A domain's process is to end after its present work: send it nothing more.
     DomainDrain {
@@ -89,7 +89,7 @@ impl From<ModuleMessage> for Message {
 pub struct Inbox {
     queue: SegQueue<Message>,
     waker: Arc<Waker>,
-    /// Only where modules run in this process.
+    /// `None` unless modules run in this process.
     streams: Option<Arc<ShardStreams>>,
 }
 

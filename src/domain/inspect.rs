@@ -28,9 +28,9 @@ use std::time::{Duration, Instant};
 const GO: u8 = b'\n';
 /// How long a child that has closed its standard output may take to end.
 const EXIT_WAIT: Duration = Duration::from_secs(1);
-/// The first pause between two checks whether the child has ended; the pauses double
+/// The first pause between two checks whether the child has ended; each further pause is twice as long.
 const EXIT_LOOK: Duration = Duration::from_micros(250);
-/// up to this one.
+/// The longest of these pauses.
 const EXIT_LOOK_MAX: Duration = Duration::from_millis(8);
 
 /// Limit, in bytes, on a report: a manifest has a few KiB.

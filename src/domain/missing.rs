@@ -25,8 +25,8 @@ pub(super) fn sentence(path: &Path) -> String {
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     let names = missing.get(..missing.len().min(NAMES_MAX)).unwrap_or_default().join(", ");
     let mut text = format!(
-        "; neither the server nor the libraries that the object names define {names}{more}: link it with the library that has them, \
-         with -Wl,-z,defs so that the linker tells"
+        "; neither the server nor the libraries that the object names define {names}{more}: link it with the library that defines \
+         them; with -Wl,-z,defs the linker reports them"
     );
     if missing.iter().any(|name| name.starts_with("cweb_") || name.starts_with("http_")) {
         text.push_str(

@@ -46,7 +46,7 @@ use std::time::Duration;
 /// The reason why a shared object could not be loaded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LoadError {
-    /// The dynamic loader refused it, for example because of an undefined symbol; the value is the loader's message.
+    /// The dynamic loader refused the object, for example because of an undefined symbol; the value is the loader's message.
     #[error("the loader refused the module: {0}")]
     Loader(String),
     /// The object has no `config` symbol, or `config` can't be a `module_t`.
@@ -55,7 +55,7 @@ pub enum LoadError {
     /// A constructor faulted or took too long.
     #[error("a constructor of the module failed: {0}")]
     Constructor(Fault),
-    /// The host could not load it (no memory, no descriptors, no process).
+    /// The host could not load the object (no memory, no descriptors, no process).
     #[error("the module could not be loaded: {0}")]
     Host(String),
     /// The process that should load the module has used up a resource.
@@ -120,8 +120,8 @@ pub trait Host: Send + Sync {
         Inspection::begin(dir, name, preload)
     }
 
-    /// Loads the shared object at `path` for execution in the domain `domain`. Each call needs a file (inode) of its own:
-    /// the dynamic loader gives two loads of one inode the same image, and so the same static variables.
+    /// Loads the shared object at `path` for execution in the domain `domain`. Each call needs a file (inode) of its
+    /// own, because the dynamic loader gives two loads of one inode the same image, and so the same static variables.
     ///
     /// # Errors
     /// Each variant of [`LoadError`].

@@ -1,9 +1,9 @@
 //! Large bodies that are written directly to the memory beside a domain's rings while they arrive.
 //!
-//! The shard that receives the body owns it. When the body is complete, the record of its request names the place, and the
-//! body is not copied again. A dropped body returns its place. The domain can write to the memory, so its bytes are as
-//! untrustworthy as the domain. The bytes go to the process that serves the path when the body is complete, which is
-//! another domain's only if the path has moved while the body arrived.
+//! The shard that receives the body owns it. When the body is complete, the record of its request names the place, and
+//! the body is not copied again. A dropped body returns its place. The domain can write to the memory, so its bytes are
+//! as untrustworthy as the domain. The bytes go to the process that serves the path when the body is complete. This
+//! process belongs to another domain only if the path has moved while the body arrived.
 
 use super::ring::Region;
 use crossbeam::queue::SegQueue;

@@ -2,7 +2,7 @@
 //!
 //! A module can end its process in ways that no handler sees: by SIGKILL, by `_exit` as a direct system call, or by a
 //! signal on a thread of its own. The server then looks here to find whose code was running. Each thread has a slot in a
-//! cache line of its own, and stores a number when it enters a module and when it leaves, which costs two plain stores for
+//! cache line of its own. The thread stores a number there when it enters a module and when it leaves: two plain stores for
 //! each call. Module code can overwrite this memory, so the reader treats the words as hints.
 
 use super::ring::Region;
@@ -31,7 +31,7 @@ static BOARD: OnceLock<Board> = OnceLock::new();
 /// Makes the threads of this process record what they run, in `region` from word `first` on. Calls after the first have no
 /// effect. Threads that have run modules before are not recorded. Returns false if the region is too small.
 pub(super) fn show(region: &Arc<Region>, first: usize) -> bool {
-    // Leaked for the life of the process: threads use it until their very end.
+    // Leaked, because threads use the region until they end.
     let region: &'static Arc<Region> = Box::leak(Box::new(Arc::clone(region)));
     let Some(words) = region.words_at(first, BOARD_WORDS) else { return false };
     guard::note_deaths(words);

@@ -1,7 +1,7 @@
 //! The processors and the priority of threads that run module code.
 
-/// Makes the calling thread a background thread: it may run on `cores` (on any core if empty), with a lower priority than
-/// shards and companions (`nice` 5), so that CPU-bound handlers don't delay the reactors.
+/// Makes the calling thread a background thread: it may run on `cores` (on any core if empty). Its priority is lower
+/// than that of shards and companions (`nice` 5), so that CPU-bound handlers don't delay the reactors.
 pub(super) fn background_thread(cores: &[core_affinity::CoreId]) {
     // SAFETY: `set` is plain data, zeroed and filled by the libc macros within its size; both calls affect only the
     // calling thread (tid 0 / PRIO_PROCESS with 0 name it), and a failure leaves it as it was.

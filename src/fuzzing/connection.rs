@@ -91,15 +91,15 @@ fn converse(pieces: &[&[u8]], random: &mut Random) -> Vec<u8> {
             break;
         }
     }
-    assert!(ended, "the connection is read no more, and nothing will change that");
-    assert!(driver.is_closing(), "the client has sent FIN and is owed nothing");
+    assert!(ended, "the shard no longer reads the connection, and no event is left that could change that");
+    assert!(driver.is_closing(), "the client has sent FIN and waits for no answer");
     driver.closed();
     while domain.work(random, 1) || domain.waiting() > 0 {
         driver.idle();
     }
     driver.idle();
     let left = stats.view();
-    assert_eq!((left.connections, left.sockets, left.in_flight), (0, 0, 0), "something stays behind");
+    assert_eq!((left.connections, left.sockets, left.in_flight), (0, 0, 0), "no state remains");
     std::mem::take(&mut driver.received)
 }
 
@@ -283,7 +283,7 @@ pub(super) fn admin() -> &'static Arc<Admin> {
         // Open files stay open, and no path is looked up again.
         let _ = std::fs::remove_dir_all(&dir);
         let keys = KeySource { admin_key: None, file: None };
-        let access = Access::new(keys, true, 0).expect("no keys are keys enough here");
+        let access = Access::new(keys, true, 0).expect("an empty list of keys is valid");
         Arc::new(Admin::new(control, jobs, Arc::new(access), Vec::new()))
     })
 }

@@ -65,7 +65,7 @@ pub fn multipart_stream(data: &[u8]) {
     });
     for cuts in ways_to_cut(body) {
         let (parts, end) = parts_in_pieces(boundary, pieces(body, &cuts));
-        assert_eq!(end, result, "how it ends");
+        assert_eq!(end, result, "the end of the form");
         assert_eq!(parts, whole, "its parts");
     }
 }
@@ -89,7 +89,7 @@ fn parts_in_pieces(boundary: &[u8], pieces: Vec<&[u8]>) -> PartsAndEnd {
                 }
                 let room = form.room();
                 let count = rest.len().min(room.len());
-                assert!(count > 0, "there is no room for what is needed");
+                assert!(count > 0, "there is room for the requested bytes");
                 room[..count].copy_from_slice(&rest[..count]);
                 rest = &rest[count..];
                 form.filled(count);

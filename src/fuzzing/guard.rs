@@ -279,7 +279,7 @@ fn counts(dir: &Path) -> BTreeMap<String, u64> {
         let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
         let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
         let part: u64 = field("part:").and_then(|part| part.parse().ok()).unwrap_or_default();
-        // The count since the previous dump. That dump was at the start of the function, which is called twice in a row.
+        // The count since the previous dump, which was at the start of the function: the function is called twice in a row.
         let trigger = field("desc: Trigger: --dump-after=").unwrap_or_default().to_owned();
         let totals = field("totals:").or_else(|| field("summary:")).and_then(|count| count.parse::<u64>().ok());
         let name =
@@ -299,7 +299,7 @@ fn counts_of_a_run() -> BTreeMap<String, u64> {
     counts(dir.path())
 }
 
-/// Runs that are made at most: the instructions of other threads count as well, and on a busy machine they come at any time.
+/// Limit on the runs: the counts include instructions of other threads, which run at any time on a busy machine.
 const RUNS_MAX: usize = 3;
 
 #[test]
@@ -348,7 +348,7 @@ fn instructions_do_not_grow() {
     }
     let grown = grown(&counted);
     if recorded.iter().any(|(name, count)| counted[*name] < (*count as f64 * (1.0 - TOLERANCE)) as u64) {
-        println!("fewer instructions than recorded: CWEB_GUARD_RECORD=1 keeps it so");
+        println!("fewer instructions than recorded: CWEB_GUARD_RECORD=1 records the new counts");
     }
     assert!(grown.is_empty(), "more instructions than recorded in {RECORDED}: {}", grown.join("; "));
 }

@@ -53,7 +53,7 @@ pub(super) fn decode(pieces: &[&[u8]], limits: &Limits) -> Outcome {
             let (consumed, more) = match decoder.decode(&input) {
                 Ok(Decoded::NeedMore { consumed }) => (consumed, false),
                 Ok(Decoded::Body { consumed, view, .. }) => {
-                    assert!(!expected, "said once a request");
+                    assert!(!expected, "the expectation is reported once for each request");
                     assert!(view.body.is_empty());
                     expected = true;
                     (consumed, true)

@@ -28,13 +28,13 @@ pub enum RetryError {
     #[error("the job is {}: only a job that has failed or is canceled can be retried", .0.as_str())]
     NotEnded(JobState),
     /// The job is done and has its result.
-    #[error("the job is done: submit it again to have it done once more")]
+    #[error("the job is done: submit a new job to run it once more")]
     Done,
     /// The job's code has not returned, so two runs of the job could go on at once.
     #[error("the last run of the job has not returned yet: try again later")]
     StillRuns,
     /// The job depends on a job that has failed, is canceled or deleted, so it would wait for ever.
-    #[error("a job that this one depends on has failed, is canceled or deleted: retry that one first")]
+    #[error("a job that this one depends on has failed, is canceled or deleted: retry that job first")]
     Needs,
     /// The job's module, or the module's job of that name, is not served now.
     #[error("{0}: deploy a version of the module that has the job, then try again")]

@@ -64,7 +64,7 @@ impl Cleaner {
         let reader = &mut self.reader;
         let removed = self.blobs.sweep(|id| is_needed(reader, id));
         if removed > 0 {
-            tracing::info!("{removed} blobs that no job needs were not used for long and are deleted");
+            tracing::info!("{removed} blobs that no job needs and whose retention has passed are deleted");
         }
     }
 

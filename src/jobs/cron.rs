@@ -53,7 +53,7 @@ impl Cron {
         let cron = Self { cron, zone: zone_of(zone)? };
         // The search covers all years: a 29th of February occurs within eight years.
         if cron.next_s(0).is_none() {
-            return Err(format!("the cron text {text:?} names no day that ever comes"));
+            return Err(format!("the cron text {text:?} matches no date"));
         }
         Ok(cron)
     }
@@ -200,7 +200,7 @@ mod tests {
             ("0 0 0 1 1 * 2030", "UTC", "it has 7 fields"),
             ("@never", "UTC", "@never"),
             ("@every 5m", "UTC", "there are @hourly, @daily"),
-            ("0 0 30 2 *", "UTC", "no day that ever comes"),
+            ("0 0 30 2 *", "UTC", "matches no date"),
             ("* * * * *", "Europe/Atlantis", "no time zone \"Europe/Atlantis\""),
             ("* * * * *", "../../etc/passwd", "no time zone"),
             ("* * * * *", "", "no time zone"),

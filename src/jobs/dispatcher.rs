@@ -184,7 +184,7 @@ impl<Q: RunQueue> Dispatcher<Q> {
             return; // The run has ended after all.
         }
         tracing::error!(
-            "job {} ({} of module {}) does not end; its thread is given up until it does",
+            "job {} ({} of module {}) does not end; another worker replaces its thread",
             job.uuid,
             job.job,
             job.module
@@ -225,7 +225,7 @@ impl<Q: RunQueue> Dispatcher<Q> {
                 let _ = own.send(Notice::SweepAgain);
             }
             Ok(0) | Err(_) => {}
-            Ok(count) => tracing::debug!("{count} jobs that ended long ago are deleted"),
+            Ok(count) => tracing::debug!("{count} jobs whose retention has passed are deleted"),
         };
         // A full queue refuses the sweep; the next sweep makes up for it.
         let _ = self.writer.try_sweep(before_ms, SWEEP_JOBS_MAX, Box::new(done));

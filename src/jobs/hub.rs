@@ -142,7 +142,7 @@ mod tests {
         hub.unwatch(1, 1);
         hub.watch(ALL_JOBS, 1);
         hub.publish(&[event(7, 20), event(8, 21)]);
-        assert_eq!(shards[1].0.lock().unwrap().last(), Some(&21), "one word for a commit");
+        assert_eq!(shards[1].0.lock().unwrap().last(), Some(&21), "one notice for a commit");
         assert_eq!(shards[1].0.lock().unwrap().len(), 6);
         hub.unwatch(ALL_JOBS, 1);
         assert!(hub.jobs().is_empty());

@@ -30,7 +30,7 @@ pub(super) fn is_valid(text: &str) -> bool {
     })
 }
 
-/// `text` as one line of JSON. JSON stays unchanged but for its line ends, which JSON has between tokens only. Any other text
+/// `text` as one line of JSON. From JSON only the line ends are removed, which occur between tokens only. Any other text
 /// becomes a JSON string.
 #[must_use]
 pub fn one_line(text: &str) -> Box<str> {

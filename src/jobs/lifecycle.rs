@@ -59,8 +59,8 @@ pub(super) fn change_after(
     }
 }
 
-/// The pause after run number `attempt`, in milliseconds. It doubles with each run, and half of it is random, so that jobs that
-/// failed together are not retried together.
+/// The pause after run number `attempt`, in milliseconds. The pause doubles with each run, and half of the pause is random,
+/// so that jobs that failed together are not retried together.
 fn wait_ms(backoff_ms: u64, attempt: u32, random: u64) -> i64 {
     let doubled = backoff_ms.saturating_mul(1_u64.checked_shl(attempt.saturating_sub(1)).unwrap_or(u64::MAX));
     let longest = doubled.min(BACKOFF_MS_MAX);

@@ -21,7 +21,8 @@ pub(super) enum Notice {
     Returned,
     /// A sweep reached its limit: there may be more jobs to delete.
     SweepAgain,
-    /// The store has changed that schedule, or refused the change; with `true`, the declarations of modules are read again.
+    /// The store has changed the schedule of this name, or refused the change. With `true`, the declarations of modules are
+    /// read again.
     Schedule(String, Told, bool),
     /// A client's request about schedules.
     Schedules(Asked),

@@ -163,7 +163,7 @@ impl JobRequest {
 fn syntax_error(text: &str) -> RequestError {
     match serde_json::from_str::<IgnoredAny>(text) {
         Err(error) => invalid(format!("the body is not JSON: {error}")),
-        Ok(_) => invalid("the body is not JSON that can be taken: a number or string in it is out of range"),
+        Ok(_) => invalid("the body can't be read as JSON: it has a number or a string out of range"),
     }
 }
 
@@ -225,7 +225,7 @@ fn files(field: Field<'_, '_>) -> Result<Vec<(String, BlobId)>, RequestError> {
         if !is_file_name(name) {
             let name = name.escape_debug();
             return Err(invalid(format!(
-                "\"{name}\" in \"files\" is no name of a file: 1 to 128 bytes, no / and no dot first"
+                "\"{name}\" in \"files\" can't name a file: a name has 1 to 128 bytes, no / and no dot at its start"
             )));
         }
         let id = blob.as_str().and_then(BlobId::parse).ok_or_else(|| {

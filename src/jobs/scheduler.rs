@@ -160,7 +160,7 @@ impl Scheduler {
                 None => *kept.entry(module).or_insert_with(|| self.source.is_kept(module)),
             };
             if !stays {
-                tracing::info!("schedule {name} ends: module {module} is removed, or does not declare it any more");
+                tracing::info!("schedule {name} is deleted: module {module} is removed, or declares it no longer");
                 self.remove(name.clone(), *by_module, None);
             }
         }
@@ -174,7 +174,9 @@ impl Scheduler {
                     room -= 1;
                     self.put(spec, None);
                 }
-                None => tracing::error!("schedule {} is left out: there are {SCHEDULES_MAX} already", spec.name),
+                None => {
+                    tracing::error!("schedule {} is not stored: there are already {SCHEDULES_MAX} schedules", spec.name)
+                }
             }
         }
     }

@@ -126,10 +126,10 @@ fn read(name: String, body: &[u8], payload_bytes_max: usize) -> Result<ScheduleS
     let payload = body.payload.map_or("{}", RawValue::get);
     let (bytes, most) = (payload.len(), payload_bytes_max.min(PAYLOAD_BYTES_MAX));
     if bytes > most {
-        return Err(format!("the payload has {bytes} bytes; that of a schedule may have {most}"));
+        return Err(format!("the payload of the schedule has {bytes} bytes; the limit is {most}"));
     }
     if !json::is_valid(payload) {
-        return Err("the payload is not JSON that can be taken: a number or string in it is out of range".to_owned());
+        return Err("the payload can't be read as JSON: it has a number or a string out of range".to_owned());
     }
     let zone = body.timezone.unwrap_or_else(|| ZONE_DEFAULT.to_owned());
     Cron::parse(&body.cron, &zone)?;

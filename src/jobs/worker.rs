@@ -342,7 +342,7 @@ impl Running<'_> {
         let more = self.oversized.load(Ordering::Relaxed).saturating_sub(1);
         if more > 0 {
             let (module, uuid) = (&self.job.module, &self.job.uuid);
-            tracing::warn!("module {module}: {more} more events and the like of job {uuid} were too large");
+            tracing::warn!("module {module}: {more} more events, results or errors of job {uuid} were too large");
         }
     }
 
@@ -406,8 +406,8 @@ impl Running<'_> {
         }
         let (result, error) = if state == JobState::Done { (Some(text), None) } else { (None, Some(text)) };
         self.shared.active.goes_on(self.job.id);
-        // From here on the job has this end, unless a cancellation came first; that has the same effect as a later
-        // cancellation.
+        // From here on the job has this end, unless a cancellation came first. Such a cancellation has the same effect as a
+        // later one.
         let change = Change::Decide { attempt: self.run.attempt, state, result, error };
         if !self.shared.end(self.job, change, || {}) {
             self.shared.active.is_over(self.job.id);

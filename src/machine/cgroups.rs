@@ -1,4 +1,4 @@
-//! Where the server's own memory cgroup is, by what the kernel tells in `/proc/self`. Reads nothing itself.
+//! Finds the directory of the server's own memory cgroup from the contents of files in `/proc/self`. Reads no files itself.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -22,9 +22,9 @@ pub struct CgroupDir {
     pub dir: PathBuf,
 }
 
-/// The places to be tried, the best first, by the contents of `/proc/self/cgroup` (cgroups(7)) and
-/// `/proc/self/mountinfo` (proc_pid_mountinfo(5)). Of a hierarchy that is mounted several times each is named: one may be
-/// read-only.
+/// The directories to try, the best first, from the contents of `/proc/self/cgroup` (cgroups(7)) and
+/// `/proc/self/mountinfo` (proc_pid_mountinfo(5)). If a hierarchy is mounted several times, the result has each mount, because
+/// one of them may be read-only.
 pub(super) fn places(own: &[u8], mounts: &[u8]) -> Vec<CgroupDir> {
     let mounts: Vec<Mount> = lines(mounts).filter_map(Mount::parse).collect();
     let in_version = |version| {
@@ -47,8 +47,8 @@ fn has_memory(list: &[u8]) -> bool {
     list.split(|byte| *byte == b',').any(|name| name == b"memory")
 }
 
-/// The path in a line `number:controllers:path` of `/proc/self/cgroup`, if that is of the wanted hierarchy. The path
-/// is written as it is and may have colons.
+/// The path in a line `number:controllers:path` of `/proc/self/cgroup`, if the line is about the wanted hierarchy. The kernel
+/// does not escape the path, so the path may contain colons.
 fn own_path(line: &[u8], version: Version) -> Option<PathBuf> {
     let mut fields = line.splitn(3, |byte| *byte == b':');
     let (number, controllers, own) = (fields.next()?, fields.next()?, fields.next()?);
@@ -81,11 +81,12 @@ impl Mount {
         Some(Self { version, root: path(unescaped(root)), point: path(unescaped(point)) })
     }
 
-    /// Where the cgroup `own` is below this mount. `None`: it is outside of it, as in a container that sees a part only.
+    /// The directory of the cgroup `own` below this mount. `None`: the cgroup is outside of the mount, as in a container in
+    /// which only a part of the hierarchy is mounted.
     fn dir_of(&self, own: &Path) -> Option<PathBuf> {
         let below = own.strip_prefix(&self.root).ok()?;
         let inside = below.components().all(|part| matches!(part, Component::Normal(_)));
-        // Joined without a slash at the end.
+        // The components are joined one by one, so that the path does not end with a slash.
         inside.then(|| below.components().fold(self.point.clone(), |dir, part| dir.join(part)))
     }
 }
@@ -139,7 +140,7 @@ mod tests {
     fn version_two_alone() {
         let own = "0::/system.slice/cweb.service\n";
         assert_eq!(found(own, V2), two("/sys/fs/cgroup/system.slice/cweb.service"));
-        assert_eq!(found("0::/\n", V2), two("/sys/fs/cgroup"), "in a namespace, or the root");
+        assert_eq!(found("0::/\n", V2), two("/sys/fs/cgroup"), "the server is in a namespace, or in the root cgroup");
     }
 
     #[test]
@@ -160,7 +161,7 @@ mod tests {
     #[test]
     fn none() {
         assert_eq!(found("", ""), []);
-        assert_eq!(found("0::/x\n", V1), [], "the one that is mounted is another");
+        assert_eq!(found("0::/x\n", V1), [], "only the other hierarchy is mounted");
         assert_eq!(found("4:memory:/x\n", V2), []);
         assert_eq!(found("no line\n0:\n", V2), []);
         assert_eq!(found("0::/x\n", "35 24 0:30 /\n- cgroup2\n35 24 0:30 / /here rw - cgroup2\n"), []);

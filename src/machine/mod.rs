@@ -1,7 +1,7 @@
-//! How much memory there is for the server and its domains: the machine's, or what the cgroups around the server leave of it.
+//! The memory that the server and its domains can have: the machine's memory, or the limit of the cgroups around the server.
 //!
-//! Inputs are files of `/proc` and of the cgroup hierarchies; outputs are numbers of bytes and directories. Nothing here sets a
-//! limit, and no other part of the crate reads these files for itself.
+//! Inputs are files of `/proc` and of the cgroup hierarchies; outputs are numbers of bytes and directories. This room sets no
+//! limits. No other part of the crate reads these files itself.
 
 mod cgroups;
 
@@ -11,8 +11,8 @@ use std::fs;
 use std::io::Read;
 use std::path::Path;
 
-/// So much is read of the list of mounts. The system's own come first; a list has been seen that had no end, as one mount
-/// was made inside the other.
+/// Limit, in bytes, on the part of a file that is read. The system's own mounts come first in the list of mounts. A list of
+/// mounts can be endless: on one machine each mount was made inside another.
 const READ_BYTES_MAX: u64 = 1024 * 1024;
 
 /// The directories that are this process's cgroup in a hierarchy that may have the memory controller, the best first.
@@ -21,16 +21,16 @@ pub fn own_cgroups() -> Vec<CgroupDir> {
     cgroups::places(&beginning("/proc/self/cgroup"), &beginning("/proc/self/mountinfo"))
 }
 
-/// Bytes of memory that the server and its domains can have together: the machine's, or the least limit of the cgroups around the
-/// server. `u64::MAX` where neither is known.
+/// Bytes of memory that the server and its domains can have together: the machine's memory, or the smallest limit of the
+/// cgroups around the server. `u64::MAX` if neither is known.
 #[must_use]
 pub fn memory_bytes() -> u64 {
     let machine = Meminfo::read().bytes("MemTotal");
     least_limit(&own_cgroups()).into_iter().chain(machine).min().unwrap_or(u64::MAX)
 }
 
-/// Most bytes that can lie in shared memory, in files in memory and in swap on the whole machine now, whoever's they are.
-/// `u64::MAX` where that is not known.
+/// Upper bound on the bytes that all processes of the machine now have in shared memory, in files in memory and in swap.
+/// `u64::MAX` if the kernel does not report the numbers.
 #[must_use]
 pub fn shared_bytes_at_most() -> u64 {
     let meminfo = Meminfo::read();
@@ -53,7 +53,8 @@ impl Meminfo {
     }
 }
 
-/// The least limit of memory at `places` and above. No limit is a word, or a number that is too large to be the least.
+/// The smallest limit on memory at `places` and above. A cgroup without a limit has a word in its file (version 2), or a very
+/// large number (version 1).
 fn least_limit(places: &[CgroupDir]) -> Option<u64> {
     let files = places.iter().flat_map(|place| {
         let name = match place.version {
@@ -69,7 +70,7 @@ fn least_limit(places: &[CgroupDir]) -> Option<u64> {
 fn beginning(file: impl AsRef<Path>) -> Vec<u8> {
     let mut bytes = Vec::new();
     let read = fs::File::open(file).and_then(|file| file.take(READ_BYTES_MAX).read_to_end(&mut bytes));
-    // A line that was cut off would say something else.
+    // A line that was cut off would have another meaning.
     let end = memchr::memrchr(b'\n', &bytes).map_or(0, |end| end + 1);
     bytes.truncate(if read.is_ok() { end } else { 0 });
     bytes
@@ -104,7 +105,7 @@ mod tests {
         limit("a/memory.max", "3000\n");
         limit("memory.max", "4000\n");
         assert_eq!(least_limit(&places), Some(3000));
-        // Version 1 has a very large number for no limit.
+        // Version 1 reports a missing limit as a very large number.
         limit("a/b/memory.limit_in_bytes", "9223372036854771712\n");
         limit("memory.limit_in_bytes", "2000\n");
         places.push(CgroupDir { version: Version::One, dir: own });

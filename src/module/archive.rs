@@ -63,7 +63,7 @@ fn files(reader: impl Read, limits: ProjectLimits) -> Result<Vec<NamedFile>, Str
             EntryType::Regular | EntryType::Continuous => {}
             EntryType::Directory | EntryType::XGlobalHeader => continue,
             _ => {
-                return Err(format!("{path:?} is neither a file nor a directory: links and devices are not taken"));
+                return Err(format!("{path:?} is neither a file nor a directory: links and devices are not accepted"));
             }
         }
         let mut bytes = Vec::new();

@@ -69,8 +69,7 @@ pub(super) fn keep_spare(control: &Arc<ControlState>) -> io::Result<()> {
     control.spare_build.start(move |orders| {
         let made = Arc::clone(&state);
         let make = move || {
-            // The number comes from the same counter as the tickets of deployments, so every directory has a name of its
-            // own.
+            // The number comes from the counter of the deployments' tickets, so every directory has a unique name.
             let dir = empty_dir(&made, &format!("spare-{}", made.ticket())).ok()?;
             let workdir = made.compiler.prepare(dir.clone());
             let inspection = workdir.and_then(|workdir| {

@@ -572,6 +572,6 @@ mod tests {
         assert_eq!(key(b"a", None), key(b"a", None));
         assert_ne!(key(b"a", None), key(b"b", None));
         assert_ne!(key(b"a", Some("/a")), key(b"a", Some("/b")));
-        assert_eq!(key(b"module_t", Some("/a")), key(b"module_t", Some("/b")), "it registers itself");
+        assert_eq!(key(b"module_t", Some("/a")), key(b"module_t", Some("/b")), "routes come from the config");
     }
 }

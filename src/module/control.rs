@@ -318,7 +318,7 @@ fn unload(control: &Arc<ControlState>, generation: Arc<Generation>) -> Option<Re
         let _ = done.send(());
     };
     if let Err(error) = std::thread::Builder::new().name("unload".to_owned()).spawn(run) {
-        tracing::error!("a module is not unloaded, because no thread can be started: {error}");
+        tracing::error!("the unload of a module did not run, because no thread can be started: {error}");
         return None;
     }
     (ended.recv_timeout(UNLOAD_TURN) == Err(channel::RecvTimeoutError::Timeout)).then_some(ended)

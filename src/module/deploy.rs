@@ -247,7 +247,7 @@ pub enum DeployError {
     },
     /// The key's scopes do not cover the module.
     #[error(
-        "this key is not for module {name} in domain {domain}: its scopes in the server's --keys-file name the modules it is for"
+        "this key is not for module {name} in domain {domain}: the scopes in the server's --keys-file name the key's modules"
     )]
     OutOfReach {
         /// The module.
@@ -284,7 +284,7 @@ pub enum DeployError {
         fault: Fault,
     },
     /// The module store failed.
-    #[error("the module could not be stored: {0}; nothing has changed")]
+    #[error("the module could not be stored: {0}; nothing was changed")]
     Store(#[from] io::Error),
     /// Earlier changes of the module's settings still wait for its callback.
     #[error(

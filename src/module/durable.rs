@@ -1,4 +1,4 @@
-//! Files that a crash leaves whole or leaves out, never in part.
+//! Files that are complete or missing after a crash, never partly written.
 
 use super::file_names::at;
 use std::fs::{self, File};

@@ -264,7 +264,9 @@ fn find(name: &str, allowed: &Allowed, compiler: &Path) -> Result<Resolved, Stri
 /// The reason why the library `name` is not allowed, and what helps: another name, no `link` line, or the operator.
 fn not_allowed(name: &str, allowed: &Allowed) -> String {
     if OF_EVERY_MODULE.contains(&name.strip_prefix("lib").unwrap_or(name)) {
-        return format!("the library {name} needs no line, its functions are there anyway: leave link(\"{name}\") out");
+        return format!(
+            "the library {name} needs no line, because every module has its functions: leave link(\"{name}\") out"
+        );
     }
     let operator = format!("its operator allows it with: cweb serve --allow-lib {name}");
     match nearest(name, allowed) {
@@ -311,7 +313,7 @@ fn packaged(name: &str, packages: &[String]) -> Result<Option<Packaged>, String>
     for flag in cflags.iter().chain(&libs) {
         if !is_harmless(flag) {
             return Err(format!(
-                "pkg-config answers the flag {flag:?} for the library {name}: only -I and -L of the system's directories, -l, -D and -pthread are taken"
+                "pkg-config gives the flag {flag:?} for the library {name}; accepted are -I and -L of the system's directories, -l, -D and -pthread"
             ));
         }
     }

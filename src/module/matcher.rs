@@ -361,7 +361,7 @@ mod tests {
         );
     }
 
-    /// Sets of 60 patterns on which an engine is slow that follows every state of each pattern.
+    /// Sets of 60 patterns. An engine that follows every state of each pattern is slow on them.
     fn hostile() -> Vec<Vec<String>> {
         let sixty = |of: &dyn Fn(usize) -> String| (0..60).map(of).collect::<Vec<_>>();
         vec![
@@ -415,7 +415,7 @@ mod tests {
         );
         drop(first);
         build(&paths[..1]);
-        assert_eq!((cache.groups.len(), cache.costs.len()), (2, 1), "what a table has, and no more");
+        assert_eq!((cache.groups.len(), cache.costs.len()), (2, 1), "the cache has the entries of a table only");
         drop(second);
     }
 

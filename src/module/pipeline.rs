@@ -385,7 +385,7 @@ fn load(
     generation.instance().set_version(number);
     // The constructors run again in the domain, and may behave differently there.
     if generation.manifest() != manifest {
-        let what = "its config in its domain differs from the one that the inspection read".to_owned();
+        let what = "its config in its domain differs from the config in the inspection".to_owned();
         return Err(DeployError::Load(LoadError::Manifest(what)));
     }
     let held = if manifest.has_onload { hold(control, manifest)? } else { None };

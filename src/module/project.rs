@@ -59,7 +59,7 @@ pub const EDITOR_FLAGS: &str = "compile_flags.txt";
 /// Packs the project in `dir` into a tar file, without hidden files and editor flags.
 ///
 /// # Errors
-/// A text for users: a file can't be read, or can't be part of a project; links can't, as on the server.
+/// A text for users: a file can't be read, or can't be part of a project. Links are refused, as on the server.
 pub fn pack_dir(dir: &Path) -> Result<Vec<u8>, String> {
     let (mut files, mut dirs) = (BTreeMap::new(), vec![dir.to_path_buf()]);
     let at = |path: &Path| format!("{}: ", path.display());
@@ -75,7 +75,7 @@ pub fn pack_dir(dir: &Path) -> Result<Vec<u8>, String> {
                 dirs.push(path);
             } else if !kind.is_file() {
                 return Err(at(&path)
-                    + "it is neither a file nor a directory: links and devices are not taken; put a copy here");
+                    + "it is neither a file nor a directory: links and devices are not accepted; put a copy here");
             } else if name != EDITOR_FLAGS {
                 files.insert(name, fs::read(&path).map_err(|error| at(&path) + &error.to_string())?);
             }
@@ -93,7 +93,7 @@ pub fn pack_dir(dir: &Path) -> Result<Vec<u8>, String> {
     archive::pack(&files).map_err(|error| at(dir) + &error.to_string())
 }
 
-/// A packed project as it is sent: compressed from 64 KiB on, because a server limits what it takes before it unpacks the archive.
+/// A packed project as it is sent: compressed from 64 KiB on, because the server's limit on a body applies to packed bytes.
 ///
 /// # Errors
 /// Memory is short.

@@ -44,7 +44,7 @@ pub(super) fn checked_path(path: &str) -> Result<Option<String>, String> {
         return refuse("it leads out of the project");
     }
     if parts.iter().any(|part| part.starts_with(['-', '@'])) {
-        return refuse("a part of it begins with - or @, which the compiler would take for a flag");
+        return refuse("one of its parts begins with - or @, which the compiler would read as a flag");
     }
     let Some(first) = parts.first() else { return refuse("it names no file") };
     if first.starts_with("sdk-") || *first == "module.so" {

@@ -97,7 +97,7 @@ mod tests {
         assert!(has("thumbs", None, "thumbs") && has("thumbs", Some("image"), "thumbs"));
         assert!(!has("thumbs", None, "thumbs2") && !has("thumbs", None, "Thumbs"));
         assert!(has("image/*", Some("image"), "any") && !has("image/*", Some("images"), "any"));
-        assert!(!has("image/*", None, "any"), "a domain that is not known is no domain of the key's");
+        assert!(!has("image/*", None, "any"), "an unknown domain is outside the key's domains");
         assert!(has("im*/th*", Some("image"), "thumbs") && !has("im*/th*", Some("image"), "other"));
         assert!(has("*", None, "any") && Reach::All.has(None, "any"));
         let may = |text: &str, there: Option<&str>, domain: &str| {

@@ -22,6 +22,6 @@ pub(super) fn restart(control: &ControlState, name: &str) -> Result<(), DeployEr
             DeployError::Restart { name, fault }
         }
     })?;
-    tracing::info!("module {name} is restarted");
+    tracing::info!("module {name} was restarted");
     Ok(())
 }

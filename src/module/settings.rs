@@ -104,11 +104,11 @@ impl Set {
         };
         check_value(&key, &value).map_err(DeployError::Setting)?;
         if other.contains_key(&key) {
-            return refuse(format!("{key} is a {} already; remove that first", name_of(other_of(kind))));
+            return refuse(format!("{key} is a {0} already; remove the {0} first", name_of(other_of(kind))));
         }
         own.insert(key, value);
         if self.settings.len() + self.secrets.len() > KEYS_MAX {
-            return refuse(format!("the module has {KEYS_MAX} settings and secrets already, the most it may have"));
+            return refuse(format!("the module already has {KEYS_MAX} settings and secrets, which is the limit"));
         }
         Ok(())
     }
@@ -169,7 +169,7 @@ impl SettingsStore {
         let path = self.path(name);
         if !path.exists() && fs::read_dir(&self.dir)?.count() >= MODULES_MAX {
             return Err(DeployError::Setting(format!(
-                "{MODULES_MAX} modules have settings already, the most there may be"
+                "{MODULES_MAX} modules already have settings, which is the limit"
             )));
         }
         write(&path, &serde_json::to_vec(&set).map_err(io::Error::from)?).map_err(at(&path))?;

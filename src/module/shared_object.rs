@@ -100,14 +100,14 @@ fn interface(elf: &Elf<'_>, symbols: &[Symbol]) -> Vec<String> {
     for (name, accepted) in [("cweb_module_abi", ABI_VERSION), ("cweb_module_api", API)] {
         let Some(symbol) = defined(name) else {
             problems.push(format!(
-                "it exports no symbol {name}, a constant of 32 bits that says which interface it was built for; accepted is {accepted}"
+                "it exports no symbol {name}, the version of its interface as a constant of 32 bits; accepted is {accepted}"
             ));
             continue;
         };
         match elf.u32_at(symbol.address) {
             Some(value) if value == accepted => {}
             Some(value) => problems.push(format!(
-                "its {name} is {value}, and this server accepts {accepted} alone: build it with the headers of this server (cweb sdk)"
+                "its {name} is {value}, and this server accepts {accepted} only: build it with the headers of this server (cweb sdk)"
             )),
             None => problems.push(format!("its {name} is not a constant of the file: make it constant data of 32 bits")),
         }
@@ -116,7 +116,8 @@ fn interface(elf: &Elf<'_>, symbols: &[Symbol]) -> Vec<String> {
         Some(symbol) if symbol.is_function => {}
         Some(_) => problems.push("its cweb_bind_host is not a function".to_owned()),
         None => problems.push(
-            "it exports no function cweb_bind_host, which is given the table of the server's functions: see cweb_host.h".to_owned(),
+            "it exports no function cweb_bind_host, which gets the table of the server's functions: see cweb_host.h"
+                .to_owned(),
         ),
     }
     match defined("config") {
@@ -148,7 +149,7 @@ pub(super) fn ignored(fields: &SourceFields) -> String {
     let names = fields.names_beyond(&SourceFields::default());
     let line = |name| {
         format!(
-            "form: warning: the field {name} changes nothing here: the config of a shared object says what it serves\n"
+            "form: warning: the field {name} has no effect here: the config of a shared object declares what it serves\n"
         )
     };
     names.into_iter().map(line).collect()

@@ -1,7 +1,7 @@
 //! Signatures of deployments with ed25519 (RFC 8032): a signer vouches for a source.
 //!
-//! A signature covers the files of a module, including `module.toml`, and the fields sent with them. It does not cover the
-//! domain, the message, or the order of versions: a client that may deploy can deploy an older signed source again.
+//! A signature covers the files of a module, including `module.toml`, and the fields sent with them. A signature does not cover
+//! the domain, the message, or the order of versions: a client that may deploy can deploy an older signed source again.
 
 use super::deploy::{DeployError, SourceFields};
 use super::project::{Posted, ProjectLimits, Source};

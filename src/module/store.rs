@@ -67,7 +67,7 @@ impl Store {
         self.dir.join(".units")
     }
 
-    /// The directory for compilations. It is closed to others, since processes of the compiler's user may try to reach it.
+    /// The directory for compilations, closed to other users because processes of the compiler's user may try to reach it.
     pub(super) fn scratch(&self) -> PathBuf {
         self.dir.join(".scratch")
     }

@@ -524,7 +524,7 @@ mod tests {
         let in_turn: Vec<u32> = table.fallbacks_of(GET, b"/app").into_iter().map(|target| target.module).collect();
         assert_eq!(in_turn, [3, 1, 0]);
         let allow = RouteMatch::MethodNotAllowed { allow: "GET, HEAD, OPTIONS".into() };
-        assert_eq!(table.after_declined("", "POST", b"/a"), allow, "nobody of the others is in service");
+        assert_eq!(table.after_declined("", "POST", b"/a"), allow, "no other module is in service");
     }
 
     #[test]

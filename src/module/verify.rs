@@ -81,7 +81,7 @@ impl Problems<'_> {
     }
 }
 
-/// A line, in a compiler's format, for each declaration that works, but hardly as intended.
+/// A line, in a compiler's format, for each declaration that is valid but probably a mistake.
 pub(super) fn remarks(manifest: &Manifest, limits: RouteLimits) -> String {
     let read = manifest.warnings.iter().cloned();
     let warnings = read.chain(uncommon_name(&manifest.name)).chain(repeated(manifest)).chain(hidden(manifest));
@@ -113,7 +113,7 @@ fn above(own: &Limits, limits: RouteLimits) -> Vec<String> {
     notes
 }
 
-/// A warning that the author of the version `served` is another than the new version's.
+/// A warning that the new version has another author than the version `served`.
 pub(super) fn other_author(served: &Manifest, new: &Manifest) -> Option<String> {
     (served.author != new.author).then(|| {
         format!(
@@ -164,7 +164,7 @@ fn hidden(manifest: &Manifest) -> Vec<String> {
         if let (false, Some(earlier)) = (is_repeated, before.iter().find(hides)) {
             let (method, path) = (&later.route.method, &later.route.path);
             hidden.push(format!(
-                "{method} {path} is never called: {} before it matches it too, and the first match counts; put {path} first",
+                "{method} {path} is never called: the earlier route {} matches its requests, and the first match counts; put {path} first",
                 earlier.route.path
             ));
         }
@@ -239,7 +239,7 @@ fn check_route(at: usize, route: &RouteDecl) -> Result<(), Refusal> {
     if let Some((segment, instead)) = pattern::placeholder(path) {
         return refuse(format!(
             "routes[{at}]: \"{segment}\" in \"{path}\" would match these very characters and nothing else; write \"{instead}\", \
-             and read what it matches by cweb_param()"
+             and read the segment by cweb_param()"
         ));
     }
     if method_index(method).is_none() {

@@ -48,7 +48,7 @@ fn passed_count(get: impl Fn(&str) -> Option<OsString>, pid: u32) -> Result<usiz
     let number = |name: &str| -> Result<Option<u64>, PassedError> {
         let Some(value) = get(name).filter(|value| !value.is_empty()) else { return Ok(None) };
         let number = value.to_str().and_then(|text| text.parse().ok());
-        number.map(Some).ok_or_else(|| PassedError(format!("{name}={} is no number", value.display())))
+        number.map(Some).ok_or_else(|| PassedError(format!("{name}={} is not a number", value.display())))
     };
     // The variable was meant for an ancestor of this process.
     if number("LISTEN_PID")? != Some(u64::from(pid)) {

@@ -135,7 +135,7 @@ fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
         pem::Error::NoItemsFound if String::from_utf8_lossy(&bytes).contains("BEGIN ENCRYPTED PRIVATE KEY") => {
             failed("the key is encrypted; decrypt it: openssl pkey -in KEY -out PLAIN".to_owned())
         }
-        pem::Error::NoItemsFound => failed("no PEM private key in it (-----BEGIN PRIVATE KEY-----)".to_owned()),
+        pem::Error::NoItemsFound => failed("the file has no PEM private key (-----BEGIN PRIVATE KEY-----)".to_owned()),
         error => failed(format!("damaged PEM: {error}")),
     })
 }

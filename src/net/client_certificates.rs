@@ -1,4 +1,4 @@
-//! Certificates of clients: whose are accepted, and the name in one.
+//! Certificates of clients: the accepted authorities, and the name in a certificate.
 
 use super::pem_file::{TlsError, element, file, read_chain};
 use rustls::RootCertStore;
@@ -8,14 +8,14 @@ use rustls::server::danger::ClientCertVerifier;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Limit, in bytes, on a name. A longer name is none.
+/// Limit, in bytes, on a name. A longer name counts as missing.
 const NAME_BYTES_MAX: usize = 1024;
 
 /// DER content of the object identifiers 2.5.4.3 (`commonName`) and 2.5.29.17 (`subjectAltName`).
 const COMMON_NAME: &[u8] = &[0x55, 0x04, 0x03];
 const ALTERNATIVE_NAMES: &[u8] = &[0x55, 0x1d, 0x11];
 
-/// The authorities whose clients are let in.
+/// The authorities whose clients are accepted.
 #[derive(Debug)]
 pub struct ClientAuthorities {
     pub(super) verifier: Arc<dyn ClientCertVerifier>,
@@ -39,9 +39,9 @@ impl ClientAuthorities {
     }
 }
 
-/// The name in a client's certificate (DER): the last common name of the subject. A subject without one: the first DNS name,
-/// e-mail address or URI of the alternative names. `None`: there is no name, or it has control characters, is no UTF-8 or is
-/// longer than [`NAME_BYTES_MAX`].
+/// The name in a client's certificate (DER): the last common name of the subject. If the subject has none, the result is the
+/// first DNS name, e-mail address or URI of the alternative names. `None`: there is no name, or the name has control
+/// characters, is not UTF-8 or is longer than [`NAME_BYTES_MAX`].
 pub(super) fn client_name(certificate: &[u8]) -> Option<Arc<[u8]>> {
     let (_, certificate, _) = element(certificate)?;
     let (_, mut fields, _) = element(certificate)?;
@@ -134,7 +134,7 @@ mod tests {
         assert_eq!(name(&[], &[(0x87, &[127, 0, 0, 1]), uri]).as_deref(), Some("spiffe://a/b"));
         assert_eq!(name(&[], &[(0x82, b"host.example"), uri]).as_deref(), Some("host.example"));
         assert_eq!(name(&[], &[]), None);
-        // A name that C or a log would read otherwise is none, and no other name takes its place.
+        // A name that C code or a log would read differently counts as missing, and no other name replaces this name.
         let long = [b'x'; NAME_BYTES_MAX + 1];
         for bad in [&b"admin\0.evil"[..], b"a\r\nb", b"\xff", b"", &long] {
             assert_eq!(name(&[(0x0c, bad)], &[uri]), None, "{bad:?}");

@@ -1,7 +1,8 @@
 //! The code that all drivers share, over a reactor library ([`Runtime`]).
 //!
-//! One task per connection waits until bytes can be received. It then takes them with a direct `recv(2)` into the shard's one
-//! buffer, so a waiting connection holds no buffer. Sending is a direct `send(2)` once a batch (see [`Connections::flush`]).
+//! One task per connection waits until bytes can be received. The task then takes the bytes with a direct `recv(2)` into
+//! the shard's one buffer, so a waiting connection holds no buffer. Sending is a direct `send(2)` once a batch (see
+//! [`Connections::flush`]).
 //!
 //! The end of a batch: each event wakes the main future, and the main future ends the batch. The actions of the end of a batch,
 //! `drained` among them, wake no task. A runtime must poll the main future after every task that was ready before has run, and

@@ -20,7 +20,7 @@ pub(crate) struct Driver<A> {
     conn: ConnId,
     /// Bytes that the peer has received.
     pub(crate) received: Vec<u8>,
-    /// The socket took no more bytes: [`Application::drained`] must be called once the rest is taken.
+    /// The socket took no more bytes: [`Application::drained`] must be called once the socket has taken the rest.
     blocked: bool,
 }
 

@@ -144,7 +144,7 @@ pub enum Listener {
 }
 
 impl fmt::Display for Listener {
-    /// The address it really listens on: `http://127.0.0.1:43211`.
+    /// The bound address: `http://127.0.0.1:43211`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Listener::Tcp(listener) => fmt_address(f, "http", listener),
@@ -218,7 +218,9 @@ pub fn bind_all(addrs: &[ListenAddr], shards: usize, access: UnixAccess) -> Resu
 
 fn explain_tcp(error: &io::Error) -> String {
     match error.kind() {
-        io::ErrorKind::AddrInUse => "another process uses it; stop that or choose another with --port".to_owned(),
+        io::ErrorKind::AddrInUse => {
+            "another process uses this address; stop that process, or choose another port with --port".to_owned()
+        }
         io::ErrorKind::PermissionDenied => {
             "not permitted; ports below 1024 need root or CAP_NET_BIND_SERVICE".to_owned()
         }
@@ -229,19 +231,19 @@ fn explain_tcp(error: &io::Error) -> String {
 fn explain_unix(path: &Path, error: &io::Error) -> String {
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new(".")).display();
     match error.kind() {
-        io::ErrorKind::AddrInUse => "a running server listens on it; stop that or choose another path".to_owned(),
+        io::ErrorKind::AddrInUse => {
+            "a running server listens on this socket; stop that server, or choose another path".to_owned()
+        }
         io::ErrorKind::PermissionDenied => {
             format!("not permitted; this user must be able to write to {dir}, and to a socket that is there already")
         }
         io::ErrorKind::NotFound => format!("there is no directory {dir}; create it first"),
         io::ErrorKind::AlreadyExists => {
-            "a file that is no socket has this name; choose another path or remove it".to_owned()
+            "a file that is not a socket has this name; choose another path, or remove the file".to_owned()
         }
         io::ErrorKind::InvalidInput => {
             let bytes = path.as_os_str().len();
-            format!(
-                "the path has {bytes} bytes, and a socket's has {UNIX_PATH_BYTES_MAX} at most; choose a shorter one"
-            )
+            format!("the path has {bytes} bytes; the limit is {UNIX_PATH_BYTES_MAX}; choose a shorter path")
         }
         _ => error.to_string(),
     }
@@ -350,7 +352,7 @@ mod tests {
         // A listener that stays is not replaced, and the wait ends.
         let again = bind_all(&[ListenAddr::Unix(path)], 1, UnixAccess::Umask);
         let error = again.err().map(|error| error.to_string()).unwrap_or_default();
-        assert!(error.contains("a running server listens on it"), "{error}");
+        assert!(error.contains("a running server listens on this socket"), "{error}");
     }
 
     #[test]

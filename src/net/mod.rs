@@ -70,7 +70,7 @@ pub fn io_uring_available(kind: ReactorKind, rings: usize) -> Result<(), String>
     driver::probe(kind, rings).map_err(|error| match error.raw_os_error() {
         Some(libc::ENOMEM) => "too little locked memory for all shards; raise it with ulimit -l".to_owned(),
         Some(libc::EPERM) => "refused by kernel.io_uring_disabled or a seccomp filter".to_owned(),
-        Some(libc::ENOSYS) => "this kernel has none".to_owned(),
+        Some(libc::ENOSYS) => "this kernel has no io_uring".to_owned(),
         _ => error.to_string(),
     })
 }

@@ -18,7 +18,7 @@ pub enum TlsError {
         reason: String,
     },
     /// Certificate and key do not belong together.
-    #[error("--tls-cert {} and --tls-key {} do not belong together: the key is not the one of the certificate", cert.display(), key.display())]
+    #[error("--tls-cert {} and --tls-key {} do not belong together: the certificate has another key", cert.display(), key.display())]
     Mismatch {
         /// The certificate's file.
         cert: PathBuf,
@@ -42,7 +42,7 @@ pub(super) fn read_chain(what: &'static str, path: &Path) -> Result<Vec<Certific
     let chain: Result<Vec<_>, pem::Error> = CertificateDer::pem_slice_iter(&bytes).collect();
     match chain {
         Ok(chain) if chain.is_empty() => {
-            Err(failed("no PEM certificate in it (-----BEGIN CERTIFICATE-----)".to_owned()))
+            Err(failed("the file has no PEM certificate (-----BEGIN CERTIFICATE-----)".to_owned()))
         }
         Ok(chain) => Ok(chain),
         Err(error) => Err(failed(format!("damaged PEM: {error}"))),

@@ -226,7 +226,7 @@ impl Session {
                     })?;
                     done = true;
                 }
-                _ => return Err(Error::General("the session takes no more".to_owned())),
+                _ => return Err(Error::General("the session accepts no more plaintext".to_owned())),
             }
             self.rest.drain(..discard.min(self.rest.len()));
             if done {

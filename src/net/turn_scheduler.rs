@@ -84,7 +84,7 @@ mod tests {
             assert_eq!(called(), 0, "this turn has no step left");
             for turn in 1..=3 {
                 assert!(scheduler.end_turn());
-                assert!(scheduler.enter(task).is_some(), "nobody passes those who wait");
+                assert!(scheduler.enter(task).is_some(), "a new task does not overtake waiting tasks");
                 scheduler.call();
                 assert_eq!(called(), turn * steps);
             }

@@ -155,7 +155,7 @@ mod tests {
             bells.iter().for_each(|bell| assert_eq!(ring(bell), 8));
             assert!(is_awake(&waker));
             waker.clear();
-            assert!(!is_awake(&waker), "also of more than one call shows");
+            assert!(!is_awake(&waker), "one call to clear covers several wake-ups");
         }
     }
 
@@ -181,6 +181,6 @@ mod tests {
         drop(hostile);
         rustix::io::read(&copy, &mut [0_u8; 8]).unwrap();
         ring(&copy);
-        assert!(!is_awake(&waker), "a process that is gone wakes nobody, whoever has its descriptor");
+        assert!(!is_awake(&waker), "a dropped doorbell wakes no reactor, even if another process has its descriptor");
     }
 }

@@ -28,8 +28,8 @@ pub(super) enum ModuleHost {
     Apart(Arc<DomainRegistry>),
 }
 
-/// Bytes of the bodies that a shard receives, and of those that wait; also of those that lie in the memory of a domain. The
-/// budget of the server counts too.
+/// Limit, in bytes, on the bodies that a shard receives; the same limit applies to bodies that wait, and to bodies in the
+/// memory of a domain. The server's memory budget also limits these bodies.
 pub(super) fn bodies_bytes_max(config: &Config) -> usize {
     config.limits.bodies_bytes_max.min(config.resources.memory_bytes_max / 2 / config.shards.max(1))
 }
@@ -143,14 +143,14 @@ fn warn_of_closed(config: &Config, user: Option<User>) {
     for dir in &config.allow_write {
         if let Some(why) = sandbox::not_writable(user, dir) {
             tracing::warn!(
-                "--allow-write {}: modules can't write there: {why}; have it made and given to their user",
+                "--allow-write {}: modules can't write there: {why}; create the directory, and make their user its owner",
                 dir.display()
             );
         }
     }
 }
 
-/// Opens the way to the directories below `dirs` for the users of `--module-uids`, or says why domains can't have them.
+/// Lets the users of `--module-uids` enter the directories above `dirs`, or returns the reason why domains can't have users.
 fn give_users(config: &Config, user: Option<User>, dirs: [&Path; 2]) -> std::io::Result<()> {
     let Some(users) = config.projects.module_uids else { return Ok(()) };
     if user.is_none() || !sandbox::are_mapped(users.first, users.last) {
@@ -174,11 +174,11 @@ fn check_calls(config: &Config) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Where modules may connect to. A list is refused where no filter of system calls holds modules to it.
+/// The destinations to which modules may connect. A list is refused if no filter of system calls can enforce the list.
 fn reach(config: &Config) -> std::io::Result<Reach> {
     let reach = Reach::read(config.allow_net.iter().map(String::as_str)).map_err(std::io::Error::other)?;
     if matches!(reach, Reach::Listed(_)) && sandbox::missing().contains(&"seccomp") {
-        let text = "--allow-net with a list of destinations needs seccomp, which this kernel has not: nothing would hold modules to it";
+        let text = "--allow-net with a list of destinations needs seccomp, which this kernel lacks: nothing would enforce the list";
         return Err(std::io::Error::other(text));
     }
     Ok(reach)
@@ -203,7 +203,7 @@ fn core_files(config: &Config) -> Option<CoreFiles> {
     match CoreFiles::open(dir, projects.core_bytes_max, projects.core_files_max) {
         Ok(files) => {
             tracing::warn!(
-                "core files of modules go to {}: they have all that a module had in memory, secrets too",
+                "core files of modules are written to {}: a core file has all memory of a module, including secrets",
                 dir.display()
             );
             Some(files)
@@ -254,7 +254,7 @@ fn share_of_memory() -> u64 {
 /// Approximate number of threads of a domain's process, without those that run handlers.
 const OWN_THREADS: usize = 16;
 
-/// A domain, and the blobs, may have this many bytes on the disk, however little is free.
+/// Bytes on the disk that a domain, and the blobs, may use even if fewer bytes are free.
 const DISK_BYTES_MIN: u64 = 1024 * 1024 * 1024;
 
 /// Limit, in bytes, on the data waiting on a WebSocket, beside its largest message and that message's overhead.
@@ -312,7 +312,7 @@ fn domain_user(config: &Config, scratch: &Path, domain_data: &Path) -> Option<Us
     let closed = sandbox::closed_to(user, &used).map(|dir| format!("{} is closed to other users", dir.display()));
     let refused = || own.iter().find_map(|dir| sandbox::hand_over(user, dir).err()).map(|error| error.to_string());
     let Some(why) = closed.or_else(refused) else { return Some(user) };
-    // Without capabilities even root can't write to directories that an earlier start has given to nobody.
+    // Without capabilities even root can't write to directories whose owner has been `nobody` since an earlier start.
     for dir in own.iter().chain([&config.module_dir.join(".run")]) {
         if let Err(error) = sandbox::hand_over(User { uid: 0, gid: 0 }, dir) {
             tracing::warn!("{}: {error}", dir.display());

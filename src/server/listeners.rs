@@ -35,7 +35,7 @@ pub(super) fn bind(
     let mut listeners = if passed.is_empty() {
         net::bind_all(&parsed(&config.listen)?, config.shards, UnixAccess::Umask)?
     } else {
-        tracing::info!("serving the {} socket(s) that were passed; --port and --listen don't count", passed.len());
+        tracing::info!("serving the {} socket(s) that were passed; --port and --listen have no effect", passed.len());
         net::share(passed, config.shards).map_err(setup("sharing the passed sockets"))?
     };
     let public = listeners.first().map_or(0, Vec::len);

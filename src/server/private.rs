@@ -40,7 +40,7 @@ fn way_mode() -> u32 {
 pub(super) fn close_data(config: &Config) {
     umask(Mode::RWXG | Mode::RWXO);
     if let Err(error) = close_left_open(config) {
-        tracing::warn!("what others can read of the data directory could not be closed to them: {error}");
+        tracing::warn!("other users' rights on files of the data directory could not be removed: {error}");
     }
 }
 
@@ -127,6 +127,8 @@ pub(super) fn open_secrets(config: &Config) -> Vec<String> {
     ];
     let open =
         files.into_iter().filter_map(|(what, path, rights)| Some((what, path.filter(|path| is_open(path, rights))?)));
-    open.map(|(what, path)| format!("{what} {0} can be used by others than its owner; chmod 600 {0}", path.display()))
-        .collect()
+    open.map(|(what, path)| {
+        format!("{what} {0} can be used by users other than its owner; chmod 600 {0}", path.display())
+    })
+    .collect()
 }

@@ -34,7 +34,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// Limits how long a stop waits.
 pub(super) struct Patience<'a> {
     signals: &'a mut StopSignals,
-    /// A signal has arrived after the one that began the stop.
+    /// A further signal has arrived since the signal that began the stop.
     hurried: bool,
 }
 
@@ -82,7 +82,10 @@ impl<'a> Patience<'a> {
             match control.abandon() {
                 Some(modules) => {
                     let modules = modules.join(", ");
-                    tracing::warn!("unload is not waited for any longer: {}; left of: {modules}", self.why());
+                    tracing::warn!(
+                        "unload is not waited for any longer: {}; modules without unload: {modules}",
+                        self.why()
+                    );
                 }
                 None => tracing::warn!(
                     "a deployment is not waited for any longer, and modules are left without unload: {}",
@@ -140,7 +143,9 @@ pub(super) fn stop(
         shard.inbox.push(Message::Stop);
     }
     if !patience.wait(Instant::now() + THREADS_WAIT, HURRIED_WAIT, shards_ended) {
-        tracing::warn!("a handler does not give its shard's thread back: it is left to the end of the process");
+        tracing::warn!(
+            "a handler does not return from its shard's thread: only the end of the process ends the handler"
+        );
     }
     for shard in shards.into_iter().filter(|shard| shard.thread.is_finished()) {
         let _ = shard.thread.join();

@@ -1,6 +1,6 @@
 //! Decides which connections a shard accepts.
 //!
-//! Clients have `--connections-max` places. An operator and a health check must always get in, whatever clients do.
+//! Clients have `--connections-max` places. A shard must always accept an operator and a health check, whatever clients do.
 //! Addresses of `--admin-listen` have places of their own. On other addresses, a few connections beyond the limit may ask
 //! for one of the server's own paths; if they ask for anything else, or for nothing, they get 503.
 
@@ -140,7 +140,7 @@ impl Shard {
         false
     }
 
-    /// Does the same for a connection beyond the limits.
+    /// Answers 503 to a connection beyond the limits, and closes it.
     fn send_away(&mut self, connections: &mut Connections, id: ConnId) {
         self.places.reserved.retain(|(known, _)| *known != id);
         let Some(Place::Reserved(why)) = self.conn(id).map(|conn| conn.place) else { return };

@@ -64,7 +64,7 @@ impl Shard {
         table.modules().get(module)?.manifest().routes.get(route)
     }
 
-    /// The answer to a body of more than `limit` bytes for `route` (RFC 9110 §15.5.14). It names the limit and its source.
+    /// The answer to a body of more than `limit` bytes for `route` (RFC 9110 §15.5.14): names the limit and its source.
     pub(super) fn too_large(&self, limit: usize, route: Option<&RouteDecl>) -> ServerAnswer {
         let whose = match route.map_or(BodyLimitOf::Server, RouteDecl::body_limit_of) {
             BodyLimitOf::Project => "the limit of its project: body_bytes in [limits] of module.toml",

@@ -81,8 +81,7 @@ pub(super) enum Place {
     Client,
     /// A connection on an address of the server's own paths.
     Admin,
-    /// A connection beyond the limits. It may ask for the server's own paths; the text is the reason why it gets nothing
-    /// else.
+    /// A connection beyond the limits, which may ask for the server's own paths only; the text is the reason.
     Reserved(&'static str),
     /// A connection that is being answered with 503.
     Refused,
@@ -164,11 +163,11 @@ pub(super) fn credited(paid_ms: u64, bytes: usize, now_ms: u64) -> u64 {
 /// Which part of the next request has arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Partial {
-    /// Nothing of it.
+    /// No part has arrived.
     None,
-    /// A part of its head.
+    /// A part of the head has arrived.
     Head,
-    /// Its head and a part of its body.
+    /// The head and a part of the body have arrived.
     Body,
 }
 

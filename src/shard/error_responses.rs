@@ -24,8 +24,8 @@ impl Shard {
         }
     }
 
-    /// For a client that waits before it sends the body of `view`: the final answer, if no module serves the request. It is
-    /// sent at once instead of 100 (RFC 9110 §10.1.1).
+    /// For a client that waits before it sends the body of `view`: the final answer, if no module serves the request,
+    /// which is sent at once instead of 100 (RFC 9110 §10.1.1).
     pub(super) fn unserved_early(&self, origin: &Origin, view: &RequestView<'_>) -> Option<ServerAnswer> {
         if origin.is_for_server(view.path()) {
             return None;

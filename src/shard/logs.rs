@@ -83,7 +83,7 @@ impl Shard {
         is_event_stream_of(view, b"/mgnt/", b"/logs")
     }
 
-    /// Begins a stream of lines. It takes over the connection after the earlier answers.
+    /// Begins a stream of lines. The stream takes over the connection after the earlier answers.
     pub(super) fn begin_logs(
         &mut self,
         origin: &Origin,

@@ -374,7 +374,7 @@ mod tests {
             many.iter().all(|held| (99..=101).contains(held)) && 3200 - many.iter().sum::<usize>() >= 99,
             "{many:?}"
         );
-        assert_eq!(held(1, 1000, 900), [900], "the first is taken, whatever its size");
+        assert_eq!(held(1, 1000, 900), [900], "the first body is accepted, whatever its size");
         assert!(!may_hold(1, usize::MAX - 1, usize::MAX));
     }
 }

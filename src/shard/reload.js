@@ -1,6 +1,6 @@
-// Loads the page again when a module is deployed, and when a server that was gone is back. Served by cweb serve --dev only.
+// Loads the page again after a deployment, and after a restart of the server. Only cweb serve --dev serves this script.
 (function () {
-    // The number of the last deployment before this script was sent: later ones are told when the stream begins.
+    // The number of the last deployment before this script was sent: the stream begins with all later deployments.
     var lost = false, after = "@AFTER@";
     function listen() {
         var events = new EventSource("/cweb-dev/deployments?after=" + after);
@@ -8,7 +8,7 @@
         events.onopen = function () { if (lost) location.reload(); };
         events.onerror = function () {
             lost = true;
-            // The browser gives up where the answer is no stream.
+            // A browser does not reconnect if the answer is not a stream.
             if (events.readyState === EventSource.CLOSED) setTimeout(listen, 1000);
         };
     }

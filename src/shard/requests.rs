@@ -155,8 +155,8 @@ impl Shard {
         Origin::of(conn, seq, self.draining || seq + 1 >= self.limits.requests_per_connection_max)
     }
 
-    /// Whether the next request of `conn` may begin. It must wait while earlier answers, unsent or expected, are many or
-    /// large, so that pipelined requests are not all answered at once.
+    /// Whether the next request of `conn` may begin. The request must wait while earlier answers, unsent or expected, are
+    /// many or large, so that pipelined requests are not all answered at once.
     pub(super) fn has_room(&self, connections: &mut Connections, conn: &Conn) -> bool {
         if conn.is_blocked(self.limits.pipeline_max) {
             return false;

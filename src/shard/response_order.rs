@@ -233,7 +233,7 @@ impl Shard {
         if !input.is_empty() {
             self.taken_data(connections, by, &input);
         }
-        // The FIN came while earlier answers were owed; no other event will end this upgrade.
+        // The FIN arrived before earlier answers were sent; no other event will end this upgrade.
         if eof && !self.outlives_eof(by) {
             connections.close(id);
         }

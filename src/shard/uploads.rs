@@ -23,11 +23,11 @@ use std::sync::Arc;
 
 /// How to treat a body after its head is complete.
 pub(super) enum Gathering {
-    /// Gather it, up to this many bytes.
+    /// Gather the body, up to this many bytes.
     Whole(usize),
-    /// Its handler may take it in pieces; the request's turn, or the end of a swap, decides.
+    /// The handler may take the body in pieces; the request's turn, or the end of a swap, decides.
     Pieces,
-    /// Do not read it.
+    /// Do not read the body.
     Refused(ServerAnswer),
 }
 
@@ -196,7 +196,7 @@ impl Shard {
             Err(no_process) => match generation.instance().quarantine() {
                 Some(why) => why,
                 None if no_process == NoSlot::NotYet && !self.draining => return None,
-                None => "the process of the module is not there; try again".to_owned(),
+                None => "the process of the module is not running; try again".to_owned(),
             },
         };
         Some(Err(ServerAnswer::text(503, refused + "\n").with("Retry-After", "1")))

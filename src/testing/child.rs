@@ -30,7 +30,7 @@ const SETTLE: Duration = Duration::from_secs(2);
 /// Limit on the reported failures of a test.
 const FAILURES_MAX: usize = 100;
 
-/// The main function of the process. It reads its order from standard input and writes the outcome to standard output.
+/// The main function of the process, which reads its order from standard input and writes the outcome to standard output.
 pub fn main() -> ! {
     let Some(mut out) = inspect::private_stdout() else { inspect::leave(1) };
     let mut text = Vec::new();

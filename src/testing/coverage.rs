@@ -127,7 +127,7 @@ fn count(gcov: &Path, counters: &Path, note: &Path) -> Result<Counted, String> {
     inspect::end(&mut child, report.is_none()).map_err(|error| failed(error.to_string()))?;
     let report = report.ok_or_else(|| failed(format!("it did not end within {} s", LIMIT.as_secs())))?;
     // gcov prints one object for each file of notes; this run has one file.
-    serde_json::from_slice(&report).map_err(|error| failed(format!("what it prints can't be read: {error}")))
+    serde_json::from_slice(&report).map_err(|error| failed(format!("its output can't be read: {error}")))
 }
 
 /// Lines without a count, as ranges.

@@ -1,17 +1,20 @@
 //! Tests that authors write for their modules (`include/cweb_test.h`), run without a server: `cweb test`.
 //!
-//! Each test has a process of its own, `cweb testrun`, which reads an [`Order`] from its standard input and prints the result
-//! ([`Told`]). The process loads, routes and calls the module by the same code as a server with `--isolation none`, in the
-//! sandbox of isolated modules. Only the connection is missing: `exchange` passes requests to the executors and reads their
-//! answers, `sockets` is the client's end of WebSockets, and `jobs` stores the jobs of `jobs_create`.
+//! Each test has a process of its own, `cweb testrun`, which reads an [`Order`] from its standard input and prints the
+//! result ([`Told`]). The process loads, routes and calls the module by the same code as a server with `--isolation
+//! none`, in the sandbox of isolated modules. Only the connection is missing. `exchange` passes requests to the
+//! executors and reads their answers, `sockets` is the client's end of WebSockets, and `jobs` stores the jobs of
+//! `jobs_create`.
 //!
-//! | file | what it does |
+//! | file | content |
 //! | --- | --- |
-//! | `run` | the parent: starts processes, sets their limits, reads their output |
+//! | `run` | the parent: starts the processes of tests, sets their limits, reads their output |
 //! | `tools` | sanitizers and valgrind: their settings and their findings |
 //! | `coverage` | the counts of gcov |
 //! | `junit` | the report for other programs |
 //! | `child` | the process of a test |
+//! | `exchange`, `sockets`, `jobs` | requests, WebSockets and jobs of a test, in its process |
+//! | `lock` | locks that survive a panic |
 
 pub mod child;
 pub mod coverage;

@@ -81,8 +81,8 @@ unsafe fn text<'a>(pointer: *const c_char) -> Option<&'a CStr> {
 /// EOPNOTSUPP: `response` does not belong to the thread's handler; EINVAL: `wish` has no path; the errors of openat2(2).
 ///
 /// # Safety
-/// `wish` must have C strings or NULL. They are measured before anything is allocated, because a bad pointer makes the guard
-/// jump out of this frame.
+/// `wish` must have C strings or NULL. The strings are measured before anything is allocated, because a bad pointer
+/// makes the guard jump out of this frame.
 pub(in crate::abi) unsafe fn send_file(response: *mut HttpResponse, wish: *const FileWish) -> io::Result<()> {
     let invalid = || io::Error::from_raw_os_error(libc::EINVAL);
     let foreign = || io::Error::from_raw_os_error(libc::EOPNOTSUPP);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * Guarded calls of each kind of module function. They are in C so that no Rust frame lies between the guard and the
- * module: a fault jumps over these frames only, and they own nothing.
+ * Guarded calls of each kind of module function. The calls are in C so that no Rust frame lies between the guard and
+ * the module. A fault jumps over the frames of this file only, which own nothing.
  *
  * If the context is NULL, the module's functions take none (cweb_module_api is 2) and are called without it.
  */
@@ -12,7 +12,7 @@ typedef void (*uncalled)(void);
 
 /*
  * A module's functions run this far below the code that later reads the answer. By a common mistake, a body or a header
- * value may lie on the handler's own stack; it is intact there until other functions use that stack.
+ * value may lie on the handler's own stack. The bytes are intact there until other functions use that stack.
  */
 #define STACK_GAP_BYTES 2048
 #define WITH_GAP __attribute__((noinline))

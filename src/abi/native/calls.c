@@ -10,7 +10,7 @@
 /* Limits on the recorded unfinished statements and open transactions of one thread. */
 #define STARTED_MAX 64
 #define HELD_MAX 8
-/* Limit on the modules of whose connections one thread of a module's own may have some. */
+/* Limit on the modules whose connections one thread that a module has started may use. */
 #define OWN_MAX 4
 
 struct started {
@@ -160,7 +160,7 @@ static void tidy(struct thread *thread, int started, int held, struct cwebn_modu
     while (thread->held_count > held) {
         sqlite3 *db = thread->held[thread->held_count - 1];
         int before = thread->held_count;
-        sqlite3_exec(db, "ROLLBACK", NULL, NULL, NULL); /* cwebn_on_trace sees its end */
+        sqlite3_exec(db, "ROLLBACK", NULL, NULL, NULL); /* cwebn_on_trace records the end */
         if (thread->held_count == before) {
             thread->held_count--;
             sqlite3_mutex_leave(sqlite3_db_mutex(db));

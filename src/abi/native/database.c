@@ -35,7 +35,8 @@ static const char *skip_word(const char *sql, const char *word) {
 }
 
 /* The text behind a BEGIN without a kind; NULL if there is none. Such a transaction that first reads fails at its first
- * write if another connection has written meanwhile, and waiting does not help. It is therefore begun as IMMEDIATE. */
+ * write if another connection has written meanwhile, and waiting does not help. Such a BEGIN
+ * is therefore executed as BEGIN IMMEDIATE. */
 static const char *after_plain_begin(const char *sql) {
     const char *rest = skip_word(skip_blanks(sql), "BEGIN");
     const char *word = rest == NULL ? NULL : skip_word(rest, "TRANSACTION");
@@ -241,7 +242,7 @@ void cwebn_module_release(struct cwebn_module *module) {
 }
 
 /* Closes leases that are not in use. */
-static void close_seats(struct lease *left) {
+static void close_leases(struct lease *left) {
     while (left != NULL) {
         struct lease *next = left->next;
         cwebn_lease_close(left);
@@ -261,7 +262,7 @@ void cwebn_module_retire(struct cwebn_module *module) {
     }
     module->free = NULL;
     pthread_mutex_unlock(&module->lock);
-    close_seats(left);
+    close_leases(left);
 }
 
 void cwebn_module_close(struct cwebn_module *module) {
@@ -284,7 +285,7 @@ void cwebn_module_close(struct cwebn_module *module) {
         module->home = NULL;
     }
     pthread_mutex_unlock(&module->lock);
-    close_seats(left);
+    close_leases(left);
     cwebn_module_release(module);
 }
 

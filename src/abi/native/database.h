@@ -8,10 +8,10 @@
  * A connection with state of the module (prepared statements, temporary tables, functions) is shared by all its calls.
  *
  * SQLite's trace callback reports which thread began which statement and transaction, on any connection. A thread keeps
- * the mutex of a connection while its transaction is open there: where calls share a connection, the others wait.
+ * the mutex of a connection while its transaction is open there: where calls share a connection, the other calls wait.
  * Statements and transactions still open at the end of their call are reset and rolled back, with a warning.
  *
- * Lock order: a connection's mutex, then a module's lock, then the list's. None is held while module code runs, except
+ * Lock order: a connection's mutex, then a module's lock, then the list's. No lock is held while module code runs, except
  * the mutex of a connection with an open transaction.
  */
 #ifndef CWEB_DATABASE_H

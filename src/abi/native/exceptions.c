@@ -178,13 +178,15 @@ static void describe(const void *type) {
 /* Ends the module's call: abort(3) is caught by its guard. Frames of the server own nothing here. */
 static void on_terminate(void) {
     const void *type = cxx.current_type();
-    /* what() or the destructor of the exception has thrown. Neither may run again: each could throw for ever. */
+    /* Nested: what() or the destructor of the exception has thrown. The two must not run again, because each could throw for
+     * ever. */
     int is_nested = is_ending;
     is_ending = 1;
     if (!is_nested) {
         thrown[0] = '\0';
         thrown_frame_count = 0;
-        /* Nothing is unwound yet: the unwinder has found no handler. It stops at the server's frames, which have no tables. */
+        /* Nothing is unwound yet: the unwinder has found no handler. The backtrace ends at the
+         * server's frames, which have no tables. */
         (void)_Unwind_Backtrace(take_frame, NULL);
         if (type == NULL) {
             append("called std::terminate(), as the destructor of a running std::thread does");
@@ -197,7 +199,7 @@ static void on_terminate(void) {
         told(thrown);
     }
     if (!cwebn_guard_active()) {
-        /* No fault of a call will have the description: a thread of the module, or a constructor. */
+        /* A thread of the module or a constructor has thrown, so no report of a call's fault will have the description. */
         fprintf(stderr, "%s\n", thrown);
         fflush(stderr);
     }

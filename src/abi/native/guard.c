@@ -2,10 +2,10 @@
 /*
  * Calls that survive faults: sigsetjmp(3) before the call, siglongjmp(3) out of the signal handler.
  *
- * The environment is saved without the signal mask (no system call on the request path). That is correct because the
- * handlers are installed with SA_NODEFER and an empty mask: the kernel changes no mask when it enters them, so there is
- * none to restore. The alternate stack needs no restoring either: Linux decides by a thread's stack pointer whether the
- * thread is on it, sigaltstack(2).
+ * The environment is saved without the signal mask (no system call on the request path). No mask must be restored,
+ * because the handlers are installed with SA_NODEFER and an empty mask: the kernel changes no mask when it calls them.
+ * The alternate stack needs no restoring either: Linux decides by a thread's stack pointer whether the thread is on it,
+ * sigaltstack(2).
  */
 #define _GNU_SOURCE
 #include "native.h"
@@ -74,7 +74,7 @@ static uintptr_t traced_code(void) {
     return 0;
 }
 
-/* A call that the filter of system calls has stopped: a module would end its process by it. */
+/* A call that the filter of system calls has stopped, because the call would have ended the process. */
 struct stopped {
     int is_exit; /* exit_group(2) */
     int code;
@@ -120,7 +120,8 @@ void cwebn_guard_note(uint64_t *words) {
     __atomic_store_n(&last_words, words, __ATOMIC_RELEASE);
 }
 
-/* Records why the first such thread is about to end the process, by plain stores, which a signal handler may make. */
+/* Records why a thread is about to end the process; only the first thread records. Plain stores, which a signal handler
+ * may make. */
 static void leave_note(int signo, const siginfo_t *info, const void *context, const struct stopped *stopped) {
     uint64_t *words = __atomic_load_n(&last_words, __ATOMIC_ACQUIRE);
     uint64_t nobody = 0;
@@ -169,7 +170,7 @@ static void end_with_core(int signo, const siginfo_t *info, int directory) {
     }
 }
 
-/* Passes on a signal that the server does not handle to the earlier handler; the default is to die of the signal. */
+/* Passes on a signal that the server does not handle to the earlier handler; the default action ends the process. */
 static void pass_on(int signo, siginfo_t *info, void *context) {
     const struct sigaction *before = NULL;
     for (size_t i = 0; i < GUARDED_SIGNAL_COUNT; i++) {
@@ -489,8 +490,8 @@ void cwebn_guard_rethrow(const struct cwebn_fault *fault) {
 
 /*
  * exit(3) for the whole process. The program exports the symbol (build.rs), so a shared object that was built without
- * the server calls this function. In a call of a module it ends that call, like the exit of cweb_host.h in compiled
- * modules. Everywhere else it calls libc's.
+ * the server calls this function. In a call of a module this function ends that call, like the exit of cweb_host.h in
+ * compiled modules. Everywhere else this function calls libc's exit.
  */
 __attribute__((noreturn, visibility("default"))) void exit(int code) {
     if (cwebn_guard_active()) {

@@ -15,7 +15,7 @@
 #include <string.h>
 
 #define PAGE_BYTES ((size_t)4096)
-/* Every block of malloc(3) begins at a multiple of this. */
+/* Every block of malloc(3) begins at a multiple of this number. */
 #define MALLOC_ALIGNMENT ((uintptr_t)(2 * sizeof(size_t)))
 
 /* glibc 2.35; reports without a lock which loaded object contains an address. Declared here for older headers. */

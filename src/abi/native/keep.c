@@ -5,7 +5,8 @@
  *
  * The functions below replace libc's: the executable's definitions precede libc's for every loaded object, modules and
  * their libraries included. Code outside modules gets libc's behaviour. On a thread that runs a module, these functions
- * refuse a change that would affect others, with a line in the log, or record it so that it is undone after the call.
+ * either refuse a change that would affect others, with a line in the log, or record the change. Recorded changes are
+ * undone after the call.
  */
 #define _GNU_SOURCE
 #include "keep.h"
@@ -82,7 +83,7 @@ static int is_reserved(int fd) {
 }
 
 static void tell_descriptors(void) {
-    cwebn_tell(DESCRIPTORS, "the descriptors 0 to 2 are the server's: they stay open, and as they are");
+    cwebn_tell(DESCRIPTORS, "the descriptors 0 to 2 are the server's: they stay open and unchanged");
 }
 
 EXPORT int close(int fd) {
@@ -143,7 +144,7 @@ EXPORT void closefrom(int first) {
 EXPORT int daemon(int keep_directory, int keep_descriptors) {
     HIDDEN(daemon);
     if (cwebn_in_module()) {
-        return refuse(DAEMON, "daemon() would take the server's process away: it fails");
+        return refuse(DAEMON, "daemon() would end the process: it fails");
     }
     return real(keep_directory, keep_descriptors);
 }
@@ -334,8 +335,8 @@ static int is_kept_signal(int signo) {
 }
 
 static int refuse_handler(void) {
-    return refuse(HANDLERS, "the handlers of SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT and SIGSYS are the server's, by which it "
-                            "survives faults of modules: they stay");
+    return refuse(HANDLERS, "the handlers of SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT and SIGSYS are the server's, which catches "
+                            "faults of modules with them: they stay");
 }
 
 int cwebn_sigaction(int signo, const struct sigaction *action, struct sigaction *old) {

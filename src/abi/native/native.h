@@ -113,8 +113,8 @@ int cwebn_guard_refusals(int descriptor);
 
 /*
  * Makes `serve` answer connect(2) calls that the filter refuses. Its arguments are the socket, a copy of the address
- * and the size of the copy. Its return value is the result of the call: 0, or a negative errno. It runs in the handler
- * of SIGSYS, on the thread that made the call.
+ * and the size of the copy. Its return value is the result of the call: 0, or a negative errno. `serve` runs in the
+ * handler of SIGSYS, on the thread that made the call.
  */
 void cwebn_guard_connects(int (*serve)(int, const unsigned char *, size_t));
 
@@ -225,7 +225,7 @@ void cwebn_no_stream(void);
    module. */
 uint64_t cwebn_module_number(void);
 
-/* Marks the calling thread as no module's any more: code that ends the process on it may do all that the server may. */
+/* Marks the calling thread as a thread of no module: code that ends the process there has the rights of the server's code. */
 void cwebn_module_leave(void);
 
 /* sigaction(2), also where modules are refused. */
@@ -476,7 +476,7 @@ struct sqldb *cwebn_database_open(const char *path, const struct cwebn_services 
 /* Closes that connection. No module may be open. */
 void cwebn_database_close(struct sqldb *database);
 
-/* A loaded module, as the database knows it. */
+/* A loaded module and its connections to the database. */
 struct cwebn_module;
 
 /* One call into a module, on the caller's stack. */
@@ -489,7 +489,7 @@ struct cwebn_call {
     int is_hook;
 };
 
-/* `code` is an address in the module's shared object. NULL when memory runs out. */
+/* Registers a loaded module. `code` is an address in its shared object. NULL when memory runs out. */
 struct cwebn_module *cwebn_module_open(struct cweb_context *ctx, const char *name, const void *code);
 
 /*
@@ -498,7 +498,7 @@ struct cwebn_module *cwebn_module_open(struct cweb_context *ctx, const char *nam
  */
 void cwebn_module_close(struct cwebn_module *module);
 
-/* Closes connections of which the module can know nothing. Called when its generation is over, but its code stays. */
+/* Closes connections to which the module can have no pointer. Called when its generation is over, but its code stays. */
 void cwebn_module_retire(struct cwebn_module *module);
 
 /* The module that contains this code; NULL if none does. The caller must release it by cwebn_module_release. */
@@ -527,7 +527,7 @@ void cwebn_legacy_set(struct cweb_context *ctx);
 /* Copies the state of the server's key from ctx->crypto. */
 void cwebn_legacy_crypto(const struct cweb_context *ctx);
 
-/* The argument of a module's cweb_bind_legacy(); the same pointers for the whole life of the process. */
+/* The argument of a module's cweb_bind_legacy(); the pointers stay the same until the process ends. */
 const struct cwebn_legacy *cwebn_legacy_services(void);
 
 /* ---- tables.c: the tables of jobs ---- */

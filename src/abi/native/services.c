@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
  * The context that module functions receive: one cache, scheduler, database, signer and symbol table for all modules of
- * an address space, built from the SDK's own inline functions.
+ * an address space. The parts are built from the SDK's own inline functions.
  */
 #define _GNU_SOURCE
 #include "native.h"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
  * The tables jobs and job_events: virtual tables whose rows the server reads, a page at a time. The module's connection
- * has neither a file with jobs nor a lock on one, so no module can block the server: a descriptor that can read a
+ * has neither a file with jobs nor a lock on one, so no module can block the server. A descriptor that can read a
  * database can also lock it, and a transaction that reads one keeps its log from being truncated.
  */
 #define _GNU_SOURCE

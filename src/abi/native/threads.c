@@ -56,7 +56,7 @@ struct beginning {
 /* See nice(2). */
 #define NICE 5
 
-/* Takes over the structure that the thread's creator has prepared; `is_kept`: whether the thread's end is noticed by itself. */
+/* Takes over the structure that the thread's creator has prepared; `is_kept`: whether a destructor reports the thread's end. */
 static struct beginning taken(void *given, int *is_kept) {
     struct beginning beginning = *(struct beginning *)given;
     free(given);

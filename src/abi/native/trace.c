@@ -53,8 +53,8 @@ static int is_near(uint64_t address) {
 
 /*
  * The frame above `from` that a function without a frame pointer has saved, such as qsort(3), which calls back; 0 if
- * there is none. Words on the way that may be return addresses into the module are added. The reader of the trace
- * checks that a call precedes each of them.
+ * there is none. Words of the stack up to there that may be return addresses into the module are added. The reader of the
+ * trace checks that a call precedes each of them.
  */
 static uintptr_t next_frame(uintptr_t from) {
     for (int i = 0; i < SCANNED_WORDS; i++, from += sizeof(uint64_t)) {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /*
- * Functions that fail in the process of one call (CWEB_KILLABLE): that process shares no thread, no connection and no
+ * Functions that fail in the process of one call (CWEB_KILLABLE). That process shares no thread, no connection and no
  * changing memory with the process from which it was forked.
  */
 #define _GNU_SOURCE
@@ -25,7 +25,7 @@ int cwebn_worker_refuses(const char *what) {
     static int told;
     if (__atomic_exchange_n(&told, 1, __ATOMIC_RELAXED) == 0) {
         fprintf(stderr, "%s does not work in a handler of a route with CWEB_KILLABLE, which runs in a process of its own: it fails "
-                        "with ENOTSUP; do it in another route, or answer what that route needs\n", what);
+                        "with ENOTSUP; use it in a route without that flag\n", what);
     }
     errno = ENOTSUP;
     return 1;

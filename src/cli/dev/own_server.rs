@@ -13,7 +13,7 @@ const LOOKS_MAX: usize = 100;
 /// The number of log lines shown if the server does not start.
 const LINES_SHOWN: usize = 20;
 
-/// A server that this command has started. It ends when this value is dropped, or when the thread ends that started it.
+/// A server that this command has started. The server ends when this value is dropped, or when the starting thread ends.
 pub(super) struct OwnServer {
     child: Child,
     log: PathBuf,

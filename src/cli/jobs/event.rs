@@ -85,7 +85,7 @@ impl View {
         }
     }
 
-    /// Prints a note about the watching itself.
+    /// Prints a note about the stream itself.
     pub(super) fn note(&self, text: &str) {
         match &self.bar {
             Some(bar) => bar.suspend(|| eprintln!("{text}")),

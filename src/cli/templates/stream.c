@@ -14,7 +14,7 @@ static int count(struct cweb_context *ctx, http_request_t *req, http_response_t 
         }
     }
     if (got < 0) {
-        return -1; /* the client left, or sent what is no body */
+        return -1; /* the client has left, or its body is broken */
     }
     if (cweb_begin(res, 200) != 0) {
         return -1;

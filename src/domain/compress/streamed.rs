@@ -20,7 +20,7 @@ pub(in crate::domain) fn streamed<'a>(
     headers: &[(&'a [u8], &'a [u8])],
 ) -> Option<(Vec<Field<'a>>, Option<Box<StreamCoder>>)> {
     let codings = SETTINGS.get().map(|settings| &settings.codings).filter(|codings| !codings.is_empty())?;
-    // With a length, the handler has promised these exact bytes.
+    // With a Content-Length, the answer must have exactly the handler's bytes.
     let has_length = headers.iter().any(|(name, _)| is(name, "content-length"));
     if has_length || matches!(status, 0..=199 | 204..=206 | 304) || !is_eligible(headers.iter().copied()) {
         return None;

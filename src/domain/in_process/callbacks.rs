@@ -97,7 +97,7 @@ impl Executor {
             && let Err(trap) = module.attributed(|| frame.release(given))
         {
             has_failed = true;
-            module.failed_in("what on_open left in its request", trap);
+            module.failed_in("the memory of the request of on_open", trap);
         }
         if has_failed {
             frame.abandon();

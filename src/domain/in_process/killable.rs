@@ -25,13 +25,13 @@ pub(in crate::domain) trait Workers: Send + Sync {
     /// The answer in place of the handler's.
     fn call(&self, route: usize, view: &RequestView<'_>, state: &CallState) -> Result<WorkerAnswer, NoAnswer>;
 
-    /// Later calls see the module's memory as it is now.
+    /// Makes later calls begin with the module's present memory.
     fn renew(&self);
 
     /// Like `renew`, if calls can already begin.
     fn refresh(&self);
 
-    /// No call begins any more, unless `renew` follows.
+    /// Lets no further call begin, until `renew` is called.
     fn end(&self);
 }
 

@@ -180,7 +180,7 @@ mod tests {
     #[test]
     fn small_ones_and_those_that_fit_never_wait() {
         let answers = answers(Duration::ZERO);
-        let panics = || panic!("it does not wait");
+        let panics = || panic!("a body with a place must not wait");
         assert!(matches!(answers.lend(&[1; LENT_BYTES_MIN - 1], true, panics), Lent::Here));
         assert!(matches!(answers.lend(&[1; LENT_BYTES_MIN], true, panics), Lent::At(_)));
         assert!(matches!(answers.lend(&vec![1; 8 * MIB - LENT_BYTES_MIN], false, panics), Lent::At(_)));

@@ -1,8 +1,9 @@
 //! Large bodies that are passed by reference: the memory beside the rings.
 //!
-//! Each side lends extents of its own part of the memory and writes a body to each; the record in the ring only names the
-//! place. The other side reads the body there and reports when it has finished. Only the lender knows what is allocated, in
-//! private memory: a hostile domain can name any place, but that affects only the bytes of its own answers.
+//! Each side lends extents of its own part of the memory and writes a body to each; the record in the ring only names
+//! the place. The other side reads the body there and reports when it has finished. Only the lender knows what is
+//! allocated, in private memory. A hostile domain can name any place, but that affects only the bytes of its own
+//! answers.
 //!
 //! The memory is sparse: address space is plentiful, and pages exist only while a body lies in them. Each part has a budget
 //! in bytes. A body waits while the budget has no room; a body larger than the whole budget never gets a place.

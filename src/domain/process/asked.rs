@@ -80,7 +80,7 @@ mod tests {
     fn so_many_are_inside_at_a_time() {
         let turnstile = Arc::new(Turnstile::new(2, 100));
         let (first, second) = (turnstile.enter(500), turnstile.inside.now.lock().unwrap().0);
-        assert_eq!(second, 1, "a large one is alone");
+        assert_eq!(second, 1, "a large entry is alone");
         let entering = Arc::clone(&turnstile);
         let third = thread::spawn(move || entering.enter(1));
         drop(first);

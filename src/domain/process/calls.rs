@@ -16,8 +16,8 @@ const RECORDS_PER_BATCH: usize = 4096;
 /// Records taken from each domain in any case, so that a batch is worth its fences.
 const RECORDS_PER_DOMAIN_MIN: usize = 256;
 
-/// The calls by the number of their domain. Each domain has its share of a batch and its own limit of calls, so that a
-/// domain that sends much, or answers nothing, does not delay the others.
+/// The calls by the number of their domain. Each domain has its share of a batch and its own limit of calls: a domain
+/// that sends much, or answers nothing, does not delay the others.
 pub struct DomainCalls {
     shard: usize,
     now_ms: u64,
@@ -139,8 +139,9 @@ impl DomainCalls {
         }
     }
 
-    /// The bytes of bodies and messages that the domain of `instance` holds, for all shards: this shard's present bytes,
-    /// and those of other shards at their last tick or large body. `None`: the module runs in this process.
+    /// The bytes of bodies and messages that the domain of `instance` holds, for all shards. The sum has this shard's
+    /// present bytes, and those of other shards at their last tick or large body. `None`: the module runs in this
+    /// process.
     #[must_use]
     pub fn held_bytes(&self, instance: &dyn Instance) -> Option<usize> {
         let module = CallTarget::of(instance)?;
@@ -174,8 +175,8 @@ impl DomainCalls {
         }
     }
 
-    /// Forgets ended sockets elsewhere: a socket whose module has moved is known in several domains, until it ends in the
-    /// one that serves it.
+    /// Removes the sockets that have ended in `domain` from the other domains. A socket whose module has moved is in the
+    /// tables of several domains, until the socket ends in the domain that serves it.
     fn tell_ended(&mut self, domain: usize) {
         let ended = self.domains.get_mut(domain).map(CallTable::take_ended).unwrap_or_default();
         for key in ended {

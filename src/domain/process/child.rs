@@ -72,7 +72,7 @@ struct Parent {
 impl Parent {
     fn send(&self, message: &ToParent) {
         match control::write(&mut *lock(&self.stream), message) {
-            // The server has hung up because it ends; this process ends, too.
+            // The server has closed the connection because it ends; this process ends, too.
             Err(error) if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {}
             Err(error) => tracing::error!("a message to the server can't be sent: {error}"),
             Ok(()) => {}
@@ -92,12 +92,12 @@ impl Parent {
     }
 
     fn ask_as(&self, call: u64, what: Question) -> Answer {
-        if worker::refuses(c"what the server is asked for") {
+        if worker::refuses(c"a question to the server") {
             return Err("the process of a single call can't ask the server".to_owned());
         }
         let message = control::encode(&ToParent::Question { call, what }).map_err(|error| error.to_string())?;
         if message.len() > self.message_bytes_max {
-            return Err("it is larger than it may be".to_owned());
+            return Err("the question is larger than the server accepts".to_owned());
         }
         let _uncancelled = Uncancelled::begin();
         let (sender, receiver) = bounded(1);
@@ -202,7 +202,7 @@ fn run(descriptors: &[i32]) -> io::Result<()> {
     let (rings, bodies) = (take(*rings), take(*bodies));
     let mut wakes: Vec<OwnedFd> = wakes.iter().map(|&number| take(number)).collect();
     let ToChild::Start(start) = control::read(&mut stream)? else {
-        return Err(io::Error::other("the server did not say how to start"));
+        return Err(io::Error::other("the first message of the server is not its start message"));
     };
     // Each shard has one wake descriptor and one file descriptor.
     let mut files = wakes.split_off(start.shards.min(wakes.len()));
@@ -237,11 +237,11 @@ fn run(descriptors: &[i32]) -> io::Result<()> {
     set_rules(&start.requests);
     connect_services(&parent, start.crypto);
     if start.policy.connects {
-        let asker = Arc::clone(&parent);
-        connect::serve(Box::new(move |address| asker.ask_file(Question::Connect { address })));
+        let server = Arc::clone(&parent);
+        connect::serve(Box::new(move |address| server.ask_file(Question::Connect { address })));
     }
-    let asker = Arc::clone(&parent);
-    let rows = move |query: &TableQuery| asker.ask(Question::Rows(query.clone()));
+    let server = Arc::clone(&parent);
+    let rows = move |query: &TableQuery| server.ask(Question::Rows(query.clone()));
     // This process may be a spare, which must stay small, so the threads start at the first order. Damage to the database
     // up to then is noticed, too.
     wait_readable(&stream);
@@ -294,10 +294,10 @@ fn tell_fault(parent: &Parent, caught: &Caught<'_>) {
 fn connect_services(parent: &Arc<Parent>, crypto: bool) {
     let teller = Arc::clone(parent);
     in_process::observe_faults(Box::new(move |caught| tell_fault(&teller, caught)));
-    let asker = Arc::clone(parent);
+    let server = Arc::clone(parent);
     host::set_create_job(Box::new(move |module, job, payload| {
-        let instance = lock(&asker.numbers).get(&module.id).copied().unwrap_or_default();
-        asker.ask(Question::CreateJob { instance, job: job.to_owned(), payload: payload.to_owned() })
+        let instance = lock(&server.numbers).get(&module.id).copied().unwrap_or_default();
+        server.ask(Question::CreateJob { instance, job: job.to_owned(), payload: payload.to_owned() })
     }));
     if crypto {
         let (signer, verifier) = (Arc::clone(parent), Arc::clone(parent));
@@ -424,7 +424,7 @@ impl Child {
                     }
                 }
                 Ok(ToChild::Published { call, modules }) => {
-                    // Not on a thread of its own, because the last message must take effect last.
+                    // Runs on this thread, because the last message must take effect last.
                     child.published(&modules);
                     child.parent.send(&ToParent::Done { call, outcome: Outcome::Done });
                 }

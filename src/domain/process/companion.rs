@@ -18,9 +18,9 @@ use std::time::Duration;
 
 /// A call that has occupied a companion for one to two times this long is not short.
 const STUCK_AFTER: Duration = Duration::from_millis(2);
-/// While calls are short, the rescuer looks less and less often; this is the longest interval.
+/// The longest interval between two looks of the rescuer; the interval grows while calls are short.
 const LOOK_EVERY_MAX: Duration = Duration::from_millis(4);
-/// The number of looks without a running call after which the rescuer sleeps until a companion has one again.
+/// The number of looks without a running call after which the rescuer sleeps until a companion runs a call.
 const QUIET_LOOKS: u32 = 8;
 /// Waits end regularly, so that a lost wake does no harm.
 const WAIT: Duration = Duration::from_millis(200);
@@ -153,7 +153,7 @@ impl RequestRing {
 
     fn wait(&self) {
         let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
-        // Not in `wait` below, which would wake a shard through the ring's futex, where none sleeps.
+        // `wait` below must not do this: it would wake a shard through the ring's futex, on which no shard sleeps.
         ring.release(self.domain.response_rings.get(self.shard).map(Arc::as_ref));
         ring.consumer.wait(WAIT);
     }
@@ -182,7 +182,7 @@ pub(super) fn serve(
     rescuer: &Rescuer,
 ) -> Corrupt {
     let mut spare = None;
-    // Whether the rescuer may have stopped looking: not while one short call follows another.
+    // Whether the rescuer may be asleep. While one short call follows another, the rescuer does not sleep.
     let mut may_sleep = true;
     loop {
         match request_ring.next(&mut spare) {
@@ -226,8 +226,8 @@ impl Rescuer {
 
     /// Called when a companion begins a short call after a pause.
     fn wake(&self) {
-        // Pairs with the fence of `rescue`: either its look after that fence finds the call, or this load finds that it
-        // sleeps.
+        // Pairs with the fence of `rescue`: either the rescuer's look after that fence finds the call, or this load
+        // finds that the rescuer sleeps.
         fence(Ordering::SeqCst);
         if self.sleeps.load(Ordering::Relaxed) {
             self.sleeps.store(false, Ordering::Relaxed);

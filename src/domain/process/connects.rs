@@ -1,5 +1,5 @@
-//! Connections that the server makes for modules, if `--allow-net` is a list: the process of a domain asks and gets a
-//! connecting socket; it can't make one itself.
+//! Connections that the server makes for modules, if `--allow-net` is a list. The process of a domain asks for a
+//! connecting socket, because the process itself can't connect.
 
 use super::lock;
 use crate::net::Reach;
@@ -76,7 +76,7 @@ impl Connects {
     }
 }
 
-/// Whether an address belongs to this machine: the kernel then also uses it as the sender's. Sends nothing.
+/// Whether an address belongs to this machine: the kernel then also uses it as the sender's address. Sends nothing.
 fn is_own(ip: IpAddr) -> bool {
     const PORT: u16 = 9;
     let any: IpAddr = if ip.is_ipv4() { [0; 4].into() } else { [0; 16].into() };

@@ -163,7 +163,7 @@ pub(super) enum ToParent {
     },
     /// Module code faulted: a signal was caught.
     Fault(CaughtFault),
-    /// The same in the process of a single call.
+    /// Like `Fault`, in the process of a single call.
     WorkerFault(CaughtFault),
 }
 

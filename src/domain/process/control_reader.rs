@@ -104,7 +104,7 @@ impl ControlReader {
                 }
                 Err(Errno::AGAIN) if self.last_words.is_some() => return Err(ErrorKind::UnexpectedEof.into()),
                 Err(Errno::AGAIN) if deadline.is_some_and(|deadline| Instant::now() >= deadline) => {
-                    return Err(io::Error::other("a message that does not come to its end"));
+                    return Err(io::Error::other("a message that is not complete in time"));
                 }
                 Err(Errno::AGAIN) => self.wait(deadline)?,
                 Err(Errno::INTR) => {}
@@ -139,13 +139,16 @@ mod tests {
         say(&mut theirs);
         child.kill().unwrap();
         // The process is not reaped: it is a zombie and still owns its id.
-        assert!(matches!(control_reader.next(), Ok(ToParent::Done { call: 7, .. })), "its last words count");
+        assert!(
+            matches!(control_reader.next(), Ok(ToParent::Done { call: 7, .. })),
+            "messages from before the end are read"
+        );
         while control_reader.last_words.is_none() {
             control_reader.wait(None).unwrap();
         }
         say(&mut theirs);
         let heard = control_reader.next::<ToParent>().map(|_| ()).map_err(|error| error.kind());
-        assert_eq!(heard, Err(ErrorKind::UnexpectedEof), "others are not heard");
+        assert_eq!(heard, Err(ErrorKind::UnexpectedEof), "messages of other processes are not read");
         child.wait().unwrap();
     }
 

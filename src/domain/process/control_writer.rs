@@ -1,8 +1,8 @@
 //! Sends messages to a process over the control connection.
 //!
 //! The sender never waits: a thread, which exists while messages wait, writes what the connection does not take at once.
-//! The server closes the connection, which ends the process, if the process does not take its messages in time, or if it
-//! asks without end and takes no answers.
+//! The server closes the connection if the process does not take its messages in time, or if it asks without limit and
+//! takes no answers. The end of the connection ends the process.
 
 use super::lock;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -75,7 +75,7 @@ impl ControlWriter {
         Self { queue: Arc::new(OutboundQueue { stream, waiting: Mutex::default() }) }
     }
 
-    /// Sends a message, encoded by [`control::encode`](super::control::encode). `reply`: it answers a question.
+    /// Sends a message, encoded by [`control::encode`](super::control::encode). `reply`: the message answers a question.
     ///
     /// # Errors
     /// The process takes no messages any more.
@@ -93,7 +93,7 @@ impl ControlWriter {
             }
         }
         if reply && (waiting.replies >= REPLIES_MAX || waiting.bytes > REPLIES_BYTES_MAX) {
-            return Err(self.queue.fail(&mut waiting, Unsent::Refused("it asks and asks, and takes no answers")));
+            return Err(self.queue.fail(&mut waiting, Unsent::Refused("it asks without limit, and takes no answers")));
         }
         waiting.replies += usize::from(reply);
         waiting.bytes += frame.bytes.len();
@@ -209,7 +209,7 @@ mod tests {
         drop(theirs);
         assert!(
             control_writer.send(vec![7], true).is_err() && control_writer.verdict().is_none(),
-            "a death is no fault"
+            "the death of a process is not its fault"
         );
     }
 

@@ -276,7 +276,7 @@ mod tests {
         for pattern in ["core", "core.%p", "%e.%t.core"] {
             assert_eq!(elsewhere(pattern, "0", None), None, "{pattern}");
         }
-        assert_eq!(elsewhere("", "1", Some(5)), None, "a file named by the number alone");
+        assert_eq!(elsewhere("", "1", Some(5)), None, "the file name is the process id alone");
         for (pattern, hard, words) in [
             ("|/usr/lib/systemd/systemd-coredump %P %u", None, "program /usr/lib/systemd/systemd-coredump"),
             ("/var/crash/core.%p", None, "writes them to /var/crash"),
@@ -296,7 +296,7 @@ mod tests {
         let files = CoreFiles { dir: kept.path().to_path_buf(), bytes_max: 1 << 20, files_max: 1 };
         let place = files.place(scratch.path(), 7, None).unwrap();
         let inside = |name: &str| place.path.join(name);
-        assert_eq!(files.keep(&place, "m"), None, "there is none");
+        assert_eq!(files.keep(&place, "m"), None, "there is no core file");
         std::os::unix::fs::symlink("/etc/passwd", inside("link")).unwrap();
         fs::create_dir(inside("directory")).unwrap();
         fs::write(scratch.path().join("victim"), "another's").unwrap();
@@ -321,9 +321,9 @@ mod tests {
         let found = fs::metadata(&copy).unwrap();
         assert!(&read == b"far away" && found.len() == 1 << 30 && found.blocks() < 10_000, "{}", found.blocks());
         assert_eq!(fs::metadata(&core.path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert!(files.place(scratch.path(), 8, None).is_none(), "there are as many as there may be");
+        assert!(files.place(scratch.path(), 8, None).is_none(), "the limit on core files is reached");
         drop(place);
-        assert!(core.path.exists() && !inside_exists(scratch.path()), "its directory is gone");
+        assert!(core.path.exists() && !inside_exists(scratch.path()), "the directory of the process is removed");
     }
 
     fn inside_exists(scratch: &Path) -> bool {

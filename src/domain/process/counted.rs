@@ -1,7 +1,7 @@
-//! Both sides of a domain on one thread, for counting the cost of a call: the shard's endpoints and the domain's companion,
-//! with real rings and a real module between them.
+//! Both sides of a domain on one thread, for counting the cost of a call. The shard's endpoints and the domain's
+//! companion have real rings and a real module between them.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)] // What does not hold is a panic here.
+#![allow(clippy::unwrap_used, clippy::expect_used)] // A property that does not hold is a panic here.
 
 use super::answers::Answers;
 use super::arena::Parts;

@@ -191,11 +191,12 @@ impl DomainShared {
         Death { suspect: None, is_from_outside: false, is_elsewhere: true, running: Vec::new(), summary }
     }
 
-    /// The module that caused a death, as far as that is known and not guessed: the module whose thread died, whose code
-    /// contains the instruction, or that was being loaded; else the only module, or the only one that was running.
+    /// The module that caused a death, as far as that is known and not guessed. First choice: the module whose thread
+    /// died, whose code contains the instruction, or that was being loaded. Otherwise: the only module, or the only one
+    /// that was running.
     fn suspect(&self, process: &ProcessInstance, death: &Circumstances, running: &[u64]) -> Option<u64> {
         if let Some(note) = death.note {
-            // Without a number it was a thread of the program's own, which ran no module's call.
+            // A note without a number is from one of the program's own threads that ran no call of a module.
             let owner = (note.module != 0).then_some(note.module);
             return owner.or_else(|| self.owner(process, note.instruction)).filter(|id| self.is_known(*id));
         }
@@ -346,7 +347,7 @@ fn ending(status: Option<ExitStatus>, note: Option<Note>) -> String {
     match status.map(|status| (status.signal(), status.code())) {
         Some((Some(signal), _)) => signal_name(signal),
         Some((None, Some(code))) => format!("it ended with code {code}"),
-        _ => "it is gone".to_owned(),
+        _ => "it ended with an unknown status".to_owned(),
     }
 }
 

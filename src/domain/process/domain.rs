@@ -135,7 +135,7 @@ impl Domain {
                     version: None,
                     settings: Settings::default(),
                 };
-                // While the pass is held: a thread that starts another process afterwards finds the module.
+                // Must come before the pass is returned: a thread that starts another process afterwards finds the module.
                 lock(&shared.modules).insert(id, loaded);
                 if pass.process().add(id, base) == LOADS_MAX {
                     let why = "many modules have been loaded into it, and unloading does not free all memory";

@@ -37,7 +37,7 @@ use crate::domain::stream::slots::Part as StreamPart;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
-use streams::LinkStreams;
+use streams::EndpointStreams;
 
 /// One shard's rings to one process of a domain.
 pub struct RingEndpoints {
@@ -53,7 +53,7 @@ pub struct RingEndpoints {
     answers: Borrower,
     done: Option<u64>,
     /// Streamed bodies.
-    streams: LinkStreams,
+    streams: EndpointStreams,
     /// The files in the domain's answers.
     files: passing::Receiver,
     owner: Box<dyn Owner>,
@@ -125,7 +125,7 @@ impl RingEndpoints {
     pub(super) fn new(shard: usize, domain: Arc<Identity>, process: u64, ends: Ends, owner: Box<dyn Owner>) -> Self {
         let Ends { producer, consumer, requests, answers, streams, files } = ends;
         let (lent, done) = (HashMap::new(), None);
-        let streams = LinkStreams::new(streams);
+        let streams = EndpointStreams::new(streams);
         Self { shard, domain, process, producer, consumer, requests, lent, answers, done, streams, files, owner }
     }
 

@@ -1,8 +1,8 @@
 //! Allocates extents of an address range, within a budget of bytes.
 //!
-//! Sans-IO: numbers in, numbers out. Small extents come from the start of the range and large ones from its end, so that
-//! the pages of small extents, which are kept for the next ones, lie together. The pages of a large extent are returned to
-//! the kernel after use, in steps, and count in the budget until then.
+//! Sans-IO: numbers in, numbers out. Small extents come from the start of the range and large ones from its end. The
+//! pages of small extents, which are kept for the next ones, therefore lie together. The pages of a large extent are
+//! returned to the kernel after use, in steps, and count in the budget until then.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Range;
@@ -181,7 +181,11 @@ mod tests {
         assert_eq!(extents.take(1), Err(NoRoom::Now));
         small.into_iter().for_each(|start| extents.give(start));
         extents.give(all);
-        assert_eq!(extents.take(SMALL_BYTES_MAX + 1), Err(NoRoom::Now), "its pages are still there");
+        assert_eq!(
+            extents.take(SMALL_BYTES_MAX + 1),
+            Err(NoRoom::Now),
+            "the pages of the large extent are still there"
+        );
         while let Some(range) = extents.next_leaving(10 << 20) {
             extents.left(range);
         }
@@ -227,7 +231,7 @@ mod tests {
         extents.left(START..START + 20 * SMALL_BYTES_MAX);
         assert_eq!(extents.take(5), Ok(START));
         extents.give(START);
-        assert!(!extents.is_leaving(), "few are kept");
+        assert!(!extents.is_leaving(), "the pages of one extent are kept");
     }
 
     proptest! {

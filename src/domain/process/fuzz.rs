@@ -1,5 +1,5 @@
-//! Fake processes of a domain for the fuzzers, on the thread of the shard: an honest process that answers on request, and
-//! a hostile process that sends anything.
+//! Fake processes of a domain for the fuzzers, on the thread of the shard. An honest process answers on request; a
+//! hostile process sends anything.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // A property that does not hold is a panic here.
 

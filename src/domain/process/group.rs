@@ -1,5 +1,5 @@
-//! The processes of a domain: its own, the processes of killable calls, and all other processes forked there. All are in
-//! one process group, which none of them can leave, and whose number is the id of the domain's process.
+//! The processes of a domain: its own, the processes of killable calls, and all other processes forked there. All these
+//! processes are in one process group and can't leave it. The number of the group is the id of the domain's process.
 
 use super::lock;
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -101,7 +101,7 @@ mod tests {
             assert!(begun.elapsed() < Duration::from_secs(10), "the shell starts two processes");
         }
         assert!(has_children(shell.id()) && members(shell.id()).contains(&shell.id()));
-        assert!(!end_left(shell.id()), "it is not over, and no domain");
+        assert!(!end_left(shell.id()), "the leader of the group has not ended");
         end(shell.id());
         assert!(!shell.wait().unwrap().success());
     }

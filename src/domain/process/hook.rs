@@ -46,8 +46,8 @@ pub(super) enum NoOutcome {
 }
 
 impl DomainShared {
-    /// Makes `process` load a module in its turn: modules are loaded one after the other, and one must not pay for the time
-    /// of another. `None`: nothing can be loaded there any more, or the process died before the turn.
+    /// Makes `process` load a module in its turn: modules are loaded one after the other, and the time of one load must not
+    /// count for another. `None`: nothing can be loaded there any more, or the process died before the turn.
     pub(super) fn load_in_turn(&self, process: &ProcessInstance, order: Order) -> Option<Result<Outcome, NoOutcome>> {
         let loader = process.loader();
         let _turn = loader.turn();

@@ -25,8 +25,8 @@ struct Counters {
     held: AtomicUsize,
 }
 
-/// A domain's name and number. Shards index their calls by the number. It is the lowest free number, and becomes free again
-/// when the last supervisor, module or shard's connection of the domain is dropped.
+/// A domain's name and number. Shards index their calls by the number. A domain gets the lowest free number, which becomes
+/// free again when the last supervisor, module or shard's connection of the domain is dropped.
 #[derive(Debug)]
 pub struct Identity {
     name: String,

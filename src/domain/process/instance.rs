@@ -32,7 +32,7 @@ pub(super) struct ProcessInstance {
     pub(super) parts: Parts,
     /// Sockets through which the process passes open files, one for each shard; through the last one, jobs get their files.
     pub(super) files: Vec<OwnedFd>,
-    /// The bells with which the process wakes the shards.
+    /// The doorbells by which the process wakes the shards.
     pub(super) bells: Mutex<Vec<Doorbell>>,
     pub(super) since: SystemTime,
     /// Whether the process is not reaped yet, so that `pid` is still its own. Locked while the process is signalled.
@@ -52,12 +52,12 @@ pub(super) struct ProcessInstance {
     pub(super) broken: AtomicBool,
     /// The modules in which a signal was caught.
     pub(super) faulted: Mutex<HashSet<u64>>,
-    /// The reason for its end, if it is more than a kill.
+    /// The reason for the end of the process, if it is more than a kill.
     pub(super) verdict: Mutex<Option<String>>,
     /// Whether the process has all the resources that it needs. Module code runs only after this.
     pub(super) started: AtomicBool,
     /// Whether a replacement was requested: the supervisor is told once.
-    pub(super) doomed: AtomicBool,
+    pub(super) is_replacement_requested: AtomicBool,
     pub(super) is_sanitized: bool,
     /// A [`Stage`], written by the supervisor.
     pub(super) stage: AtomicU8,
@@ -270,7 +270,7 @@ impl ProcessInstance {
 
     /// Requests a replacement; returns true for the first request.
     pub(super) fn request_replacement(&self) -> bool {
-        !self.doomed.swap(true, Ordering::AcqRel)
+        !self.is_replacement_requested.swap(true, Ordering::AcqRel)
     }
 
     /// Waits until all its output is in the log, at most for `limit`. The process must have ended, or be about to end.

@@ -14,7 +14,7 @@ pub(super) struct Loader {
     turn: Mutex<()>,
     /// Modules that are being closed; the loader closes and loads one at a time.
     closing: Mutex<Vec<Receiver<Outcome>>>,
-    /// Whether its lock is never released.
+    /// Whether the loader's lock is never released.
     jammed: AtomicBool,
 }
 

@@ -1,9 +1,9 @@
 //! Chooses the domain to end when all domains together exceed their memory limit. Sans-IO: bytes and times in, an index
 //! out.
 //!
-//! The domain that has grown is ended, not the largest one: a tenant with a large but constant table must not pay for a
-//! small tenant with a leak. Growth is measured against the domain's own level, which is its mean over the last minute.
-//! Growth below a domain's own tolerance does not count; if no domain has grown, the largest is ended.
+//! The domain that has grown is ended, not the largest one. A tenant with a large but constant table must not be ended
+//! because a small tenant has a leak. Growth is measured against the domain's own level, which is its mean over the
+//! last minute. Growth below a domain's own tolerance does not count; if no domain has grown, the largest is ended.
 
 use std::time::{Duration, Instant};
 

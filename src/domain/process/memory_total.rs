@@ -1,8 +1,9 @@
-//! Limits the memory of all domains together (`--modules-memory-bytes-max`), and ends the one that exceeds it.
+//! Limits the memory of all domains together (`--modules-memory-bytes-max`). If the domains exceed the limit, one of
+//! them is ended: see `memory_blame`.
 //!
-//! Each look first takes numbers that cost little and are rather too high than too low. Only if they exceed the limit are
-//! processes measured, within a time limit for each look: a module with many processes, descriptors or mappings prolongs
-//! the measurement of its own domain, but no look.
+//! Each look first takes numbers that cost little and are rather too high than too low. Processes are measured only if
+//! these numbers exceed the limit, and within a time limit for each look. A module with many processes, descriptors or
+//! mappings therefore prolongs the measurement of its own domain, but no look.
 
 use super::group;
 use super::instance::ProcessInstance;

@@ -1,14 +1,14 @@
 //! Modules in a process of their own (`--isolation process`).
 //!
 //! The server's side is a [`Host`](super::Host) whose instances live in child processes, the domains. Each domain has a
-//! name, and [`DomainRegistry`] starts and ends them. Requests and WebSocket events cross over rings in shared memory, with
-//! a pair for each shard and domain, and large bodies beside the rings; everything else uses a control connection.
+//! name, and [`DomainRegistry`] starts and ends them. Requests and WebSocket events cross over rings in shared memory,
+//! with a pair for each shard and domain, and large bodies beside the rings. Everything else uses a control connection.
 //! Everything from a domain's process is checked as hostile input.
 //!
 //! A domain has one process after the other. The supervisor keeps one in service and a spare beside it, as the state
-//! machine in `lifecycle` decides. When a process dies, the next one gets all modules. A process that can't be trusted any
-//! more (a signal was caught in module code), or that has grown too large, is replaced while it serves, and no request is
-//! lost. A module that ends its process too often is put into quarantine.
+//! machine in `lifecycle` decides. When a process dies, the next one gets all modules. A process is replaced while it
+//! serves if it has grown too large, or if a signal was caught in module code, so that its memory can't be trusted any
+//! more. No request is lost then. A module that ends its process too often is put into quarantine.
 //!
 //! | file | responsibility |
 //! | --- | --- |
@@ -33,6 +33,10 @@
 //! | `control`, `wire`, `record_parts`, `layout`, `arena`, `extents` | messages and memory between the two sides |
 //! | `workers` | processes for single calls, below the domain's |
 //! | `file_body`, `passing` | answers with files: the pieces of a file, and passing of its descriptor |
+//! | `connects` | connections that the server makes for modules, if `--allow-net` is a list |
+//! | `group`, `orphans` | the process group of a domain; processes that have outlived their server |
+//! | `reports`, `status` | the sanitizer reports of a domain; its status |
+//! | `counted`, `fuzz` | domains without a process of their own, for measurements and fuzzers |
 
 mod answers;
 mod arena;

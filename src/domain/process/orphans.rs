@@ -1,7 +1,7 @@
 //! Ends orphans: processes of domains that have outlived their server.
 //!
-//! The kernel ends these processes with their server, and they can't prevent that. If it fails nevertheless, foreign code
-//! would run on in directories that the next server gives to others and uses. Each living process therefore has a record: a
+//! The kernel ends these processes with their server, and they can't prevent that. If that fails nevertheless, foreign code
+//! would continue to run in directories that the next server uses. Each living process therefore has a record: a
 //! file named by its process id, which contains its start time. No other process has both.
 
 use super::group;
@@ -71,7 +71,7 @@ pub fn end_orphans(dir: &Path) {
     }
 }
 
-/// Ends the process, if it is the one with this start time. Returns false if that has ended.
+/// Ends the process `pid`, if it has this start time. Returns false if the process with this start time has ended.
 fn end(pid: u32, begun: &str) -> io::Result<bool> {
     let Some(number) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return Ok(false) };
     let process = match pidfd_open(number, PidfdFlags::empty()) {
@@ -83,7 +83,7 @@ fn end(pid: u32, begun: &str) -> io::Result<bool> {
     if !lives() {
         return Ok(group::end_left(pid));
     }
-    // Processes that it has forked do not end with it.
+    // Processes that this process has forked do not end with it.
     group::end(pid);
     pidfd_send_signal(&process, Signal::KILL)?;
     let until = Instant::now() + END_WAIT;

@@ -119,7 +119,7 @@ impl Receiver {
                 return Ok(descriptor);
             }
         }
-        Err("an answer with a file came without it")
+        Err("an answer with a file came without the file")
     }
 
     fn receive(&self) -> Result<(u64, bool, Option<OwnedFd>), &'static str> {
@@ -128,7 +128,7 @@ impl Receiver {
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
         let received = recvmsg(&self.socket, &mut [IoSliceMut::new(&mut message)], &mut control, flags);
-        let received = received.map_err(|_| "an answer with a file came without it")?;
+        let received = received.map_err(|_| "an answer with a file came without the file")?;
         let is_whole = received.bytes == MESSAGE_BYTES && !received.flags.contains(ReturnFlags::TRUNC);
         // The kernel leaves descriptors out if `space` has no room, or if this process has no number left.
         let left_out = received.flags.contains(ReturnFlags::CTRUNC);
@@ -195,10 +195,10 @@ mod tests {
         assert!(receiver.find(0).is_ok());
         send(&theirs, &message(1000, false), &[&file()]);
         assert!(receiver.find(1000).is_ok());
-        assert!(receiver.find(1000).is_err(), "it was for one answer");
+        assert!(receiver.find(1000).is_err(), "the file was for one answer");
         send(&theirs, &message(1001, true), &[&file()]);
         assert!(receiver.find(1001).is_ok());
-        assert!(receiver.find(0).is_err(), "the oldest went");
+        assert!(receiver.find(0).is_err(), "the oldest file is not kept any more");
         assert!(receiver.find(1).is_ok());
         assert_eq!(receiver.files.len(), KEPT_MAX);
     }

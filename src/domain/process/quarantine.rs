@@ -6,8 +6,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// The number of deaths while a module is being loaded after which it is in quarantine, even if crashes are not counted:
-/// otherwise it would keep all other modules from being loaded.
+/// The number of deaths in a row during the loading of a module after which the module is in quarantine, even if
+/// crashes are not counted. Otherwise the module would keep all other modules from being loaded.
 const LOAD_CRASHES_MAX: usize = 5;
 
 /// The limit on crashes.
@@ -40,8 +40,8 @@ impl History {
         (self.loading >= LOAD_CRASHES_MAX).then_some(self.loading)
     }
 
-    /// Counts a death from outside that came while the module was being loaded. It counts only together with others of this
-    /// kind in a row.
+    /// Counts a death from outside that came while the module was being loaded. Such a death counts only together
+    /// with others of this kind in a row.
     pub(super) fn add_loading(&mut self) -> Option<usize> {
         self.loading += 1;
         (self.loading >= LOAD_CRASHES_MAX).then_some(self.loading)
@@ -167,7 +167,7 @@ mod tests {
         assert_eq!(unplaced.add(at(0), &[1, 2], LIMIT), None);
         assert_eq!(unplaced.add(at(1), &[2, 3], LIMIT), None);
         assert_eq!(unplaced.add(at(2), &[2, 3], LIMIT), Some((2, 3)));
-        assert_eq!(unplaced.add(at(3), &[], LIMIT), None, "nobody was there each time");
+        assert_eq!(unplaced.add(at(3), &[], LIMIT), None, "no module was running in each death");
         assert_eq!(unplaced.add(at(30), &[1], LIMIT), None, "the others are long ago");
         assert_eq!((unplaced.factor(), unplaced.add(at(31), &[1, 2], LIMIT)), (1, None));
         assert_eq!(unplaced.add(at(32), &[1, 2], LIMIT), Some((1, 3)), "two of the three");
@@ -178,7 +178,7 @@ mod tests {
         unplaced.clear();
         assert_eq!(unplaced.factor(), 1);
         for _ in 0..10 {
-            assert_eq!(unplaced.add(at(34), &[1, 2], LIMIT), None, "both of them, each time");
+            assert_eq!(unplaced.add(at(34), &[1, 2], LIMIT), None, "both modules were running, each time");
         }
     }
 

@@ -22,7 +22,7 @@ const REAP_WAIT: Duration = Duration::from_millis(50);
 /// Limit on the wait for the remaining output of an ended process, which is in the pipe.
 const PRINTED_WAIT: Duration = Duration::from_millis(100);
 
-/// The same for the report of a sanitizer, for which it reads the module's debug information.
+/// The same for the report of a sanitizer, which first reads the module's debug information.
 const REPORT_WAIT: Duration = Duration::from_secs(1);
 
 /// A process that a reader takes over.
@@ -73,14 +73,14 @@ fn attend(shared: &Arc<DomainShared>, attended: Attended) {
     };
     let garbled = (error.kind() != io::ErrorKind::UnexpectedEof).then(|| error.to_string());
     if garbled.is_some() || !is_exiting(child.id()) {
-        // The server ends a process that lives on after it has closed the connection.
+        // The process has sent an invalid message, or has closed its connection without ending: the server ends it.
         process.set_broken();
     }
     process.kill();
     shared.tell(Input::Exited { process: number, garbled });
     process.is_reaped();
     let status = wait_briefly(shared, &mut child);
-    // Its output comes before the lines about its death; for a sanitizer, the report has the reason.
+    // The output of the process comes before the lines about its death; a sanitizer's report has the reason.
     if sanitized::is_one(shared.name()) {
         process.wait_printed(REPORT_WAIT);
     } else if status.is_some() {
@@ -91,7 +91,7 @@ fn attend(shared: &Arc<DomainShared>, attended: Attended) {
     if status.is_none() {
         let _ = child.wait();
     }
-    // Disconnected after its death was examined, for which the cgroup is needed.
+    // The channel is disconnected after the death was examined; the examination needs the cgroup.
     let _ = forgotten.recv();
     process.unconfine();
 }
@@ -106,8 +106,8 @@ fn is_exiting(pid: u32) -> bool {
     flags.and_then(|flags| flags.parse::<u64>().ok()).is_none_or(|flags| flags & PF_EXITING != 0)
 }
 
-/// Waits for a killed process. `None`: it has not ended yet. A process ends with its last thread, which can take long on a
-/// busy machine; the next process does not wait for that.
+/// Waits for a killed process. `None`: the process has not ended yet. A process ends with its last thread, which can
+/// take long on a busy machine; the next process does not wait for that.
 fn wait_briefly(shared: &DomainShared, child: &mut Child) -> Option<ExitStatus> {
     let deadline = Instant::now() + REAP_WAIT;
     loop {
@@ -129,7 +129,7 @@ fn answer(shared: &DomainShared, process: &Arc<ProcessInstance>, call: u64, what
     };
     let run = match what {
         Question::CreateJob { instance, job, payload } => {
-            // Answered once it is durable, on another thread: all other answers come through this one.
+            // Another thread answers once the job is durable, since this thread must be free for all other messages.
             let permit = process.asked().creating.enter(job.len() + payload.len());
             let process = Arc::clone(process);
             let create = move || {
@@ -144,7 +144,7 @@ fn answer(shared: &DomainShared, process: &Arc<ProcessInstance>, call: u64, what
             return;
         }
         Question::Connect { address } => {
-            // On a thread, since names may have to be resolved.
+            // Runs on a thread of its own, since resolving names may take long.
             let permit = process.asked().creating.enter(0);
             let (connects, domain) = (Arc::clone(&shared.config.connects), shared.name().to_owned());
             let process = Arc::clone(process);
@@ -166,7 +166,7 @@ fn answer(shared: &DomainShared, process: &Arc<ProcessInstance>, call: u64, what
             let valid = crypto::verify(shared.name(), &signed, &token);
             return reply(if valid { Ok(String::new()) } else { Err("not a signature of this server".to_owned()) });
         }
-        // On this thread, so that a domain has at most one read in progress; a page is short.
+        // Runs on this thread, so that a domain has at most one read in progress; a page is short.
         Question::Rows(query) => {
             let own = (!shared.config.reads_all_jobs).then(|| shared.module_names());
             let page = shared.config.job_tables.page(&query, own.as_deref());

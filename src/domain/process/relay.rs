@@ -1,8 +1,8 @@
 //! The form in which the log of a domain's process crosses to the server: a line with a mark, a level, a module and a text.
 //!
-//! Input: events of the process's log. Output: lines on its standard error, which `stdout_relay` parses and logs with the
-//! server's time. A module may write the mark itself, so the server trusts such a line no more than any other output: the
-//! name counts only if the domain has that module; otherwise the log names the domain.
+//! Input: events of the process's log. Output: lines on its standard error, which `stdout_relay` parses and logs with
+//! the server's time. A module may write the mark itself, so the server trusts such a line no more than any other
+//! output. The name counts only if the domain has that module; otherwise the log names the domain.
 
 use std::fmt::{self, Write as _};
 use std::sync::atomic::{AtomicBool, Ordering};

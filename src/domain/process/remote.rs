@@ -36,7 +36,7 @@ impl RemoteModule {
     /// Loads the module into the process in service, which started without it.
     fn load_again(&self) -> Result<(), String> {
         let modules = lock(&self.shared.modules);
-        let module = modules.get(&self.target.id()).ok_or("it has been removed")?;
+        let module = modules.get(&self.target.id()).ok_or("the module has been removed")?;
         let (path, hook) = (module.path.display().to_string(), module.onloaded && module.has_onload);
         drop(modules);
         let order = Order::Load { instance: self.target.id(), path };
@@ -108,7 +108,7 @@ impl Instance for RemoteModule {
             module.settings = settings.clone();
         }
         let pass = pass.map_err(|what| Fault { what })?;
-        // A module in quarantine is not loaded, and gets its settings when it is.
+        // A module in quarantine is not loaded; it gets its settings when it is loaded again.
         if self.target.barred().is_some() || self.shared.configure_in(pass.process(), self.target.id()) {
             return Ok(());
         }

@@ -149,7 +149,7 @@ impl DomainShared {
     /// # Errors
     /// A sentence for people: no process came in time.
     pub(super) fn enter(&self) -> Result<Pass<'_>, String> {
-        self.gate.enter().ok_or_else(|| format!("the process of domain {} is not there", self.name()))
+        self.gate.enter().ok_or_else(|| format!("the process of domain {} is not running", self.name()))
     }
 
     /// Sends an input to the supervisor.
@@ -161,7 +161,7 @@ impl DomainShared {
     pub(super) fn activate(&self, process: &Arc<ProcessInstance>, endpoints: Vec<RingEndpoints>) {
         self.gate.open(Arc::clone(process));
         self.deliver(endpoints);
-        // A later publication tells this process itself; an earlier one is in the list already.
+        // Locked after the gate was opened: a later publication reaches this process itself; an earlier one is in the list.
         let published = lock(&self.published);
         let _ = process.publish(self.number(), published.clone());
     }
@@ -177,7 +177,7 @@ impl DomainShared {
             inbox.push(Message::DomainDown { domain: self.config.identity.number() });
         }
         drop(endpoints);
-        // After the gate, so that the next order of the same thread does not find this process.
+        // Must come after the gate's change, so that the next order of the same thread does not find this process.
         process.give_up_orders();
     }
 
@@ -206,7 +206,7 @@ impl DomainShared {
 
     /// Sets the shards' inboxes. Called once.
     pub(super) fn attach(&self, inboxes: Vec<Arc<Inbox>>) {
-        // Under the lock, so that endpoints created meanwhile are either in the list or passed directly.
+        // The lock ensures that endpoints created meanwhile are either in the list or passed directly.
         let mut endpoints = lock(&self.endpoints);
         let shards = inboxes.len();
         let _ = self.inboxes.set(inboxes);

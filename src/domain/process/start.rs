@@ -32,12 +32,12 @@ use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 /// The owner of a process, for its endpoints.
-struct LinkOwner {
+struct EndpointOwner {
     shared: Arc<DomainShared>,
     process: Arc<ProcessInstance>,
 }
 
-impl Owner for LinkOwner {
+impl Owner for EndpointOwner {
     fn kill(&self) {
         self.process.set_broken();
         self.process.kill();
@@ -102,12 +102,12 @@ pub(super) fn start(shared: &Arc<DomainShared>) -> io::Result<()> {
             faulted: Mutex::default(),
             verdict: Mutex::default(),
             started: AtomicBool::new(false),
-            doomed: AtomicBool::new(false),
+            is_replacement_requested: AtomicBool::new(false),
             is_sanitized: sanitized::is_one(shared.name()),
             stage: AtomicU8::new(Stage::Alive as u8),
             printed,
             _record: record(shared, child.id()),
-            // Before the start message: until then the process runs no foreign code.
+            // Must come before the start message: until then the process runs no foreign code.
             confined: confine(shared, number, &child),
             core_place,
         })
@@ -118,7 +118,7 @@ pub(super) fn start(shared: &Arc<DomainShared>) -> io::Result<()> {
     });
     let process = begun.inspect_err(|_| end(&mut child))?;
     shared.born(&process);
-    // Before the reader gets the process: the reader reports the end of the process, which must come after the start.
+    // Must come before the reader gets the process: the reader reports the end, which must come after the start.
     let _ = shared.events.send(Event::Started(Ok(Arc::clone(&process))));
     let control_reader = ControlReader::new(stream, child.id(), shared.config.message_bytes_max);
     // The thread waits for this message, so it exists.
@@ -138,7 +138,7 @@ pub(super) fn endpoints(shared: &Arc<DomainShared>, process: &Arc<ProcessInstanc
             streams: process.parts.streams(&process.bodies, shard),
             files: passing::Receiver::new(process.files.get(shard).ok_or(io::ErrorKind::NotFound)?.try_clone()?),
         };
-        let owner = LinkOwner { shared: Arc::clone(shared), process: Arc::clone(process) };
+        let owner = EndpointOwner { shared: Arc::clone(shared), process: Arc::clone(process) };
         let domain = Arc::clone(shared.identity());
         Ok(RingEndpoints::new(shard, domain, process.number, ends, Box::new(owner)))
     };

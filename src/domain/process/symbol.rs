@@ -1,10 +1,10 @@
 //! Finds a module's position in its source, from the symbols and the debug information of its shared object.
 //!
-//! The compiler makes the file, but its author can put anything into any section, so it is read as hostile input: its size
-//! is limited, no section is decompressed, a panic of a parser is caught, and results are shortened and printable. Reading
-//! symbols costs no more than the file has bytes. Debug information can cost far more, since its parts may refer to each
-//! other repeatedly, so a process of its own, `cweb symbol OFFSET`, reads it in a sandbox with little memory and time;
-//! without its answer the report has no line.
+//! The compiler makes the file, but its author can put anything into any section, so the file is hostile input. Its
+//! size is limited, no section is decompressed, a panic of a parser is caught, and results are shortened and printable.
+//! Reading symbols costs no more than the file has bytes. Debug information can cost far more, since its parts may
+//! refer to each other repeatedly. A process of its own, `cweb symbol OFFSET`, therefore reads it in a sandbox with
+//! little memory and time. Without the answer of that process, the report has no line.
 
 use crate::abi::exceptions;
 use crate::domain::inspect;
@@ -38,9 +38,9 @@ const MEMORY_BYTES_MAX: u64 = 512 * 1024 * 1024;
 /// nothing more could be mapped, not even its own tables.
 const ARENA_BYTES: &str = "32MiB";
 const ARENA_RESERVE: &str = "MIMALLOC_ARENA_RESERVE";
-/// Limit on the CPU time of that process,
+/// Limit on the CPU time of that process.
 const CPU_SECONDS_MAX: u64 = 1;
-/// and on the wait for it.
+/// Limit on the wait for that process.
 const LINE_WAIT: Duration = Duration::from_secs(2);
 const OPEN_FILES_MAX: u64 = 16;
 /// Limit on the offsets of one request.

@@ -1,6 +1,6 @@
 //! Watches the resources that a domain uses beside memory: threads, disk space, and the existence of its database.
 //!
-//! One thread checks all domains several times a second. It asks the kernel, never the domain.
+//! One thread checks all domains several times a second. The thread asks the kernel, never the domain.
 
 use super::group;
 use super::instance::ProcessInstance;
@@ -104,8 +104,8 @@ impl DomainShared {
         let is_there = config.database.exists();
         if seen.had_database && !is_there {
             tracing::error!(
-                "the database of domain {name}, {}, is gone: its modules have deleted it; what they write is lost until a new one \
-                 is there, so their process is replaced",
+                "the database of domain {name}, {}, does not exist any more: its modules have deleted it; the process is replaced, \
+                 because the modules' writes are lost until there is a new database",
                 config.database.display()
             );
             remove_companions(&config.database);
@@ -210,9 +210,10 @@ fn used_bytes<'a>(dirs: impl Iterator<Item = &'a Path>) -> u64 {
     sum
 }
 
-/// Whether the processes of a domain are a session, so that Linux gives all their threads one share of the processors. The
-/// default domain shares with the server: with a share of its own, its calls lose a third of their rate while a client on
-/// the same machine occupies a core. Modules that must not take the processors from each other belong in named domains.
+/// Whether the processes of a domain are a session, so that Linux gives all their threads one share of the processors.
+/// The default domain shares with the server. With a share of its own, its calls lose a third of their rate while a
+/// client on the same machine occupies a core. Modules that must not take the processors from each other belong in
+/// named domains.
 pub(super) fn has_session(domain: &str) -> bool {
     domain != DEFAULT_DOMAIN
 }

@@ -17,9 +17,9 @@ use crate::proto::http1::RequestView;
 use crate::proto::ws::{Deflate, Kind};
 use std::net::IpAddr;
 
-/// A record can't be read: the other side is faulty or lies.
+/// A record can't be read: the other side is faulty or hostile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a record of the seam can't be read: {0}")]
+#[error("a record between the server and a domain can't be read: {0}")]
 pub(super) struct Malformed(pub(super) &'static str);
 
 /// A record to a domain.

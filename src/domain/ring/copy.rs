@@ -1,9 +1,9 @@
 //! Copies bytes to and from shared words.
 //!
-//! A record at the end of the data area continues at its start, instead of being kept contiguous by padding. Everything is
-//! copied anyway, because the other side may change it at any time, so contiguity gains nothing. Padding could waste a
-//! quarter of the ring, and a hostile peer could forge it. The copies are relaxed 64-bit atomics, which are plain moves for
-//! the processor; a non-atomic copy of memory that another process may be writing is a data race.
+//! A record at the end of the data area continues at its start, instead of being kept contiguous by padding. Everything
+//! is copied anyway, because the other side may change it at any time, so contiguity gains nothing. Padding could waste
+//! a quarter of the ring, and a hostile peer could forge it. The copies are relaxed 64-bit atomics, which are plain
+//! moves for the processor. A non-atomic copy of memory that another process may be writing is a data race.
 
 use super::atomic::{AtomicU64, Ordering};
 use super::spec::WORD_BYTES;

@@ -34,7 +34,7 @@ pub(crate) fn steps(data: &[u8]) {
                 }
             }
             3 => {
-                assert!(!producer.publish() || !honest, "nobody sleeps");
+                assert!(!producer.publish() || !honest, "no side sleeps");
                 published = pushed.len();
             }
             4 | 5 => {

@@ -2,7 +2,7 @@
 //!
 //! A [`Region`] is a sealed memfd that both processes map. A [`RingSpec`] describes the position of one ring in it; one
 //! process makes the ring's [`Producer`], the other its [`Consumer`]. The room transports bytes and does not know their
-//! meaning. It uses no descriptor but the memfd.
+//! meaning. The room uses no descriptor but the memfd.
 //!
 //! # The other side may be hostile
 //! A child may write anything anywhere in the region at any time. The consequences:
@@ -24,7 +24,7 @@
 //! again; the other side stores the announcement and then looks at the flag. `SeqCst` fences between the two accesses on
 //! both sides ensure that at least one side sees the other, as in `net::waker`. A producer without room sleeps in the same
 //! way, either on the flag itself ([`Producer::wait_room`]) or elsewhere ([`Producer::await_room`]). The loom tests check
-//! both. They can't check that `head` must be loaded with acquire: without it a store could overtake an earlier load, which
+//! both. The tests can't check that `head` must be loaded with acquire: without it a store could overtake an earlier load, which
 //! loom does not model.
 
 pub(in crate::domain) mod atomic;

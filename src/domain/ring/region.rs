@@ -72,7 +72,7 @@ impl Region {
         if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
-    /// The memfd, which the other process gets. It is close-on-exec.
+    /// The memfd, which the other process gets. The descriptor is close-on-exec.
     #[must_use]
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()

@@ -45,8 +45,8 @@ impl RingSpec {
         DATA * WORD_BYTES + self.data_bytes
     }
 
-    /// Limit, in bytes, on a record: a quarter of the data, so that a ring always holds several records and the largest one
-    /// does not need an empty ring.
+    /// Limit, in bytes, on a record: a quarter of the data. So a ring always holds several records, and the largest
+    /// record does not need an empty ring.
     #[must_use]
     pub const fn record_bytes_max(&self) -> usize {
         self.data_bytes / 4

@@ -1,7 +1,7 @@
 //! Seccomp: the system calls that are granted.
 //!
 //! The list of granted calls ([`list`]) covers what the examples, the SDK, libc, threads, the runtimes of C++, Rust and
-//! Zig, OpenMP, BLAS and the sanitizers use. It has whole families, so that an upgrade of libc breaks no module. All other
+//! Zig, OpenMP, BLAS and the sanitizers use. The list has whole families, so that an upgrade of libc breaks no module. All other
 //! calls are refused, including those unknown to this program. Calls whose arguments matter are granted under conditions
 //! ([`refused`]).
 //!
@@ -48,9 +48,10 @@ const F_SETSIG: libc::c_int = 10;
 const F_SETOWN_EX: libc::c_int = 15;
 
 /// The permitted requests of ioctl(2) (`asm-generic/ioctls.h`, `linux/fs.h`): is it a terminal, and of what size; the
-/// number of readable bytes; non-blocking mode; close-on-exec; the flags of a file; a copy that shares blocks. Not
-/// permitted are FIOSETOWN, SIOCSPGRP and FIOASYNC, which act like F_SETOWN and O_ASYNC; TIOCSTI and TIOCLINUX, which type
-/// input; FS_IOC_SETFLAGS and FS_IOC_FSSETXATTR, which change files that are only readable.
+/// number of readable bytes; non-blocking mode; close-on-exec; the flags of a file; a copy that shares blocks. The
+/// filter refuses FIOSETOWN, SIOCSPGRP and FIOASYNC, which act like F_SETOWN and O_ASYNC. TIOCSTI and TIOCLINUX, which
+/// type input, are refused, too. So are FS_IOC_SETFLAGS and FS_IOC_FSSETXATTR, which change files that are only
+/// readable.
 const IOCTL_GRANTED: &[u64] = &[
     0x5401,      // TCGETS
     0x802c_542a, // TCGETS2
@@ -100,7 +101,7 @@ const MODES: &[(i64, u8)] = &[
 const MODES: &[(i64, u8)] = &[(libc::SYS_mknodat, 2), (libc::SYS_fchmod, 1), (libc::SYS_fchmodat, 2), (FCHMODAT2, 2)];
 
 /// The requests of prctl(2) that foreign code may make: names, and settings that affect only how its own threads run.
-/// Excluded are its end with the server, and who may trace it.
+/// The list excludes the requests that keep the process alive after the server or permit others to trace it.
 const PRCTL_GRANTED: &[libc::c_int] = &[
     libc::PR_GET_PDEATHSIG,
     libc::PR_GET_DUMPABLE,
@@ -289,8 +290,8 @@ fn refuse_set_id(rules: &mut Rules) -> Result<(), seccompiler::BackendError> {
     Ok(())
 }
 
-/// Refuses O_TRUNC with a file opened for reading, which Landlock does not cover before its version 3, and descriptors
-/// opened neither for reading nor for writing (access mode 3), which Landlock does not cover at all.
+/// Refuses O_TRUNC with a file opened for reading, which Landlock does not cover before its version 3. Also refuses
+/// descriptors opened neither for reading nor for writing (access mode 3), which Landlock does not cover at all.
 fn refuse_to_open(rules: &mut Rules) -> Result<(), seccompiler::BackendError> {
     let (truncate, mode) = (libc::O_TRUNC as u64, libc::O_ACCMODE as u64);
     for (call, flags) in OPENS {
@@ -336,8 +337,8 @@ fn refuse_to_foreign_code(rules: &mut Rules, policy: &Policy, landlock: i64) -> 
     let shares_memory = libc::CLONE_VM as u64;
     // Landlock restricts tracing to the sandbox.
     if policy.traces_itself && landlock > 0 {
-        // A process that shares the caller's memory may be made, because the leak check attaches to threads from one; a
-        // process with memory of its own may not.
+        // A process that shares the caller's memory may be made, because the leak check attaches to threads from such a
+        // process. A process with memory of its own may not be made.
         deny(rules, libc::SYS_clone, &[(0, Dword, MaskedEq(thread | shares_memory), 0)])?;
     } else if !policy.starts_workers {
         deny(rules, libc::SYS_clone, &[(0, Dword, MaskedEq(thread), 0)])?;
@@ -417,8 +418,8 @@ const SENDING: [(i64, u8); 5] = [
 ];
 
 /// Installs the filter that turns a module's end of the whole process into SIGSYS on the calling thread, so that the
-/// handler knows whose code it was: exit_group(2) without `mark`, and signals that can't be caught. The process must have
-/// completed [`Policy::apply`] and must handle SIGSYS.
+/// handler knows whose code it was. The filter concerns exit_group(2) without `mark`, and signals that can't be caught.
+/// The process must have completed [`Policy::apply`] and must handle SIGSYS.
 pub(super) fn trap_ends(mark: u32) -> Result<(), SandboxError> {
     let Some(arch) = architecture() else { return Ok(()) };
     if missing().is_some() {
@@ -467,9 +468,9 @@ pub(super) fn no_pidfds(named: &[String]) -> Result<(), SandboxError> {
     install(&[BpfProgram::try_from(filter)?]).map(drop)
 }
 
-/// Installs the filter that makes closing or replacing one of `descriptors` fail as if it were not open. They stay open as
-/// long as the process lives. A module that closes a foreign descriptor, for example by closing a number twice, must not
-/// cut the other modules off from the server.
+/// Installs the filter that makes closing or replacing one of `descriptors` fail as if it were not open. The
+/// descriptors stay open as long as the process lives. A module that closes a foreign descriptor, for example by
+/// closing a number twice, must not cut the other modules off from the server.
 pub(super) fn keep_open(descriptors: &[RawFd]) -> Result<(), SandboxError> {
     let Some(arch) = architecture() else { return Ok(()) };
     if missing().is_some() {

@@ -96,7 +96,7 @@ pub(super) fn enter(policy: &Policy) -> Result<(), SandboxError> {
     let mask = rustix::process::umask(rustix::fs::Mode::empty());
     let filled = fill(&trees);
     rustix::process::umask(mask);
-    filled.map_err(system("mounting what is granted"))?;
+    filled.map_err(system("mounting the granted paths"))?;
     set_read_only(libc::AT_FDCWD, c"/", 0).map_err(system("making the root read-only"))?;
     // The same directory, if it exists there, so that relative paths keep their meaning.
     let entered = std::env::set_current_dir(&dir).or_else(|_| std::env::set_current_dir("/"));

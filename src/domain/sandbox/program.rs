@@ -78,8 +78,8 @@ fn policy_of(command: &Command) -> Option<Policy> {
     serde_json::from_str(command.get_args().nth(1)?.to_str()?).ok()
 }
 
-/// A process in a sandbox that has no program yet. It has the rights of the programs that it may become, becomes one of
-/// them, and ends when it is dropped.
+/// A process in a sandbox that has no program yet. The process has the rights of the programs that it may become.
+/// Dropping this value ends the process.
 #[derive(Debug)]
 pub struct Spare {
     child: Ended,
@@ -176,7 +176,7 @@ impl Held {
         Ok(Self { child: Ended(Some(child)), order: vec![1] })
     }
 
-    /// Starts the program, with empty standard input. `None`: it was started before.
+    /// Starts the program, with empty standard input. `None`: the program was started before.
     pub fn let_go(mut self) -> Option<Child> {
         let mut child = self.child.0.take()?;
         // If the process has already ended, its standard error has the reason.

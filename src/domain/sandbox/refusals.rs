@@ -31,7 +31,7 @@ impl Refusals {
         let (reader, writer) = io::pipe()?;
         // A handler that waited would block its thread.
         rustix::fs::fcntl_setfl(&writer, rustix::fs::OFlags::NONBLOCK)?;
-        // Leaked for the life of the process, because the handler may run at any time.
+        // The descriptor is never closed, because the handler may run at any time.
         Ok(Self { policy, reader, writer: writer.into_raw_fd() })
     }
 

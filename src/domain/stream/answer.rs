@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Smaller pieces are copied; pieces of at least this many bytes are sent from their place in the pipe.
 const LENT_BYTES_MIN: usize = 16 * 1024;
 
-/// The owner of the slots for answers. It is notified about each slot.
+/// The owner of the slots for answers, which is notified about each slot.
 pub trait Home: Send + Sync {
     /// The whole answer is sent, or its client has gone: the slot may be reused.
     fn over(&self, slot: u32);

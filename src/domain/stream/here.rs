@@ -35,7 +35,7 @@ impl ShardStreams {
         Ok(Arc::new(Self { shard, part, calls, answers }))
     }
 
-    /// Takes a slot for a call. `None`: all are taken.
+    /// Takes a slot for a call. `None`: all slots are taken.
     #[must_use]
     pub fn take_call(&self) -> Option<Arc<CallSlot>> {
         CallSlot::take(&self.part, &self.calls)
@@ -45,7 +45,7 @@ impl ShardStreams {
         StreamAddress { shard: self.shard, slot }
     }
 
-    /// Takes a slot for an answer, and returns its number and pipe. `None`: all are taken.
+    /// Takes a slot for an answer, and returns its number and pipe. `None`: all slots are taken.
     pub(super) fn take_answer(&self) -> Option<(u32, Pipe)> {
         let slot = self.answers.take()?;
         let pipe = self.part.down(slot)?;

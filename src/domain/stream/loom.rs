@@ -1,5 +1,5 @@
-//! Every interleaving of the two sides of a pipe of a few bytes: written bytes arrive, sleeping sides are woken, and the
-//! end of a side is noticed. How to run: `ring/alone/lib.rs`.
+//! Every interleaving of the two sides of a pipe of a few bytes. Written bytes must arrive, sleeping sides must be
+//! woken, and the end of a side must be noticed. How to run: `ring/alone/lib.rs`.
 //!
 //! The handler's side sleeps on a futex of the pipe. The shard never sleeps there: it raises its flag and goes on, and a
 //! notice (here a [`Notify`]) tells it to look again. Waits have no time-out, so a lost wake is a deadlock.

@@ -1,8 +1,8 @@
 //! One direction of a stream: a ring of bytes in memory that two processes may share, with one writer and one reader.
 //!
 //! Positions count bytes from the pipe's start and never wrap. The room in the ring is the writer's credit: the reader
-//! returns bytes by moving `HEAD`. Each side keeps its own positions in private memory and checks those of the other side:
-//! a hostile peer can corrupt only the bytes that it sends.
+//! returns bytes by moving `HEAD`. Each side keeps its own positions in private memory and checks those of the other
+//! side. A hostile peer can corrupt only the bytes that it sends.
 //!
 //! To sleep, a side raises its flag and then looks at the other side's position again. The other side stores its position
 //! and then takes the flag (`ring::flag` explains the fences). So either the sleeper sees the change, or the other side
@@ -92,7 +92,7 @@ impl Pipe {
         self.data.len()
     }
 
-    /// The writer's and the reader's positions, to detect progress. They are untrusted.
+    /// The writer's and the reader's positions, to detect progress. Both values are untrusted.
     pub(in crate::domain) fn positions(&self) -> (u64, u64) {
         (self.word(TAIL).load(Ordering::Relaxed), self.word(HEAD).load(Ordering::Relaxed))
     }

@@ -39,8 +39,8 @@ const EARLY_MAX: usize = 512;
 /// The bits of the filter that shows most calls without a lock that they are not canceled.
 const FILTER_BITS: u64 = 16 * 1024;
 
-/// The state of one thread. The upper bits of `state` hold the call's number, the lowest eight the reason: a reason is set
-/// only if the thread still runs the call that was found.
+/// The state of one thread. The upper bits of `state` hold the call's number, the lowest eight the reason. A reason is
+/// set only if the thread still runs the call that was found.
 #[derive(Debug, Default)]
 pub struct Entry {
     key: [AtomicU64; 2],

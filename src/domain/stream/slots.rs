@@ -1,9 +1,9 @@
 //! The memory of streams, and its slots.
 //!
-//! Each shard has a part of the memory of each process instance, and one in the server's own process. A part has slots of
-//! two kinds. The server assigns a slot for calls to a request for a `CWEB_STREAM` route; it has a pipe for the request's
-//! body and one for the answer. The module's side assigns slots for answers, which have only the second pipe. The memory is
-//! sparse: an unused slot occupies none.
+//! Each shard has a part of the memory of each process instance, and one in the server's own process. A part has slots
+//! of two kinds. The server assigns a slot for calls to a request for a `CWEB_STREAM` route. Such a slot has a pipe for
+//! the request's body and one for the answer. The module's side assigns slots for answers, which have only the second
+//! pipe. The memory is sparse: an unused slot occupies none.
 
 use super::pipe::{Pipe, WORDS};
 use crate::domain::ring::Region;
@@ -158,7 +158,7 @@ impl Slots {
 /// The reason why there is no slot for a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NoSlot {
-    /// All are taken.
+    /// All slots are taken.
     Taken,
     /// The module's process is starting: there will be slots soon.
     NotYet,
@@ -176,7 +176,7 @@ pub struct CallSlot {
 }
 
 impl CallSlot {
-    /// Takes a slot of `part` from `slots`, ready for use. `None`: all are taken.
+    /// Takes a slot of `part` from `slots`, ready for use. `None`: all slots are taken.
     pub(in crate::domain) fn take(part: &Part, slots: &Arc<Slots>) -> Option<Arc<Self>> {
         let number = slots.take()?;
         let (up, down) = (part.up(number)?, part.down(number)?);

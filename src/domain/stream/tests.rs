@@ -118,7 +118,7 @@ fn room_comes_back_in_order_and_the_slot_when_the_last_piece_is_sent() {
     let mut answer = Answer::new(pipe, slot, None, Arc::clone(&ears) as _);
     assert!(matches!(answer.next(1 << 20), Next::Empty));
     writer.put(&vec![1; 60_000]).unwrap();
-    assert!(writer.take_reader(), "it was said that the reader waits");
+    assert!(writer.take_reader(), "the reader has announced that it waits");
     let Next::Lent(large) = answer.next(40_000) else { panic!() };
     // A small piece after a piece that is still to be sent.
     let Next::Lent(small) = answer.next(10) else { panic!() };
@@ -153,7 +153,7 @@ fn slots_are_given_out_once_and_come_back() {
     assert_eq!(CallSlot::take(&part, &calls).map(|slot| slot.number()), Some(number));
     let answers = part.answers();
     let answer = answers.take().unwrap();
-    assert!(!answers.give_half(answer), "its writer may still be writing");
+    assert!(!answers.give_half(answer), "the writer may still be writing");
     assert!(answers.take().is_some_and(|other| other != answer) && answers.take().is_none());
     assert!(answers.give_half(answer));
     answers.give(answer);

@@ -23,7 +23,7 @@ pub(in crate::domain) struct Begun<'a> {
 
 /// The connection of the module's side to the shard of a call.
 pub(in crate::domain) trait Uplink: Send + Sync {
-    /// Takes a slot for an answer, with its pipe ready for use. `None`: all are taken.
+    /// Takes a slot for an answer, with its pipe ready for use. `None`: all slots are taken.
     fn take_slot(&self) -> Option<(u32, Pipe)>;
 
     /// The error of a call that gets no slot.

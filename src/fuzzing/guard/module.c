@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
-/* The module whose calls are counted. Its functions do as little as can be done. */
+/* The module whose calls are counted. Its functions do as little work as possible. */
 #include <cweb.h>
 
 static int plaintext(struct cweb_context *ctx, http_request_t *req, http_response_t *res) {

@@ -11,7 +11,6 @@ use std::thread;
 ///
 /// # Errors
 /// The thread can't be started; `done` is dropped.
-/// The thread can't be started; `done` is dropped.
 pub fn receive(
     upload: Upload,
     length: Option<u64>,

@@ -84,7 +84,7 @@ impl Watched for Outputs {
         if !fits || self.is_over.load(Ordering::Acquire) {
             self.is_over.store(true, Ordering::Release);
             for output in &made.outputs {
-                // A run that ignores this can only write until the next check.
+                // A run that does not end can write until the next check only.
                 let _ = output.file.set_len(0);
             }
         }
@@ -158,7 +158,7 @@ impl Outputs {
 }
 
 fn too_much() -> String {
-    "the outputs take more room than there is for them (--blob-bytes-max, --blobs-bytes-max)".to_owned()
+    "the outputs exceed a limit on bytes (--blob-bytes-max, --blobs-bytes-max)".to_owned()
 }
 
 /// Syncs the file at `path`, of `bytes` bytes, to the disk. A file that a module can still write through an open descriptor is

@@ -41,7 +41,7 @@ pub enum BlobError {
     TooLarge(u64),
     /// The quota has no room for the blob.
     #[error(
-        "the blobs have {used} of {max} bytes already, so this one has no room: delete some, or raise --blobs-bytes-max"
+        "the blobs use {used} of {max} bytes, so there is no room for this blob: delete some, or raise --blobs-bytes-max"
     )]
     Quota {
         /// Bytes that the blobs use already.
@@ -64,16 +64,16 @@ pub enum BlobError {
         expected: BlobId,
     },
     /// The body did not arrive in time.
-    #[error("the body did not come in time; nothing is stored")]
+    #[error("the body did not arrive in time; nothing is stored")]
     Late,
     /// The body was cut off.
-    #[error("the body did not come whole; nothing is stored")]
+    #[error("the body was cut off; nothing is stored")]
     Broken,
     /// There is no such blob.
     #[error("there is no blob {0}")]
     Unknown(BlobId),
     /// A job needs the blob.
-    #[error("a job has the blob {0}: it can be deleted when the job has been")]
+    #[error("a job needs the blob {0}: delete the job first")]
     InUse(BlobId),
     /// The file system has failed.
     #[error("the blob can't be stored or read: {0}")]
@@ -147,7 +147,7 @@ pub(super) struct Inner {
     pub(super) woken: Receiver<Wake>,
 }
 
-/// Files of a run that are looked at now and then while the run goes on.
+/// Files of a run, which are checked periodically while the run goes on.
 pub(super) trait Watched: Send + Sync {
     /// Counts the bytes of the run's files. If they exceed a limit, the run must end, and its files are truncated.
     fn look(&self, file_bytes_max: u64);
@@ -231,7 +231,7 @@ impl Inner {
     /// Sets the time of the file's last use to now.
     pub(super) fn touch(&self, file: &File) {
         if let Err(error) = file.set_modified(SystemTime::now()) {
-            tracing::warn!("the time of a blob can't be set, so it may go before its time: {error}");
+            tracing::warn!("the last use of a blob can't be recorded, so it may be deleted early: {error}");
         }
     }
 }
@@ -463,9 +463,9 @@ mod tests {
         let full = BlobError::Quota { used: 4 * BLOCK_BYTES, max: 5 * BLOCK_BYTES };
         assert_eq!(put(&blobs, &[2; 5000]), Err(full.clone()));
         assert_eq!(begin(&blobs, Some(5000), None).err(), Some(full));
-        assert_eq!(blobs.usage().bytes, 4 * BLOCK_BYTES, "what failed gives its share back");
+        assert_eq!(blobs.usage().bytes, 4 * BLOCK_BYTES, "a failed upload returns its share of the quota");
         let left = fs::read_dir(dir.path().join("blobs/incoming")).unwrap().count();
-        assert_eq!(left, 0, "and leaves no file");
+        assert_eq!(left, 0, "a failed upload leaves no file");
         fs::write(dir.path().join("blobs/incoming/7"), "from a server that was killed").unwrap();
         drop(blobs);
         let blobs = self::blobs(dir.path());

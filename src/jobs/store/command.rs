@@ -95,8 +95,8 @@ impl Command {
     }
 }
 
-/// Calls its callback exactly once: with the outcome, or with [`StoreError::Closed`] when it is dropped unused. Commands still
-/// in the channel when the writer ends are dropped so.
+/// The answer to a command. Calls its callback exactly once: with the outcome, or with [`StoreError::Closed`] when the reply is
+/// dropped unused, as for commands that are in the channel when the writer ends.
 pub(super) struct Reply<T> {
     done: Option<Done<T>>,
     /// The command's share of the budget until it is answered.

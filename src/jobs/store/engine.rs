@@ -36,8 +36,9 @@ pub(super) trait Apply {
     /// [`Fault`]: each variant says when, and what the caller must do.
     fn transaction(&mut self, commands: &[Command], isolation: Isolation) -> Result<Vec<Outcome>, Fault>;
 
-    /// After [`Fault::InDoubt`]: whether that transaction is committed. `Some`: it is, with these outcomes, and
-    /// [`Apply::events`] and [`Apply::take_settled`] are its own. `None`: it is not, and will not be after a crash either.
+    /// After [`Fault::InDoubt`]: whether the transaction in doubt is committed. `Some`: the transaction is committed with
+    /// these outcomes, and [`Apply::events`] and [`Apply::take_settled`] belong to it. `None`: the transaction is not
+    /// committed, and no crash can bring it back.
     ///
     /// # Errors
     /// The engine can't say yet.

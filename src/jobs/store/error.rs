@@ -43,9 +43,7 @@ pub enum OpenError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
     /// The writer has no room for another command; the command was not accepted.
-    #[error(
-        "the job queue is full ({queue_max} commands, or as many bytes as may, wait to be written): try again shortly"
-    )]
+    #[error("the job queue is full (limit: {queue_max} commands, and a limit on their bytes): try again shortly")]
     Full {
         /// The queue's size.
         queue_max: usize,
@@ -57,13 +55,13 @@ pub enum StoreError {
         why: String,
     },
     /// The commit failed, and the engine can't say whether this command is stored. A repeat may do it twice.
-    #[error("the store can't tell whether this is stored: {why}; look before you send it again")]
+    #[error("the store can't tell whether the command is stored: {why}; check before you repeat the request")]
     InDoubt {
         /// A short clause, such as "the disk reports an error".
         why: String,
     },
     /// This command can never succeed; other commands are not affected.
-    #[error("the job store refuses this: {why}")]
+    #[error("the job store refuses the command: {why}")]
     Refused {
         /// What is wrong with the command.
         why: String,

@@ -105,8 +105,8 @@ impl Writer {
     /// Stores an event that the job itself emits; waits while the channel or the budget of bytes is full. `data` must be valid
     /// JSON.
     ///
-    /// The event survives failing transactions like a change. It is silently dropped if the run does not hold the job any more, or
-    /// the job is not the one called `uuid`.
+    /// The event survives failing transactions like a change. The writer silently drops the event if the run does not hold the
+    /// job any more, or if the job is not called `uuid`.
     ///
     /// # Errors
     /// [`StoreError::Full`] only on the writer's own thread, where waiting would never end.

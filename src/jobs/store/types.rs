@@ -285,7 +285,7 @@ pub enum Change {
     },
     /// The run that continued has returned; writes nothing.
     Return {
-        /// That run.
+        /// The run that has returned.
         attempt: u32,
     },
     /// pending → failed, because a dependency has failed; event `failed` with the error as a string.

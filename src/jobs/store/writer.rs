@@ -158,7 +158,7 @@ impl<A: Apply> Loop<A> {
         // Must come after the answers: the caller must know a job of this batch before the job is reported as ready.
         settled.append(&mut self.applier.take_settled());
         if let Some(tell) = self.shared.settled.get().filter(|_| !settled.is_empty()) {
-            guarded("the word of settled jobs", || tell(settled));
+            guarded("the report of settled jobs", || tell(settled));
         }
     }
 
@@ -194,7 +194,7 @@ impl<A: Apply> Loop<A> {
     /// Answers the commands that could not be written before the end.
     fn give_up(self, batch: Vec<Command>, fault: &Fault) {
         let lost = batch.len() + self.receiver.len();
-        tracing::error!(lost, why = fault.why(), "job changes and events could not be written before the end");
+        tracing::error!(lost, why = fault.why(), "job changes and events could not be written before the store closed");
         refuse(batch, fault);
     }
 }

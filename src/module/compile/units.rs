@@ -26,7 +26,7 @@ use std::time::{Instant, SystemTime};
 const PARALLEL_MAX: usize = 8;
 /// Limit on the unit objects in the cache.
 const OBJECTS_MAX: usize = 1024;
-/// The directory of the objects in the scratch directory. It is hidden, so no file of a project can lie in it.
+/// The directory of the objects in the scratch directory. The name is hidden, so no file of a project can lie there.
 const DIR: &str = ".cweb";
 /// Limit, in bytes, on the diagnostics of all units; the rest is cut.
 const OUTPUT_BYTES_MAX: usize = 256 * 1024;

@@ -188,7 +188,7 @@ fn ignored(name: &str) -> String {
         "libs" => ("modules of older generations", "name further libraries in the source: #pragma cweb link(\"z\")"),
         _ => ("sources without a config", "a module's config has its routes"),
     };
-    format!("the field {name} changes nothing here: it is for {whose}; {instead}")
+    format!("the field {name} has no effect here: it is for {whose}; {instead}")
 }
 
 /// Headers that only apps for nope.c and WAFer include.
@@ -273,7 +273,7 @@ mod tests {
         let said = |source: &str| Reading::new(source.as_bytes(), &fields).remarks();
         let today = said("#include <cweb.h>\nint f(struct cweb_context *c);");
         assert!(["field route", "field mount", "field libs"].iter().all(|field| today.contains(field)), "{today}");
-        assert_eq!(today.lines().count(), 3, "the file's name is no field: {today}");
+        assert_eq!(today.lines().count(), 3, "the file's name does not count as a field: {today}");
         let older = said("#include <cweb.h>\nexport module_t config;");
         assert!(older.contains("field mount") && !older.contains("field libs"), "{older}");
         let app = said("#include <wafer.h>\n");
@@ -308,7 +308,7 @@ mod tests {
             assert_eq!(reading.file(), kept, "{fields:?}");
             // The kept fields give the same name when the source is compiled again.
             assert_eq!(Reading::new(b"struct cweb_context *c;", reading.fields()).file(), kept);
-            assert!(!reading.fields().text().contains("thumb"), "the hash is that of the source");
+            assert!(!reading.fields().text().contains("thumb"), "the name does not change the hash");
         }
     }
 }

@@ -46,7 +46,7 @@ pub(super) fn hint(text: &str) -> &'static str {
         "\nan app for nope.c or WAFer defines void server(Request *, Response *), or in older versions \
          void server(Request) or void server(int, const char *, const char *)\n"
     } else if text.contains("No such file or directory") || text.contains("file not found") {
-        "\nan app is one C file: paste headers of its own, and further C files, into it\n"
+        "\nan app is one C file: paste its own headers and further C files into that file\n"
     } else {
         ""
     }

@@ -52,7 +52,11 @@ impl Ledger for FileLedger {
             match fs::read(&path).and_then(|text| Ok(serde_json::from_slice::<Record>(&text)?)) {
                 // A copy of a record, which an operator has made beside it, would compete with the record at the next start.
                 Ok(record) if path != self.record_path(&record.name) => {
-                    tracing::error!("{} is not the file of module {:?}; it is ignored", path.display(), record.name);
+                    tracing::error!(
+                        "{} is not the file of module {:?}; the file is ignored",
+                        path.display(),
+                        record.name
+                    );
                 }
                 Ok(record) => records.push(record),
                 Err(error) => tracing::error!("{}: {error}; this module is skipped", path.display()),
@@ -104,7 +108,7 @@ impl Ledger for FileLedger {
         versions::add(&mut list, version.clone(), kept, record.version);
         let write = |list: &[Version]| Aside::write(&self.versions_path(&record.name), &serde_json::to_vec(list)?);
         let versions = write(&list)?;
-        // The version that is live until the commit may be among those that go.
+        // The version that is live until the commit may be among the removed versions.
         let with_live = live.filter(|live| list.iter().all(|known| known.number != live.number)).map(|live| {
             list.push(live);
             list.sort_by_key(|version| version.number);
@@ -148,9 +152,9 @@ fn remove_if_exists(path: &Path) -> io::Result<()> {
 
 /// The files, written and synced under temporary names.
 struct FileDraft {
-    /// The list for the time until the record has its name: it also has the version that is live before.
+    /// The list until the record has its name. This list also has the version that is live before the commit.
     versions: Aside,
-    /// The list without that version, if the version goes.
+    /// The list without the version that was live before, if that version is not kept.
     trimmed: Option<Aside>,
     versions_dir: PathBuf,
     record: Aside,
@@ -167,7 +171,7 @@ impl Draft for FileDraft {
         sync_dir(&self.dir)?;
         // The version is live. Without this rename the list has one entry too many, until the next publication.
         if let Some(Err(error)) = self.trimmed.map(Aside::rename) {
-            tracing::warn!("a version that should go is kept: {error}");
+            tracing::warn!("a version beyond the limit could not be removed from the list: {error}");
         }
         Ok(())
     }

@@ -73,7 +73,7 @@ fn a_publication_is_there_as_committed_and_after_a_restart<S: Subject>() {
     let home = S::home();
     let record = Record { domain: "image".to_owned(), ..record("shop", 1, 5) };
     publish(&*S::open(&home), &record);
-    // Opening it twice is opening it after a restart.
+    // The second opening is like an opening after a restart.
     for _ in 0..2 {
         let ledger = S::open(&home);
         assert_eq!(ledger.published().unwrap(), std::slice::from_ref(&record));

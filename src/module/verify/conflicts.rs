@@ -162,11 +162,11 @@ mod tests {
     #[test]
     fn a_path_that_another_module_matches_is_refused() {
         let (literal, pattern) = (module("a", &[("GET", "/x/1")], &[]), module("b", &[("GET", "/x/[0-9]+")], &[]));
-        assert!(refused(&literal, &[&pattern]), "it is matched already");
-        assert!(!refused(&pattern, &[&literal]), "it gets what the other one leaves");
+        assert!(refused(&literal, &[&pattern]), "another module matches the path");
+        assert!(!refused(&pattern, &[&literal]), "a pattern gets the remaining requests");
         assert!(refused(&module("c", &[("GET", "/x/[0-9]+")], &[]), &[&pattern]), "the same");
         assert!(!refused(&module("a", &[("POST", "/x/1")], &[]), &[&pattern]));
-        assert!(!refused(&module("b", &[("GET", "/x/1")], &[]), &[&pattern]), "its own new version");
+        assert!(!refused(&module("b", &[("GET", "/x/1")], &[]), &[&pattern]), "a new version of the module");
         assert!(refused(&module("a", &[], &["/w"]), &[&module("b", &[], &["/w"])]));
         let (plain, encoded) =
             (module("a", &[("GET", "/ä")], &["/ä"]), module("b", &[("GET", "/%C3%A4")], &["/%C3%A4"]));
@@ -233,7 +233,7 @@ mod tests {
         assert!(refused(&module("first", &[("GET", "/x/2")], &[]), &[&first, &all]), "another module matches it");
         let later = module("later", &[("GET", "/z/1"), ("POST", "/z/[ab]")], &[]);
         let grown = |method: &str, path: &str| module("first", &[("GET", "/x/1"), (method, path)], &[]);
-        assert!(refused(&grown("GET", "/z/[0-9]"), &[&first, &later]), "it would be asked first");
+        assert!(refused(&grown("GET", "/z/[0-9]"), &[&first, &later]), "the new version would be asked first");
         assert!(refused(&grown("POST", "/z/.*"), &[&first, &later]));
         assert!(!refused(&grown("PUT", "/z/.*"), &[&first, &later]));
         // The order of two concurrent deployments is not known.

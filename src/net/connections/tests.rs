@@ -151,7 +151,7 @@ fn who_waits_for_all_to_be_sent_is_told_once_and_not_before() {
     assert!(connections.take_sent().is_empty(), "the socket has not taken all");
     let reader = std::thread::spawn(move || peer.read_exact(&mut vec![0; 6 + 4 * 1024 * 1024]).unwrap());
     let told_by_flush = send_all(&mut connections, id);
-    assert_eq!(connections.take_sent().len(), usize::from(told_by_flush), "who waits for the socket says so");
+    assert_eq!(connections.take_sent().len(), usize::from(told_by_flush), "reported once");
     reader.join().unwrap();
 }
 

@@ -139,7 +139,7 @@ fn ring() -> io::Result<::monoio::Runtime<IoUringDriver>> {
     let with =
         |builder| RuntimeBuilder::<IoUringDriver>::new().with_entries(RING_ENTRIES).uring_builder(builder).build();
     match with(builder) {
-        // Before Linux 6.1.
+        // Linux before 6.1 does not know these flags.
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => with(IoUring::builder()),
         built => built,
     }

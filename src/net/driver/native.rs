@@ -1,7 +1,7 @@
 //! A runtime for this driver alone, over io_uring: tasks on one thread, and one poll in the ring for all waits for a descriptor.
 //!
 //! A poll stays armed from one request to the next (multishot, io_uring_enter(2)), so a wait costs no entry in the ring. Such a
-//! poll tells of new bytes only: the driver does not wait when a receive has filled its buffer.
+//! poll reports new bytes only, so the driver does not wait after a receive that has filled its buffer.
 
 mod executor;
 mod polls;
@@ -51,7 +51,7 @@ impl Runtime for Native {
 
     fn listener(socket: OwnedFd, is_tcp: bool) -> io::Result<Accepting> {
         let socket = Socket::from(socket);
-        // The connection that a poll tells of may be gone when it is accepted.
+        // The connection that a poll has reported may be gone before the accept.
         socket.set_nonblocking(true)?;
         Ok(Accepting { socket: Polled(socket), is_tcp, accepted: Cell::new(0) })
     }

@@ -95,7 +95,7 @@ fn uploads_share_a_turn_with_others() {
         let clients: Vec<TcpStream> = clients.into_iter().map(|client| client.join().unwrap()).collect();
         let begun = Instant::now();
         while counts.bytes.load(Ordering::SeqCst) < (UPLOADS * BYTES) as u64 {
-            assert!(begun.elapsed().as_secs() < 120, "all that is sent comes");
+            assert!(begun.elapsed().as_secs() < 120, "all sent bytes arrive");
             std::thread::sleep(Duration::from_millis(1));
         }
         drop(clients);

@@ -62,7 +62,7 @@ impl Application for Gate {
 fn wait_until(mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);
     while !holds() {
-        assert!(Instant::now() < deadline, "it never came");
+        assert!(Instant::now() < deadline, "the expected event never came");
         std::thread::sleep(Duration::from_millis(1));
     }
 }

@@ -290,7 +290,7 @@ fn content_length(value: &[u8]) -> Result<usize, RequestError> {
     digits(value).and_then(|length| usize::try_from(length).ok()).ok_or(bad)
 }
 
-/// A number of decimal digits and nothing else; `None` also for one of 2^64 or more.
+/// A number of decimal digits and nothing else; `None` also for a number of 2^64 or more.
 #[must_use]
 pub fn digits(value: &[u8]) -> Option<u64> {
     let is_number = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
@@ -325,11 +325,11 @@ fn syntax(bytes: &[u8], error: httparse::Error) -> RequestError {
         httparse::Error::Version if version(bytes).is_some_and(|known| !matches!(known, (b'1', b'0' | b'1'))) => {
             RequestError::Version
         }
-        httparse::Error::Version => RequestError::Syntax("no HTTP version"),
+        httparse::Error::Version => RequestError::Syntax("the request line has no HTTP version"),
         httparse::Error::Token => RequestError::Syntax("the method or target has a forbidden character"),
         httparse::Error::HeaderName => RequestError::Syntax("a header field's name has a forbidden character"),
         httparse::Error::HeaderValue => RequestError::Syntax("a header field's value has a forbidden character"),
-        _ => RequestError::Syntax("it is no HTTP request"),
+        _ => RequestError::Syntax("the bytes are not an HTTP request"),
     }
 }
 

@@ -118,7 +118,7 @@ impl RequestView<'_> {
 
 impl Head {
     /// Replaces this head by the packed one, and returns the bytes of the head. The packed head has no length of the body,
-    /// because the body is stored elsewhere. `None`: `packed` is no packed head.
+    /// because the body is stored elsewhere. `None`: `packed` is not a packed head.
     pub fn unpack<'a>(&mut self, packed: &'a [u8]) -> Option<&'a [u8]> {
         let (fixed, rest) = packed.split_at_checked(FIXED_BYTES)?;
         let (count, rest) = rest.split_first_chunk::<COUNT_BYTES>()?;

@@ -43,7 +43,7 @@ pub(super) fn asked(value: &[u8], length: u64) -> Asked {
     if wanted > length { Asked::Nothing } else { Asked::Parts(parts) }
 }
 
-/// One range; empty if it lies outside the resource. `None`: the text is no range.
+/// One range; empty if the range lies outside the resource. `None`: the text is not a range.
 fn range_of(spec: &[u8], length: u64) -> Option<Range<u64>> {
     let dash = spec.iter().position(|byte| *byte == b'-')?;
     let (first, last) = (spec.get(..dash)?.trim_ascii(), spec.get(dash + 1..)?.trim_ascii());
@@ -137,7 +137,7 @@ mod tests {
         ] {
             assert_eq!(parts(value), Asked::Nothing, "{value}");
         }
-        assert_eq!(parts("bytes=0-9,0-9"), Asked::Nothing, "more than all of it");
+        assert_eq!(parts("bytes=0-9,0-9"), Asked::Nothing, "the parts exceed the whole resource");
         let many = format!("bytes={}", vec!["0-0"; RANGES_MAX + 1].join(","));
         assert_eq!(asked(many.as_bytes(), 1000), Asked::Nothing);
         assert_eq!(asked(b"bytes=0-", 0), Asked::Unsatisfiable);

@@ -227,7 +227,7 @@ pub fn encode_stream_head<'h>(
     dropped
 }
 
-/// What became of the fields that a handler has set.
+/// The result of appending the fields that a handler has set.
 struct Pushed {
     /// How many fields could not be sent.
     dropped: u32,

@@ -176,7 +176,7 @@ mod tests {
                     assert_eq!(expand(&[whole, behind].concat()), Err(1007), "{behind:x?}");
                 }
             }
-            assert_eq!(expand(&[whole, &TAIL].concat()), Ok(message), "of a sender that has left the end of its flush");
+            assert_eq!(expand(&[whole, &TAIL].concat()), Ok(message), "the sender has kept the end of its flush");
         }
         // A stored block that lacks four bytes: the bytes appended to a payload must not become data.
         assert_eq!(expand(b"\x00\x08\x00\xf7\xff0123"), Err(1007));

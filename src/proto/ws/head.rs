@@ -43,7 +43,7 @@ pub(super) struct Head {
     pub(super) len: usize,
 }
 
-/// What the bytes before a head allow in it.
+/// The properties that the bytes before a head permit in the head.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Allowed {
     /// A message has begun: the next data frame continues it.
@@ -56,7 +56,7 @@ impl Head {
     /// The head at the front of `bytes`; `None` while its end is missing.
     ///
     /// # Errors
-    /// The close code for a head that is wrong. One wrong byte is enough: its successors need not have arrived.
+    /// The close code for an invalid head. One wrong byte is enough; the bytes after it need not have arrived.
     pub(super) fn parse(bytes: &[u8], allowed: Allowed) -> Result<Option<Self>, u16> {
         let Some(&first) = bytes.first() else { return Ok(None) };
         let opcode = opcode(first, allowed)?;
@@ -93,7 +93,7 @@ impl Head {
     }
 }
 
-/// The opcode in the first byte of a frame, if this byte is right.
+/// The opcode in the first byte of a frame.
 fn opcode(first: u8, allowed: Allowed) -> Result<Opcode, u16> {
     let opcode = match first & 0x0f {
         0x0 if allowed.in_message => Opcode::Continuation,

@@ -17,7 +17,7 @@ const GROWTH_BYTES_MIN: usize = 16 * 1024;
 /// Memory for bytes that have not arrived, as a multiple of those that have.
 const GROWTH: usize = 3;
 
-/// What the bytes of a client mean.
+/// An input from a client, as its bytes arrive.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Input {
     Message {
@@ -49,7 +49,7 @@ enum State {
 struct Message {
     kind: Kind,
     deflated: bool,
-    /// What has arrived, unmasked.
+    /// The bytes that have arrived, unmasked.
     payload: Vec<u8>,
     /// How many bytes at the front of a text have been checked.
     checked: usize,
@@ -194,7 +194,7 @@ impl Reader {
         self.end_frame(head)
     }
 
-    /// What the frame that has just ended means.
+    /// The input that the frame completes, if the frame completes one.
     fn end_frame(&mut self, head: &Head) -> Result<Option<Input>, u16> {
         let control = match head.opcode {
             Opcode::Text | Opcode::Binary | Opcode::Continuation => {
@@ -222,7 +222,7 @@ impl Message {
 
     /// A message that is one frame.
     fn whole(kind: Kind, head: &Head, masked: &[u8]) -> Result<Input, u16> {
-        // With the NUL that a module finds behind the payload.
+        // The capacity includes the NUL that a module finds behind the payload.
         let mut payload = Vec::with_capacity(masked.len() + 1);
         push_unmasked(&mut payload, masked, head.mask);
         let is_sound = kind == Kind::Binary || head.deflated || std::str::from_utf8(&payload).is_ok();
@@ -233,11 +233,11 @@ impl Message {
     fn push(&mut self, part: &[u8], mask: [u8; 4], left: u64) -> Result<(), u16> {
         let room = self.payload.capacity() - self.payload.len();
         if room <= part.len() {
-            // With the NUL that a module finds behind the payload. A head alone does not get memory for its whole frame.
+            // The capacity includes the NUL that a module finds behind the payload. A head alone gets no memory for its frame.
             let arrived = self.payload.len() + part.len();
             let ahead = arrived.saturating_mul(GROWTH).max(GROWTH_BYTES_MIN);
             let ahead = usize::try_from(left).unwrap_or(usize::MAX).min(ahead);
-            // Not `reserve_exact`: a message of many small frames would be copied again and again.
+            // `reserve_exact` would copy a message of many small frames again and again.
             self.payload.reserve(part.len() + ahead + 1);
         }
         push_unmasked(&mut self.payload, part, mask);
@@ -277,7 +277,7 @@ fn close_of(payload: &[u8]) -> Result<Option<(u16, String)>, u16> {
     Ok(Some((told.0, told.1.to_owned())))
 }
 
-/// Copies from `bytes` what fits into `places`; how many bytes.
+/// Copies as many of `bytes` as fit into `places`. Returns how many.
 fn copy(bytes: &[u8], places: &mut [u8]) -> usize {
     places.iter_mut().zip(bytes).map(|(place, byte)| *place = *byte).count()
 }

@@ -1,4 +1,4 @@
-//! The protocol of one WebSocket: what arrives becomes events, and pings and close frames are answered.
+//! The protocol of one WebSocket: turns received bytes into events, and answers pings and close frames.
 
 use super::frame::{Kind, push_header};
 use super::reader::{Input, Reader};
@@ -86,7 +86,7 @@ impl Session {
         Received { session: self, bytes }
     }
 
-    /// Answers what the peer has sent; the event for the caller, if the input is one.
+    /// Answers an input of the peer. Returns the event for the caller, if the input is one.
     fn take(&mut self, input: Input) -> Option<Event> {
         match input {
             Input::Message { kind, deflated, payload } => Some(Event::Message { kind, payload, deflated }),
@@ -127,7 +127,7 @@ impl Session {
         self.end(Some(code))
     }
 
-    /// The end of the session, which is an event once.
+    /// Ends the session. Only the first call returns an event.
     fn end(&mut self, code: Option<u16>) -> Option<Event> {
         self.reader.end();
         self.closing = true;

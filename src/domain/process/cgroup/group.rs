@@ -177,7 +177,7 @@ mod tests {
         assert_eq!((has(&group, "memory.swap.max"), has(&group, "memory.oom.group")), ("0".to_owned(), "1".to_owned()));
         group.add(4711).unwrap();
         assert_eq!(has(&group, "cgroup.procs"), "4711");
-        assert_eq!(group.out_of_memory(), None, "nothing to read is no death");
+        assert_eq!(group.out_of_memory(), None, "a missing file is no report of a kill");
         for (events, expected) in [
             ("low 0\nhigh 0\nmax 31\noom 0\noom_kill 0\n", None),
             (
@@ -226,7 +226,7 @@ mod tests {
         let dir = parent.path().join("g");
         fs::create_dir(&dir).unwrap();
         let taken = Group::create(Version::Two, dir.clone(), MIB).unwrap_err();
-        assert_eq!(taken.kind(), io::ErrorKind::AlreadyExists, "another's is not used");
+        assert_eq!(taken.kind(), io::ErrorKind::AlreadyExists, "an existing cgroup is not used");
         fs::remove_dir(&dir).unwrap();
         assert!(Group::create(Version::Two, dir.join("deeper"), MIB).is_err());
         assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 0);

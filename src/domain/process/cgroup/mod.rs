@@ -27,7 +27,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long cgroups of an earlier server may be busy. Its processes were killed with it.
-const LEFTOVERS_WAIT: Duration = Duration::from_secs(1);
+const EARLIER_WAIT: Duration = Duration::from_secs(1);
 /// The bytes of the hash in a name.
 const HASH_BYTES: usize = 6;
 
@@ -88,8 +88,8 @@ fn is_zombie(pid: u32) -> bool {
 impl Cgroups {
     /// Finds out whether each process of modules can have a cgroup that limits it to `limit_bytes`, and removes cgroups
     /// that an earlier server with the same `data_dir` has left. Must be called before processes are started: the server
-    /// may have to move into a cgroup below its own, which the processes inherit. `None`: it is not possible; the log has
-    /// the reason.
+    /// may have to move into a cgroup below its own, which the processes inherit. `None`: cgroups are not possible;
+    /// the log has the reason.
     #[must_use]
     pub fn find(data_dir: &Path, limit_bytes: u64) -> Option<Arc<Self>> {
         let mut reasons = Vec::new();
@@ -104,7 +104,7 @@ impl Cgroups {
             }
         }
         if reasons.is_empty() {
-            reasons.push("no hierarchy with memory that has the server in it is mounted".to_owned());
+            reasons.push("no mounted cgroup hierarchy with the memory controller contains the server".to_owned());
         }
         let why = reasons.join("; ");
         tracing::info!("no cgroup limits the memory of modules, only --module-memory-bytes-max does: {why}");
@@ -174,7 +174,7 @@ impl Cgroups {
     fn restore(&self, leaf: &Path) {
         // In this order: a cgroup that enables controllers accepts no process.
         let given = write(&self.base.join("cgroup.subtree_control"), "-memory");
-        let moved = self.enter(&self.base).and_then(|()| remove(leaf, Instant::now() + LEFTOVERS_WAIT));
+        let moved = self.enter(&self.base).and_then(|()| remove(leaf, Instant::now() + EARLIER_WAIT));
         if let Err(error) = given.and(moved) {
             tracing::debug!("the server's cgroup could not be restored: {error}");
         }
@@ -251,7 +251,7 @@ fn has_memory(file: &Path) -> bool {
 
 /// Removes the cgroups that earlier servers with this data directory have left.
 fn remove_left(base: &Path, names: &Names) {
-    let deadline = Instant::now() + LEFTOVERS_WAIT;
+    let deadline = Instant::now() + EARLIER_WAIT;
     for entry in fs::read_dir(base).into_iter().flatten().flatten() {
         if entry.file_name().to_str().is_some_and(|name| names.is_left(name, is_alive)) {
             match remove(&entry.path(), deadline) {

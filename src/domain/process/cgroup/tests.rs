@@ -1,10 +1,10 @@
-//! Uses a plain directory instead of a cgroup of version 2. Unlike the kernel, it creates no files in new ones and refuses
-//! nothing.
+//! Uses a plain directory instead of a cgroup of version 2. Unlike cgroups, new directories contain no files, and nothing
+//! is refused.
 
 use super::*;
 
 const LIMIT: u64 = 128 * 1024 * 1024;
-/// No process id is larger (`/proc/sys/kernel/pid_max` in proc(5)).
+/// Larger than every process id (`/proc/sys/kernel/pid_max` in proc(5)).
 const NOBODYS_PID: u32 = 1 << 23;
 
 /// A cgroup with the memory controller that is not the root.
@@ -58,7 +58,7 @@ fn the_server_moves_before_it_gives_memory_on() {
     let base = delegated();
     let found = below(&base).unwrap();
     let leaf = names().of("server");
-    assert_eq!(dirs(&base), std::slice::from_ref(&leaf), "what was tried out is gone");
+    assert_eq!(dirs(&base), std::slice::from_ref(&leaf), "the cgroup of the trial is removed");
     let pid = std::process::id().to_string();
     assert_eq!(text(&base, &format!("{leaf}/cgroup.procs")), pid);
     assert_eq!(text(&base, "cgroup.subtree_control"), "+memory");

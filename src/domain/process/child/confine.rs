@@ -27,7 +27,7 @@ pub(super) fn confine(start: &Start, core_dir: Option<OwnedFd>) -> io::Result<()
     if let Some((mut dir, path)) = core_dir.zip(core_path) {
         // Opened again in the process's own file tree, because `..` would lead out of the server's.
         rustix::io::dup2(fs::File::open(path)?, &mut dir)?;
-        // The descriptor stays open for the life of the process.
+        // The descriptor stays open until the process ends.
         guard::leave_cores(dir.into_raw_fd());
     }
     if sanitizer::is_active() {

@@ -35,7 +35,7 @@ pub(super) struct Pending {
     pub(super) hold: Arc<dyn GenerationRef>,
     pub(super) unit: usize,
     pub(super) caller: Caller,
-    /// When the wait began; once the domain has the whole call, when that happened.
+    /// The time at which the wait began; once the domain has the whole call, the time at which the domain got it.
     pub(super) since_ms: u64,
     /// The route's own time limit.
     pub(super) limit_ms: Option<u64>,
@@ -49,7 +49,7 @@ pub(super) struct Pending {
     pub(super) progress: u64,
     /// Whether the handler has begun its answer.
     pub(super) begun: bool,
-    /// Whether the domain has said that the call waits for a thread. It may say so once.
+    /// Whether the domain has reported that the call waits for a thread. The domain may report that once.
     pub(super) has_waited: bool,
     /// After the sending: the request of a handler that may decline.
     pub(super) kept: Option<Box<OwnedRequest>>,
@@ -150,7 +150,7 @@ pub(super) struct Queued {
     pub(super) _charge: Option<Charge>,
 }
 
-/// A call whose body goes beside the rings, while it waits for a place. It has no ticket yet.
+/// A call whose body goes beside the rings, while it waits for a place. The call has no ticket yet.
 pub(super) struct Large {
     pub(super) queued: Queued,
     pub(super) pending: Pending,
@@ -159,7 +159,7 @@ pub(super) struct Large {
 /// A call whose body is being written to its place, a part in each batch.
 pub(super) struct Copying {
     pub(super) queued: Queued,
-    /// `None`: the call kept its ticket, and this is in the table.
+    /// `None`: the call kept its ticket, and the table has its entry.
     pub(super) pending: Option<Pending>,
     /// The record without the place.
     pub(super) fixed: Vec<u8>,

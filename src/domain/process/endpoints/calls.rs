@@ -19,11 +19,11 @@ use std::sync::Arc;
 /// Tickets have this bit; keys of sockets don't.
 pub(super) const TICKET_BIT: u64 = 1 << 63;
 
-/// Limit on an answer's wait for memory. The domain gives up earlier.
+/// Limit on an answer's wait for memory. The domain has a lower limit.
 const RETURNED_MS_MAX: u64 = 60_000;
 
-/// How many times a handler's time limit a call may wait for a thread: a domain must not keep the memory of all its calls
-/// by claiming that they wait.
+/// How many times a handler's time limit a call may wait for a thread. A domain must not keep the memory of all its
+/// calls by claiming that they wait.
 const WAITS_LIMITS: u64 = 4;
 
 /// Time limit of the callbacks of a socket, in milliseconds.
@@ -65,7 +65,7 @@ pub struct CallTable {
     pub(super) now_ms: u64,
     /// Time limit of handlers, in milliseconds.
     pub(super) limit_ms: u64,
-    /// Since when calls of streams have found no process.
+    /// The time since which calls of streams have found no process.
     pub(super) missed_since_ms: Option<u64>,
     /// Whether nothing is sent because the process is to end after its present work.
     pub(super) draining: bool,
@@ -227,9 +227,9 @@ impl CallTable {
         }
     }
 
-    /// Drains the process: nothing more is sent to it, and its owner is told when it has answered everything. The calls that
-    /// wait for the end of this batch are sent before: a call with a stream could not wait for the next process, because its
-    /// memory is that of this one.
+    /// Drains the process: nothing more is sent to it, and its owner is told when it has answered everything. The calls
+    /// that wait for the end of this batch are sent before. A call with a stream can't wait for the next process,
+    /// because its memory belongs to this one.
     pub fn drain(&mut self) {
         self.flush();
         self.draining = true;
@@ -302,8 +302,9 @@ impl CallTable {
         answers
     }
 
-    /// Asks for a new process if the callbacks of a socket run for too long. The socket goes on without them once nothing
-    /// is sent to the old process any more, and not before, because callbacks of one socket run one at a time.
+    /// Asks for a new process if the callbacks of a socket run for too long. Once nothing is sent to the old process
+    /// any more, the socket continues without these callbacks. The socket must not continue before, because callbacks
+    /// of one socket run one at a time.
     fn expire_sockets(&mut self, limit_ms: u64, out: &mut Vec<ModuleMessage>) {
         let now_ms = self.now_ms;
         let sockets = self.pending.iter().filter_map(|(ticket, pending)| match pending.caller {

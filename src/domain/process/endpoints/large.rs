@@ -1,5 +1,5 @@
-//! Calls with large bodies. They wait for a place beside the rings and are written there in parts, one in each batch, so
-//! that they delay neither the other calls of the domain nor the shard's other connections.
+//! Calls with large bodies. A large body waits for a place beside the rings. The shard then writes a part of it in each
+//! batch, so that the body delays neither the other calls of the domain nor the shard's other connections.
 //!
 //! Such a call gets its ticket when its record is sent, and only while no other call waits to be sent, because tickets are
 //! sent in order.
@@ -218,7 +218,7 @@ impl CallTable {
     /// Answers the requests that have waited for a place since before `since_ms`, in milliseconds of the shard's clock.
     pub(super) fn expire_large(&mut self, since_ms: u64) {
         self.drop_large(
-            "the requests before it take all the memory for bodies (--bodies-bytes-max), or its process is not there",
+            "the requests before it take all the memory for bodies (--bodies-bytes-max), or its process is not running",
             |caller, waits_since_ms| caller.is_request() && waits_since_ms < since_ms,
         );
     }

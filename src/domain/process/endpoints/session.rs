@@ -16,8 +16,8 @@ pub(super) struct ProcessSession {
     pub(super) late: IdSet,
     /// The late calls that have waited for a thread, with the times by which the domain must have answered them.
     pub(super) waited: VecDeque<(u64, u64)>,
-    /// Sockets that this process knows. It can neither send to others nor close them, because they may belong to other
-    /// domains.
+    /// Sockets that this process knows. The process can neither send to other sockets nor close them, because these may
+    /// belong to other domains.
     pub(super) known: IdMap<KnownSocket>,
     /// Whether the owner knows that nothing is open and nothing is sent any more.
     pub(super) drained: bool,

@@ -46,12 +46,12 @@ struct Open {
 }
 
 /// The streams of one process.
-pub(super) struct LinkStreams {
+pub(super) struct EndpointStreams {
     part: Part,
     calls: Arc<Slots>,
     /// The slots of calls that the domain has not answered, by ticket.
     held: IdMap<Arc<CallSlot>>,
-    /// By ticket, also after the return of the handler.
+    /// The begun answers by ticket, also after the return of the handler.
     open: IdMap<Open>,
     /// The tickets of the answers in slots.
     by_slot: IdMap<u64>,
@@ -61,7 +61,7 @@ pub(super) struct LinkStreams {
     is_full: bool,
 }
 
-impl LinkStreams {
+impl EndpointStreams {
     pub(super) fn new(part: Part) -> Self {
         let calls = Arc::new(part.calls());
         Self {
@@ -76,7 +76,7 @@ impl LinkStreams {
         }
     }
 
-    /// Whether [`LinkStreams::tell`] has something to report.
+    /// Whether [`EndpointStreams::tell`] has something to report.
     pub(super) fn has_told(&self) -> bool {
         !self.notes.is_empty() || self.is_news()
     }
@@ -85,7 +85,7 @@ impl LinkStreams {
         !self.told.over.is_empty() || !self.told.room.is_empty()
     }
 
-    /// Whether [`LinkStreams::tell`] has something to report that it has not tried in vain.
+    /// Whether [`EndpointStreams::tell`] has something to report, and has met no full ring since.
     pub(super) fn is_ready(&self) -> bool {
         !self.is_full && self.has_told()
     }
@@ -155,7 +155,7 @@ impl LinkStreams {
             }
         };
         if self.by_slot.contains_key(&u64::from(number)) || self.open.contains_key(&ticket) {
-            return Err("an answer begins twice, or in the memory of another".to_owned());
+            return Err("an answer begins twice, or in the memory of another call".to_owned());
         }
         Ok((pipe, number, call))
     }

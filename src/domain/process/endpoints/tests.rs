@@ -116,7 +116,7 @@ fn a_shard_that_sleeps_is_woken_by_any_domain_and_numbers_leave_no_holes() {
         calls.awake();
         calls.poll(&mut Vec::new());
         peer.producer.try_push(&[&close]).unwrap();
-        assert!(!peer.producer.publish(), "it is awake");
+        assert!(!peer.producer.publish(), "the other side is awake");
         calls.poll(&mut Vec::new());
     }
     peers.iter().for_each(|peer| peer.dead.store(true, Ordering::Relaxed));

@@ -235,6 +235,6 @@ impl HostileStreams {
         self.check(last);
         assert!(self.asked.iter().all(|asked| asked.is_over), "requests without an outcome");
         assert!(self.asked.iter().all(|asked| asked.answer.is_none()), "answers that never end");
-        assert!(self.calls.is_over(), "something is left");
+        assert!(self.calls.is_over(), "no call is left");
     }
 }

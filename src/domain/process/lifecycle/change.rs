@@ -1,9 +1,13 @@
 //! A change: one process follows another.
 //!
-//! After a death: load all modules, run their `onload`, let the shards send. To replace a process that still serves: load
-//! all modules into a new process beside it; let no further order or request begin, and wait for those in progress; run
-//! `unload` in the old process and `onload` in the new one; let the shards send to the new one, including everything that
-//! waited. Jobs continue in the old process until they end.
+//! After a death: load all modules, run their `onload`, let the shards send. To replace a process that still serves:
+//!
+//! 1. Load all modules into a new process beside it.
+//! 2. Let no further order or request begin, and wait for those in progress.
+//! 3. Run `unload` in the old process and `onload` in the new one.
+//! 4. Let the shards send to the new process, including everything that has waited.
+//!
+//! Jobs continue in the old process until they end.
 
 use super::machine::{Machine, State};
 use super::{Catalog, Effect, ModuleId, Order, ProcessId};
@@ -50,7 +54,7 @@ enum Stage {
     EndOld,
     /// Run each `unload` that is due in the old process.
     Unload(VecDeque<Order>),
-    /// Wait until the old process, should it have died, is examined.
+    /// Wait until the old process is examined, if it has died.
     AwaitOldExamined,
     /// Complete the new process: modules that were added meanwhile, settings, hooks, the answer to a probe.
     Complete(Completion, VecDeque<Order>),
@@ -241,8 +245,8 @@ impl Machine {
         self.unload_due(change, catalog)
     }
 
-    /// Runs each `unload` in the old process that no job delays. Also before another attempt, since jobs have ended
-    /// meanwhile.
+    /// Runs each `unload` in the old process that no job delays. Called before another attempt, too, since jobs have
+    /// ended meanwhile.
     fn unload_due(&mut self, change: &mut Change, catalog: &dyn Catalog) -> Stage {
         let drains = |old: &ProcessId| self.state(*old) == Some(State::Draining);
         let Some(old) = change.old.filter(drains) else { return Stage::AwaitOldExamined };
@@ -267,13 +271,13 @@ impl Machine {
             Carried::All(new) => new,
         };
         let (completion, queue) = match completion {
-            // Before the hooks, which may read the settings. No thread changes settings now, since that takes a pass.
+            // Must come before the hooks, which may read the settings. No thread changes settings now, since that takes a pass.
             Completion::Modules => {
                 let settings = catalog.with_settings(new).into_iter().map(Order::Configure);
                 (Completion::Settings, settings.collect())
             }
             Completion::Settings => {
-                // Before the hooks, which may look up symbols of other modules.
+                // Must come before the hooks, which may look up symbols of other modules.
                 self.effects.push(Effect::Publish { process: new });
                 (Completion::Hooks, catalog.to_onload(new).into_iter().map(Order::Onload).collect())
             }

@@ -68,7 +68,7 @@ pub(super) struct Process {
     /// Shards that have nothing there any more.
     pub(super) drained: usize,
     drain: Option<Drain>,
-    /// When a process that should end by itself is killed.
+    /// The time at which a process that should end by itself is killed.
     kill_at: Option<Instant>,
     /// Whether the server wants the end of the process, so that its death is not examined.
     is_unwanted: bool,
@@ -394,7 +394,7 @@ impl Machine {
                 self.log(
                     Level::WARN,
                     format!(
-                        "it is unknown which module ended the process of domain {name}, so none is put into quarantine; if the \
+                        "no evidence shows which module ended the process of domain {name}, so none is put into quarantine; if the \
                          crashes continue, give each suspected module a domain of its own (POST /mgnt?domain=NAME)"
                     ),
                 );
@@ -479,7 +479,7 @@ impl Machine {
         let name = &self.settings.domain;
         self.log(
             Level::WARN,
-            format!("the process of domain {name} ends again and again: the next one comes after a pause"),
+            format!("the process of domain {name} ends repeatedly: the next one starts after a pause"),
         );
         Some(now + pause)
     }
@@ -494,7 +494,7 @@ impl Machine {
 
     fn wants_spare(&self) -> bool {
         let has = |state| self.processes.values().any(|process| process.state == state);
-        // Not before the server serves, so that the server starts quickly.
+        // No spare starts before the server serves, so that the server starts quickly.
         self.shards.is_some()
             && !self.is_starting
             && !self.is_stopping

@@ -3,7 +3,7 @@
 //! [`Machine::step`] takes the time and one [`Input`] and returns [`Effect`]s; [`Machine::wake_at`] says when the next
 //! `Tick` is due. The machine owns every decision about processes: which one serves, which one is a spare, when one is
 //! replaced, how long each stage may take, and which module is put into quarantine. The supervisor's thread drives the
-//! machine; tasks that block (a start, the examination of a crash) run on the domain's helper thread, and their results
+//! machine. Tasks that block (a start, the examination of a crash) run on the domain's helper thread, and their results
 //! come back as inputs. No clock, socket, lock or thread enters this folder.
 //!
 //! ```text

@@ -4,17 +4,17 @@
 //! executor thread of the domain waits for it. At the call's deadline, or when its client has gone, the worker is killed
 //! without harm to anything else.
 //!
-//! The domain's process has many threads, and a lock that is held at a fork stays locked in the child. It is therefore
-//! forked only once for each load of a module, right after `onload`, and again after `on_setting`. The child is the zygote:
-//! it has one thread and checks whether it can run calls (`zygotes` chooses the current one). All other processes are
-//! forked from it (see `zygote`). They have the module's memory copy-on-write, but neither the memory that the domain
-//! shares with the server (`Region::keep_from_children`) nor its connections; functions that need those refuse calls there
-//! (`abi::worker`).
+//! The domain's process has many threads, and a lock that is held at a fork stays locked in the child. Therefore only
+//! one process is forked from it for each load of a module, right after `onload`, and again after `on_setting`. This
+//! child is the zygote: it has one thread and checks whether it can run calls (`zygotes` chooses the current one). All
+//! other processes are forked from the zygote (see `zygote`). These processes have the module's memory copy-on-write,
+//! but neither the memory that the domain shares with the server (`Region::keep_from_children`) nor its connections.
+//! Functions that need those refuse calls there (`abi::worker`).
 //!
-//! Limits: the number of concurrent calls, each with two processes, for all modules of a domain. Each process may have the
-//! address space of the domain, and all of them share the domain's cgroup. Modules can't create processes themselves: the
-//! filter against that (`sandbox::no_forks`) is missing only in the thread that makes zygotes, in zygotes and in spawners,
-//! which run no module code.
+//! Limits: the number of concurrent calls, each with two processes, for all modules of a domain. Each process may have
+//! the address space of the domain, and all of them share the domain's cgroup. Modules can't create processes
+//! themselves. The filter against that (`sandbox::no_forks`) is missing only in the thread that makes zygotes, in
+//! zygotes and in spawners, which run no module code.
 
 mod call;
 mod forker;
@@ -127,7 +127,7 @@ impl ModuleWorkers {
 
     fn busy(&self) -> NoAnswer {
         let most = self.host.calls_max;
-        let text = format!("as many calls as may be run in processes of their own: {most} (--killable-calls-max)\n");
+        let text = format!("the limit on calls in processes of their own is reached: {most} (--killable-calls-max)\n");
         NoAnswer::from((503, text))
     }
 }
@@ -165,7 +165,7 @@ impl Workers for ModuleWorkers {
                 }
             }
             Outcome::Ended(ended) => {
-                // Not returned: bytes that the worker has not read would reach the next one.
+                // The spawner is not reused: bytes that the worker has not read would reach the next worker.
                 forker::end(&spawner.socket);
                 Err(self.ended(ended, &what))
             }

@@ -185,7 +185,7 @@ mod tests {
         let mut broken = Incoming::default();
         let lengths: Vec<u8> = [vec![LENGTHS], 2_u64.to_le_bytes().to_vec(), 3_u64.to_le_bytes().to_vec()].concat();
         assert_eq!(broken.take(&lengths), Ok(Received::Some));
-        assert_eq!(broken.take(&lengths), Err(Malformed), "one within another");
+        assert_eq!(broken.take(&lengths), Err(Malformed), "a message begins within another message");
         assert_eq!(broken.take(&[DATA, 1, 2, 3]), Ok(Received::Some));
         assert_eq!(broken.take(&[DATA, 1, 2, 3]), Err(Malformed), "too long");
         send_ended(one.as_fd(), b"how").unwrap();

@@ -124,7 +124,11 @@ impl Zygotes {
             match &state.failed {
                 Some((at, why)) if at.elapsed() < PAUSE => return Err(io::Error::other(why.clone())),
                 _ if !state.is_making => self.begin(&mut state),
-                _ => state = self.wait(state, until).ok_or_else(|| io::Error::other("one is being made"))?,
+                _ => {
+                    state = self
+                        .wait(state, until)
+                        .ok_or_else(|| io::Error::other("the process for its calls is not ready yet"))?
+                }
             }
         }
     }

@@ -116,7 +116,7 @@ fn batches_are_released_at_once() {
     });
 }
 
-/// Like a shard that sends: it never sleeps on the ring but in its reactor, which a bell wakes.
+/// Like a shard that sends: it never sleeps on the ring but in its reactor, which a doorbell wakes.
 #[test]
 fn a_producer_that_sleeps_elsewhere_is_told_of_room() {
     explore(Some(3), || {

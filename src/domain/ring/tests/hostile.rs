@@ -84,7 +84,7 @@ fn a_head_that_no_consumer_can_announce_is_corrupt_for_ever() {
         assert_eq!(producer.try_push(&[b"1"]), Err(PushError::Corrupt));
         scribble(&region, HEAD, WORDS);
         assert_eq!(producer.try_push(&[]), Err(PushError::Corrupt));
-        assert!(producer.wait_room(1, Duration::from_secs(9)), "no use waiting");
+        assert!(producer.wait_room(1, Duration::from_secs(9)), "a corrupt ring ends the wait");
     }
 }
 

@@ -1,8 +1,8 @@
 //! System calls by name: those granted to each kind of process, and those refused by name.
 //!
 //! The lists of granted calls contain whole families: each variant of a call that grants no more than its siblings is
-//! included, because the variant that libc uses changes with its version. [`REFUSED`] exists only for the log: a call in no
-//! list is refused, too.
+//! included. The reason is that libc uses other variants in other versions. [`REFUSED`] exists only for the log: a call
+//! in no list is refused, too.
 
 /// A system call: its name and its number on this processor.
 pub(super) type Call = (&'static str, i64);
@@ -140,7 +140,7 @@ pub(super) const REFUSED_HERE: &[Call] = calls! {
 pub(super) const REFUSED_HERE: &[Call] = &[];
 
 /// Calls that libc makes with all signals blocked, so that SIGSYS would end the process: starting a process (fork(3),
-/// system(3), posix_spawn(3)), and setting a new thread's processors. They are refused without a line in the log.
+/// system(3), posix_spawn(3)), and setting a new thread's processors. These calls are refused without a line in the log.
 pub(super) const QUIET: &[i64] = &[
     libc::SYS_clone,
     libc::SYS_execve,

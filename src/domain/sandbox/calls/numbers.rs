@@ -1,7 +1,7 @@
 //! The filter by number: a search tree over the numbers of system calls.
 //!
-//! For a call that is granted with any arguments, the kernel runs such a filter once and caches the answer (Linux 5.11), so
-//! that a listed call costs nothing.
+//! For a call that is granted with any arguments, the kernel runs such a filter once and caches the answer (Linux
+//! 5.11). A listed call then costs nothing.
 
 use super::list::{self, Call};
 use crate::domain::sandbox::{Policy, SandboxError};

@@ -39,7 +39,7 @@ impl Apply for Applier<'_> {
     }
 
     /// The rollback has undone the transaction for every connection, but its pages may be in the log with their commit record: a
-    /// crash would bring them back. The next commit overwrites them, so an empty one ends the doubt.
+    /// crash would bring them back. The next commit overwrites them, so an empty commit ends the doubt.
     fn resolve(&mut self) -> Result<Option<Vec<Outcome>>, Fault> {
         let done = self.overwrite_log();
         if done.is_err() {

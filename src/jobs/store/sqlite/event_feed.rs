@@ -19,7 +19,7 @@ pub(super) fn page(
     let mut last = connection.prepare("SELECT seq FROM sqlite_sequence WHERE name = 'job_events'")?;
     let last: i64 = last.query_row([], |row| row.get(0)).optional()?.unwrap_or(0);
     if after < 0 || after >= last {
-        // A cursor beyond the last number belongs to a database that was restored from a backup: it waits there.
+        // A cursor beyond the last number is older than the database's restore from a backup: its reader waits.
         return Ok(FeedPage { events: Vec::new(), read_to: after.max(last), at_end: true });
     }
     let end = last.min(after.saturating_add(WINDOW));

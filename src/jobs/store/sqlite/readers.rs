@@ -1,4 +1,4 @@
-//! Reads, each on a read-only connection of its own.
+//! The readers: each has a read-only connection of its own.
 
 use super::rows::{self, job_columns};
 use super::{event_feed, pages, schedules, schema};

@@ -1,5 +1,5 @@
 //! Random commands in random batches on two engines, SQLite and the one in memory: both must answer, publish and store the same.
-//! With held locks, commands that can't succeed, and restarts in between. `PROPTEST_RNG_SEED` repeats a run.
+//! The runs include held locks, commands that can't succeed, and restarts. `PROPTEST_RNG_SEED` repeats a run.
 
 use super::*;
 use crate::jobs::blobs::MadeFile;
@@ -108,7 +108,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
     proptest::collection::vec(op, 1..120)
 }
 
-/// One engine with all that was heard of it.
+/// One engine, with the answers and events received from it.
 struct Side<S: Subject> {
     fixture: Fixture<S>,
     answers: (mpsc::Sender<String>, mpsc::Receiver<String>),
@@ -117,7 +117,7 @@ struct Side<S: Subject> {
     jam: Option<S::Jam>,
 }
 
-/// All that a client could compare; without times.
+/// All data that a client could compare, without times.
 #[derive(Debug, PartialEq)]
 struct Seen {
     answers: Vec<String>,
@@ -272,7 +272,8 @@ impl<S: Subject> Side<S> {
 
     fn settle(&mut self) {
         (self.held, self.jam) = (None, None);
-        // Twice: the writer tells the news of a batch after its answers, and before the next batch.
+        // The second call is needed, because the writer reports settled jobs after the answers of their batch and before the
+        // next batch.
         self.fixture.settle();
         self.fixture.settle();
     }

@@ -267,7 +267,7 @@ pub(super) fn only_the_run_that_holds_a_job_changes_it<S: Subject>() {
         ask(|done| writer.made(run, "a".into(), dir.to_owned(), vec![file], done)).unwrap()
     };
     assert!(checkpoint(2, "mine") && made(2, "mine"));
-    // The first run, which has ended, and a run that never was.
+    // The first run, which has ended, and runs that never began.
     for other in [0, 1, 3] {
         for change in
             [retry(other), finish_of(other, JobState::Failed), decide(other), Change::Return { attempt: other }]
@@ -281,7 +281,7 @@ pub(super) fn only_the_run_that_holds_a_job_changes_it<S: Subject>() {
     let mut reader = fixture.reader();
     assert_eq!(reader.checkpoint(id).unwrap().as_deref(), Some(&b"mine"[..]));
     assert_eq!(fixture.change(id, decide(2)), Changed::Applied(JobState::Done));
-    // The run that has decided may still emit; no other, and only its own return ends that.
+    // Only the run that has decided may still emit events, until that run returns.
     assert_eq!(fixture.change(id, Change::Return { attempt: 1 }), Changed::Refused(JobState::Done));
     fixture.event_of(Run { job: id, attempt: 1 }, "a", "late");
     fixture.event_of(Run { job: id, attempt: 2 }, "a", "after");
@@ -301,7 +301,7 @@ pub(super) fn a_retry_by_request_gives_as_many_runs_as_at_first<S: Subject>() {
     fixture.start(id);
     let failed = |attempt| Change::Finish { attempt, state: JobState::Failed, result: None, error: Some("no".into()) };
     fixture.change(id, failed(1));
-    assert_eq!(fixture.change(id, again(1)), Changed::Refused(JobState::Failed), "of two retries one wins");
+    assert_eq!(fixture.change(id, again(1)), Changed::Refused(JobState::Failed), "one of two retries is refused");
     assert_eq!(fixture.change(id, again(0)), Changed::Applied(JobState::Pending));
     let row = fixture.row("a");
     assert_eq!((row.retries, row.attempt, row.attempts_before, row.max_attempts), (1, 1, 1, 3));

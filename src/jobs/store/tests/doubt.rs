@@ -69,10 +69,10 @@ fn a_client_waits_for_a_second_and_its_job_runs_if_it_was_stored() {
     let (a, answers) = batch_in_doubt(&fixture, MANY, true);
     assert_eq!(answers[0], ("start", STARTED.to_owned()));
     assert!(answers[1].1.contains("InDoubt"), "{answers:?}");
-    let [Settled::Stored(row)] = &news.recv().unwrap()[..] else { panic!("no word of the job") };
+    let [Settled::Stored(row)] = &news.recv().unwrap()[..] else { panic!("the job was not reported") };
     assert_eq!((row.id, &**row), (a + 1, &JobRow { timeout_ms: u64::MAX, ..fixture.row("b") }));
     assert_eq!(kinds(&fixture.published()), ["created", "created", "started", "step"]);
-    // The slot of a schedule likewise: its job is told of, and the next attempt finds the slot processed.
+    // The same holds for the slot of a schedule: its job is reported, and the next attempt finds the slot processed.
     let spec = super::schedules::spec("s");
     ask(|done| fixture.writer().try_schedule(ScheduleChange::Put { spec, next_ms: 100 }, done)).unwrap();
     doubt(&fixture, MANY, true);
@@ -112,7 +112,7 @@ fn what_comes_during_a_doubt_is_refused_at_once_or_comes_after() {
     fixture.event(id, "a", "step");
     let refused = fixture.submit(new_job("b"));
     assert!(matches!(refused, Err(StoreError::Unavailable { .. })), "{refused:?}");
-    assert_eq!(fixture.published().len(), 1, "the commit is in doubt still");
+    assert_eq!(fixture.published().len(), 1, "the commit is still in doubt");
     fixture.settle();
     assert_eq!(kinds(&fixture.stored_events(id)), ["created", "started", "step"]);
     assert_eq!(fixture.published(), fixture.stored_events(id));

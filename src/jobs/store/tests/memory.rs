@@ -1,4 +1,4 @@
-//! A second engine, in memory: written for reading, and with nothing of the code of the first. Its faults are made to order.
+//! A second engine, in memory. Its code is simple and independent of the SQLite engine, and tests choose its faults.
 
 use super::*;
 use crate::jobs::blobs::MadeFile;
@@ -13,7 +13,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// A fault of the next commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Broken {
-    /// The commit is in doubt for so many questions; then the engine knows whether the transaction is stored.
+    /// The commit is in doubt for `questions` calls of `resolve`; then the engine knows whether the transaction is stored.
     Doubtful { questions: usize, is_stored: bool },
 }
 

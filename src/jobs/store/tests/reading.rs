@@ -1,4 +1,4 @@
-//! Lists and pages, of every engine.
+//! Tests of the lists and pages of every engine.
 
 use super::*;
 use crate::jobs::blobs::MadeFile;
@@ -167,7 +167,7 @@ pub(super) fn modules_see_the_rows_of_their_jobs<S: Subject>() {
     let text = page(&TableQuery { equal: Some((1, Key::Text("b".to_owned()))), ..all.clone() }, None);
     assert!(text.starts_with("ei2;t1:bt4:blogt4:mailt7:pendingt3:abc"), "{text}");
     assert!(text.ends_with("t3:[1]nni0;i3;i10;i9223372036854775807;i5;i-1;n"), "{text}");
-    // Of columns that are not read, the id alone is there.
+    // Of the columns that are not read, a page has the id only.
     let job_and_payload = TableQuery { columns: (1 << 3) | (1 << 8), after: 1, ..all.clone() };
     assert_eq!(page(&job_and_payload, None), "ei2;uut4:mailuuuut3:[1]uuuuuuuuu");
     let events = TableQuery { table: Table::Events, ..all.clone() };

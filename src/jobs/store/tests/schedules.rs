@@ -45,15 +45,15 @@ pub(super) fn a_slot_has_one_turn_and_the_job_before_has_to_have_ended<S: Subjec
     assert_eq!((row.next_ms, row.last_slot_ms, row.last_job.as_deref(), row.runs), (110, Some(100), Some("a"), 1));
     assert_eq!((job.state, &job.uuid), (JobState::Pending, &fixture.row("a").uuid));
     assert_eq!(fixture.row("a").slot, Some(Slot { schedule: "s".into(), at_ms: 100 }));
-    assert!(matches!(fire(&fixture, "again", 100, 1), ScheduleOutcome::Is(_)), "its turn is over");
+    assert!(matches!(fire(&fixture, "again", 100, 1), ScheduleOutcome::Is(_)), "the slot was processed before");
     let skipped = is(fire(&fixture, "b", 110, 1));
     assert_eq!((skipped.next_ms, skipped.runs, skipped.skipped), (120, 1, 1));
     fixture.change(job.id, Change::Cancel);
     assert!(matches!(fire(&fixture, "c", 120, 1), ScheduleOutcome::Fired(..)));
     // With overlap the previous run would not have mattered.
     let again = put(&fixture, ScheduleSpec { overlap: true, ..spec("s") }, 500);
-    assert_eq!((is(again.clone()).next_ms, is(again).revision), (130, 2), "the times are as they were");
-    assert!(matches!(fire(&fixture, "d", 130, 1), ScheduleOutcome::Is(_)), "of an old revision");
+    assert_eq!((is(again.clone()).next_ms, is(again).revision), (130, 2), "the times are unchanged");
+    assert!(matches!(fire(&fixture, "d", 130, 1), ScheduleOutcome::Is(_)), "the revision is old");
     assert!(matches!(fire(&fixture, "d", 130, 2), ScheduleOutcome::Fired(..)));
     // The schedule is created again after the clock was set back: processed slots are not processed again.
     assert_eq!(change(&fixture, ScheduleChange::Remove { name: "s".into(), declared: false }), ScheduleOutcome::Gone);
@@ -85,7 +85,7 @@ pub(super) fn a_change_keeps_the_slot_that_is_due_and_each_kind_to_itself<S: Sub
     assert_eq!(remove("s", false), ScheduleOutcome::Gone);
     let slot = Some(Slot { schedule: "s".into(), at_ms: 110 });
     let fire = ScheduleChange::Fire { revision: 3, next_ms: 200, job: Box::new(NewJob { slot, ..new_job("x") }) };
-    assert_eq!(change(&fixture, fire), ScheduleOutcome::Gone, "its schedule has ended meanwhile");
+    assert_eq!(change(&fixture, fire), ScheduleOutcome::Gone, "the schedule was deleted meanwhile");
 }
 
 /// The slot of a fire and its job are one transaction: after a failure both are as before, and the same fire does both.

@@ -23,7 +23,7 @@ pub(super) fn spawn(task: impl Future<Output = ()> + 'static) {
     with_executor(|executor| executor.add(Box::pin(task)));
 }
 
-/// Names a task: its index and a generation, since an index is used again. So a task that ends needs no wakers to be told.
+/// Names a task: its index, and a generation because indices are reused. A waker of an ended task therefore has no effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct TaskId(u64);
 
@@ -65,7 +65,7 @@ pub(super) fn main_waker() -> Waker {
 
 type Task = Pin<Box<dyn Future<Output = ()>>>;
 
-/// The place of a task.
+/// An entry in the table of tasks.
 struct Place {
     /// `None` while the task runs, and when the place is free.
     task: Option<Task>,
@@ -160,7 +160,7 @@ impl Executor {
         self.is_main_woken.take()
     }
 
-    /// Whether nothing is to run.
+    /// Whether neither a task nor the main future is to run.
     pub(super) fn is_idle(&self) -> bool {
         !self.is_main_woken.get() && self.woken.borrow().is_empty()
     }

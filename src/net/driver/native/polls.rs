@@ -140,7 +140,7 @@ impl Polls {
                     let events = (libc::POLLIN | libc::POLLRDHUP) as u32;
                     opcode::PollAdd::new(types::Fd(fd), events).multi(true).build()
                 }
-                // Waits for room are rare, and a poll that stays armed would tell of each acknowledgement.
+                // Waits for room are rare, and a poll that stays armed would report each acknowledgement of the peer.
                 Direction::Write => opcode::PollAdd::new(types::Fd(fd), libc::POLLOUT as u32).build(),
             };
             self.ring.queue(entry.user_data(number));
@@ -162,7 +162,7 @@ impl Polls {
             let was_armed = watch.is_armed;
             *watch = Watch { generation: (generation + 1) & GENERATIONS, ..Watch::default() };
             if was_armed {
-                // A cancellation, not a removal: a removal misses a poll whose event is just being delivered.
+                // The poll is cancelled and not removed, because a removal misses a poll whose event is just being delivered.
                 let cancel = opcode::AsyncCancel::new(number(fd, direction, generation)).build();
                 self.ring.queue(cancel.user_data(CANCELED).flags(Flags::SKIP_SUCCESS));
             }

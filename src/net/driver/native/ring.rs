@@ -25,7 +25,7 @@ impl Ring {
     pub(super) fn new() -> io::Result<Self> {
         let with = |builder: &mut io_uring::Builder| builder.setup_cqsize(COMPLETION_ENTRIES).build(RING_ENTRIES);
         let ring = match with(IoUring::builder().setup_single_issuer().setup_defer_taskrun()) {
-            // Before Linux 6.1.
+            // Linux before 6.1 does not know these flags.
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => with(&mut IoUring::builder())?,
             built => built?,
         };
@@ -44,7 +44,7 @@ impl Ring {
         unsafe { self.ring.submission().push(entry) }.is_ok()
     }
 
-    /// Submits what is queued, waits for an event if `sleeps`, and calls `each` with the completions.
+    /// Submits the queued entries, waits for an event if `sleeps`, and calls `each` with the completions.
     ///
     /// # Errors
     /// The kernel refuses the ring.
@@ -55,14 +55,14 @@ impl Ring {
                 break;
             }
         }
-        // Events that are delivered already must not wait for another one, nor may entries that found no room.
+        // Completed events and entries without room must not wait for another event.
         let has_events = !self.ring.completion().is_empty() || !self.backlog.is_empty();
         let wanted = u32::from(sleeps && !has_events);
         let queued = u32::try_from(self.ring.submission().len()).unwrap_or(u32::MAX);
         // SAFETY: no argument is passed, and the entries name no memory.
         let entered = unsafe { self.ring.submitter().enter::<libc::sigset_t>(queued, wanted, GET_EVENTS, None) };
         if let Err(error) = entered {
-            // Interrupted; or the kernel is short of memory or of room for completions, which are taken below.
+            // The call was interrupted, or the kernel lacks memory or room for completions. The code below takes these.
             let passes = [libc::EINTR, libc::EAGAIN, libc::EBUSY, libc::ENOMEM];
             if !error.raw_os_error().is_some_and(|code| passes.contains(&code)) {
                 return Err(error);

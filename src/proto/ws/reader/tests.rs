@@ -23,7 +23,7 @@ fn read(mut reader: Reader, bytes: &[u8], cuts: &[usize]) -> Vec<Input> {
     inputs
 }
 
-/// How many bytes of `input`, read one at a time, come before the one that is refused, and the close code.
+/// The number of bytes of `input`, read one at a time, before the refused byte, and the close code.
 fn refused(mut reader: Reader, input: &[u8]) -> Option<(usize, u16)> {
     input.iter().enumerate().find_map(|(at, byte)| match reader.next(&mut &[*byte][..]) {
         Some(Input::Fault(code)) => Some((at, code)),
@@ -126,7 +126,7 @@ fn a_message_gets_memory_as_it_arrives() {
     }
     reader.end();
     assert_eq!((reader.held(), reader.next(&mut &b"more"[..])), (0, None));
-    // A whole frame gets what it needs, with the NUL.
+    // A whole frame gets exactly the capacity for its payload and the NUL.
     let Some(Input::Message { payload, .. }) = super::Reader::new(100, false).next(&mut &b"\x82\x83\0\0\0\0abc"[..])
     else {
         panic!("no message");
@@ -168,7 +168,7 @@ impl Write for Memory {
     }
 }
 
-/// What tungstenite reads in `bytes` until its first error, and whether there was one.
+/// The inputs that tungstenite reads in `bytes` until its first error, and whether there was an error.
 fn read_by_tungstenite(bytes: &[u8]) -> (Vec<Input>, bool) {
     let config = WebSocketConfig::default().max_message_size(Some(BYTES_MAX)).max_frame_size(Some(BYTES_MAX));
     let memory = Memory(bytes.iter().copied().collect());
@@ -190,7 +190,7 @@ fn read_by_tungstenite(bytes: &[u8]) -> (Vec<Input>, bool) {
     }
 }
 
-/// Frames of which most are right, with one bit changed.
+/// Frames, most of them valid, with one bit changed.
 fn frames() -> impl Strategy<Value = Vec<u8>> {
     let payload = prop_oneof![
         proptest::collection::vec(any::<u8>(), 0..140),
@@ -223,7 +223,7 @@ proptest! {
         let mut ours = read(reader(false), &input, &[]);
         let (theirs, theirs_failed) = read_by_tungstenite(&input);
         match ours.last() {
-            // Found earlier than tungstenite finds it, or in what tungstenite allows.
+            // The reader finds a fault earlier than tungstenite does, or refuses bytes that tungstenite accepts.
             Some(Input::Fault(_)) => {
                 ours.pop();
                 prop_assert!(theirs.starts_with(&ours), "{:?} {:?}", ours, theirs);

@@ -96,7 +96,7 @@ impl Bench {
                 return batch;
             }
         }
-        panic!("it never ends");
+        panic!("the batches never end");
     }
 
     fn answer(&mut self, ticket: u64) -> Vec<ModuleMessage> {
@@ -137,7 +137,7 @@ fn a_large_body_is_written_over_several_batches_and_others_pass_it() {
     assert_eq!(status(&bench.answer(large)[0]), (bench.conns[0], "200".to_owned()));
     assert_eq!(status(&bench.answer(small)[0]), (bench.conns[1], "200".to_owned()));
     assert_eq!((bench.settle(), bench.calls.in_flight()), (1, 0));
-    assert_eq!(bench.peer.bodies.resident_bytes().unwrap(), 0, "its pages are given back");
+    assert_eq!(bench.peer.bodies.resident_bytes().unwrap(), 0, "the pages of the body are returned");
 }
 
 /// A request whose head announces a body of `bytes` bytes.
@@ -151,13 +151,13 @@ fn announces(bytes: usize) -> OwnedRequest {
 #[test]
 fn a_body_that_arrives_in_its_place_is_handed_over_at_once() {
     let mut bench = Bench::new();
-    assert!(bench.calls.place(MIB).is_none(), "it is not large");
+    assert!(bench.calls.place(MIB).is_none(), "the body is not large");
     let body = pattern(3 * MIB, 0);
     let mut placed = bench.calls.place(body.len()).unwrap();
     assert!(bench.calls.place(2 * MIB).is_none(), "bodies that arrive have half of the budget");
     body.chunks(100_000).for_each(|part| placed.put(part).unwrap());
     assert!(placed.put(b"more").is_err());
-    assert_eq!(bench.calls.held_bytes(), 0, "it counts with its connection");
+    assert_eq!(bench.calls.held_bytes(), 0, "an arriving body counts with its connection");
     bench.ask(0, announces(body.len()).with_placed(Box::new(placed)));
     assert_eq!(bench.calls.waiting_bytes(), body.len());
     bench.calls.flush();
@@ -195,7 +195,7 @@ fn a_body_in_the_memory_of_a_process_that_is_gone_goes_to_the_next_one() {
     late.put(&body[MIB..]).unwrap();
     bench.ask(1, announces(body.len()).with_placed(late));
     bench.calls.flush();
-    assert_eq!(bench.calls.queue.len(), 1, "a batch copies one of them");
+    assert_eq!(bench.calls.queue.len(), 1, "a batch copies one body");
     bench.settle();
     for conn in 0..2 {
         let (ticket, given) = bench.next().unwrap();
@@ -219,7 +219,7 @@ fn a_body_without_a_place_gets_one_when_another_comes_back_and_holds_up_nothing(
     for conn in 4..7 {
         bench.ask(conn, request(&pattern(MIB, conn as u8)));
     }
-    assert_eq!(bench.settle(), 3, "no batch copies more than one of them");
+    assert_eq!(bench.settle(), 3, "no batch copies more than one body");
     assert!(bench.next().unwrap().1.is_empty());
     for first in 4..7 {
         assert!(bench.next().unwrap().1 == pattern(MIB, first), "there is a reserve for bodies that are not so large");
@@ -279,9 +279,12 @@ fn messages_cross_whole_and_their_place_comes_back_with_the_last_callback() {
     let work = Task::Socket { socket, index: 0, events };
     bench.calls.submit(Arc::new(Held(Arc::clone(&bench.module))), true, work);
     let bytes: usize = texts.iter().map(Vec::len).sum();
-    assert_eq!(bench.calls.held_bytes(), bytes, "they wait here");
+    assert_eq!(bench.calls.held_bytes(), bytes, "the messages wait here");
     bench.settle();
-    assert!((bytes..bytes + 64 * 1024).contains(&bench.calls.held_bytes()), "they lie with the domain");
+    assert!(
+        (bytes..bytes + 64 * 1024).contains(&bench.calls.held_bytes()),
+        "the messages lie in the memory of the domain"
+    );
     let (ticket, events) = bench.next().unwrap();
     let read = read_events(&events).unwrap();
     assert!(matches!(read[0], Event::Open { session: Some(b"me|0"), .. }));
@@ -358,7 +361,7 @@ fn the_time_of_a_handler_begins_when_it_has_its_request() {
     assert!(bench.calls.expire(900, 1000).is_empty());
     bench.settle();
     let (first, _) = bench.next().unwrap();
-    // The first was handed over at 900; the second waits since 0.
+    // The first was handed over at 900; the second has waited since 0.
     let late = bench.calls.expire(1500, 1000);
     assert_eq!(late.iter().map(status).collect::<Vec<_>>(), [(bench.conns[1], "503".to_owned())]);
     // The answer waits for memory: the handler has returned. The domain may say so once.
@@ -410,7 +413,7 @@ fn one_place_named_by_two_answers_is_told_of_twice_and_no_more_are_borrowed_than
     let answers = bench.poll();
     assert_eq!(answers.len(), 2);
     bench.settle();
-    assert!(bench.peer.hear().is_none(), "they are not sent yet");
+    assert!(bench.peer.hear().is_none(), "the answers are not sent yet");
     drop(answers);
     bench.settle();
     for _ in 0..2 {
@@ -435,10 +438,10 @@ fn a_request_that_went_into_the_ring_at_once_reaches_a_process_that_is_followed_
     let view = request.view();
     let new = NewRequest { conn: bench.conns[0], seq: 0, route: 0, view: &view, meta: meta() };
     bench.calls.request(Arc::new(Held(Arc::clone(&bench.module))), true, new);
-    assert!(bench.calls.queue.is_empty(), "it waits for nothing");
-    assert!(bench.next().is_none(), "the end of the batch shows it");
+    assert!(bench.calls.queue.is_empty(), "no call is queued");
+    assert!(bench.next().is_none(), "the end of the batch publishes the request");
     let (endpoints, _next) = endpoints(&bench.domain);
     bench.calls.up(endpoints);
     bench.calls.flush();
-    assert!(bench.next().is_some(), "the process that it was sent to never sees it");
+    assert!(bench.next().is_some(), "the process that got the request can read it");
 }

@@ -28,7 +28,7 @@ impl World {
         }
         let Some((call, what)) = self.process(id).order.take() else { return };
         let fails = self.random.one_in(12);
-        let result = if fails { Err("it says so".to_owned()) } else { Ok(()) };
+        let result = if fails { Err("the order has failed".to_owned()) } else { Ok(()) };
         let process = self.process(id);
         process.trying = None;
         match what {

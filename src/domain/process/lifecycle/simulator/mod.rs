@@ -14,8 +14,8 @@ use world::World;
 
 /// The schedules of each test run: about two seconds of CPU without optimisation. 100,000 take 13 s.
 const SCHEDULES: u64 = 15_000;
-/// Seeds that have found faults: an `unload` was skipped when its job had ended between two attempts to prepare the next
-/// process; a module that was put into quarantine while its process was being prepared was still loaded there.
+/// Seeds that have found faults. An `unload` was skipped when its job had ended between two attempts to prepare the
+/// next process. A module that was put into quarantine while its process was being prepared was still loaded there.
 const FOUND: &[u64] = &[7_790, 28_669, 178_605, 583_446];
 /// The random events of a schedule before the faults end.
 const HAPPENINGS: usize = 60;

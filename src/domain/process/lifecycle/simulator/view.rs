@@ -10,15 +10,16 @@ pub(super) struct Module {
     pub(super) has_hooks: bool,
     pub(super) has_settings: bool,
     pub(super) quarantined: bool,
-    /// Whether it was taken out of quarantine while no process served: its restart loads it into the next one.
+    /// Whether the module was taken out of quarantine while no process served: its restart loads the module into the next
+    /// process.
     pub(super) lifted: bool,
-    /// The times of counted crashes, and the crashes and kills in a row while it was loaded.
+    /// The times of counted crashes, and the crashes and kills in a row while the module was loaded.
     pub(super) crashes: VecDeque<Instant>,
     pub(super) loading: usize,
     /// The process in which `onload` has run and `unload` has not.
     pub(super) live_in: BTreeSet<ProcessId>,
-    /// Processes in which it was live when it was put into quarantine, and which served without its quarantine being
-    /// lifted.
+    /// Processes in which the module was live when it was put into quarantine, and which served without its quarantine
+    /// being lifted.
     pub(super) quarantined_in: BTreeSet<ProcessId>,
 }
 
@@ -31,10 +32,10 @@ pub(super) struct Process {
     pub(super) reaped: bool,
     pub(super) signalled: bool,
     pub(super) expected: bool,
-    /// Whether it never answers any more.
+    /// Whether the process never answers any more.
     pub(super) hangs: bool,
     pub(super) loaded: BTreeSet<ModuleId>,
-    /// Modules that it has refused to load.
+    /// Modules that the process has refused to load.
     pub(super) refused: BTreeSet<ModuleId>,
     pub(super) order: Option<(u64, Order)>,
     pub(super) ordered_at: Option<Instant>,
@@ -44,13 +45,13 @@ pub(super) struct Process {
     pub(super) examined: bool,
     pub(super) was_up: bool,
     pub(super) draining_since: Option<Instant>,
-    /// Modules whose jobs ran when it began to drain, or when the last attempt to prepare the next process began.
+    /// Modules whose jobs ran when the process began to drain, or when the last attempt to prepare the next process began.
     pub(super) busy: BTreeSet<ModuleId>,
     pub(super) leaving_since: Option<Instant>,
     /// The number of shards that must still report that they are drained.
     pub(super) owes_drained: usize,
     pub(super) jobs: BTreeMap<u64, ModuleId>,
-    /// The requests that were sent to it.
+    /// The requests that were sent to the process.
     pub(super) requests: BTreeSet<u64>,
 }
 

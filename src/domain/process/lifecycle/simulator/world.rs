@@ -166,7 +166,7 @@ impl World {
             Effect::Examine { process, trying } => {
                 let found = self.process(process);
                 assert!(found.reaped && !std::mem::replace(&mut found.examined, true), "examined once");
-                assert!(!found.expected, "only deaths that nobody wanted are examined");
+                assert!(!found.expected, "a death that the server ordered is not examined");
                 assert_eq!(trying, found.trying);
                 self.examining.push_back((process, trying));
             }
@@ -242,7 +242,7 @@ impl World {
         let is_excused =
             |module: &ModuleId| self.view.modules[module].lifted || self.view.processes[&id].refused.contains(module);
         let missing: Vec<_> = self.view.missing(id).into_iter().filter(|module| !is_excused(module)).collect();
-        assert!(missing.is_empty(), "it has all modules: {missing:?} are missing");
+        assert!(missing.is_empty(), "the new process has all modules: {missing:?} are missing");
         (self.current, self.is_open, self.closed_since, self.retiring) = (Some(id), true, None, None);
         if self.sends && !self.view.processes[&id].dead {
             let waiting = std::mem::take(&mut self.waiting);
@@ -305,7 +305,10 @@ impl World {
                 module.quarantined || self.limit.crashes == 0 || recent < self.limit.crashes,
                 "too many crashes have their consequence"
             );
-            assert!(module.quarantined || module.loading < LOADS_MAX, "so have deaths at loading");
+            assert!(
+                module.quarantined || module.loading < LOADS_MAX,
+                "too many deaths during loading have their consequence"
+            );
         }
     }
 }

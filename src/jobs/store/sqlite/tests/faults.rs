@@ -163,7 +163,7 @@ fn a_full_queue_is_told_at_once() {
         assert_eq!(sent, if n < 3 { Ok(()) } else { Err(StoreError::Full { queue_max: 3 }) });
     }
     drop((release, answer));
-    assert_eq!(answers.iter().filter(Result::is_ok).count(), 3, "what was refused is never answered");
+    assert_eq!(answers.iter().filter(Result::is_ok).count(), 3, "a refused command is never answered");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use super::*;
 use std::fs;
 
 fn failure(path: &Path) -> OpenError {
-    open(path, &Log::default()).err().expect("this must not open")
+    open(path, &Log::default()).err().expect("the store must not open")
 }
 
 #[test]
