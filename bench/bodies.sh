@@ -28,7 +28,8 @@ for isolation in process none; do
     for _ in $(seq 100); do grep -q listening "$tmp/$isolation.log" && break; sleep 0.1; done
     curl -sSf -o /dev/null --data-binary @"$tmp/bodies.c" "http://127.0.0.1:$port/mgnt"
     taskset -c 1 python3 bench/bodies.py $port "$rounds" >"$tmp/$isolation.txt"
-    kill "${pids##* }" && wait "${pids##* }" 2>/dev/null || true
+    kill "${pids##* }"
+    wait "${pids##* }" 2>/dev/null || true
     port=$((port + 1))
 done
 python3 - "$tmp" <<'P'

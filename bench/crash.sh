@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
 # What the death of a domain costs: 20 modules in the domain `default`, one more in a domain of its own. In each round some requests
 # are in flight when the domain dies, by SIGKILL or by SIGSEGV in a handler. Times are seen by clients, from the death on.
-#   bench/crash.sh [ROUNDS]     prints a Markdown table of medians and of the longest
+#   bench/crash.sh [ROUNDS]     prints a Markdown table of medians and of the longest; CWEB names another binary
 set -eu
 cd "$(dirname "$0")/.."
 rounds=${1:-10}
-cargo build --release --quiet
+binary=${CWEB:-target/release/cweb}
+[ -n "${CWEB:-}" ] || cargo build --release --quiet
 tmp=$(mktemp -d)
 pids=
 trap 'kill $pids 2>/dev/null || true; wait 2>/dev/null || true; rm -rf "$tmp"' EXIT
-target/release/cweb serve --shards 2 --isolation process --crash-limit 0 --port 18091 --data-dir "$tmp" -s 2>"$tmp.log" </dev/null &
+"$binary" serve --shards 2 --isolation process --crash-limit 0 --port 18091 --data-dir "$tmp" -s 2>"$tmp.log" </dev/null &
 pids=$!
 for _ in $(seq 100); do grep -q listening "$tmp.log" && break; sleep 0.1; done
 rm "$tmp.log"

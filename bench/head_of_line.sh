@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # What a route that computes for 50 ms costs the others: p99 of the plaintext handler alone, and while four clients keep that route
 # busy, interleaved. Shard and the load of the plaintext on core 0, the long handlers and their clients on core 1.
-#   bench/head_of_line.sh [ROUNDS [SECONDS]]     prints a Markdown table of medians
+#   bench/head_of_line.sh [ROUNDS [SECONDS]]     prints a Markdown table of medians; CWEB names another binary
 set -eu
 cd "$(dirname "$0")/.."
 rounds=${1:-3}
 seconds=${2:-8}
 command -v wrk >/dev/null || { echo "wrk is missing: apt-get install wrk" >&2; exit 1; }
-cargo build --release --quiet
+binary=${CWEB:-target/release/cweb}
+[ -n "${CWEB:-}" ] || cargo build --release --quiet
 tmp=$(mktemp -d)
 pids=
 trap 'kill $pids 2>/dev/null || true; wait 2>/dev/null || true; rm -rf "$tmp"' EXIT
@@ -27,7 +28,7 @@ export module_t config = {.name = "busy", .author = "bench", .routes = {{"/busy"
 C
 start() {
     mkdir -p "$tmp/$1"
-    target/release/cweb serve --shards 1 --isolation "$1" --port "$2" --data-dir "$tmp/$1" -s 2>"$tmp/$1.log" </dev/null &
+    "$binary" serve --shards 1 --isolation "$1" --port "$2" --data-dir "$tmp/$1" -s 2>"$tmp/$1.log" </dev/null &
     pids="$pids $!"
     for _ in $(seq 100); do grep -q listening "$tmp/$1.log" && break; sleep 0.1; done
     curl -sSf -o /dev/null --data-binary @example/plaintext.c "http://127.0.0.1:$2/mgnt"

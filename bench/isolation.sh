@@ -1,19 +1,20 @@
 #!/usr/bin/env bash
 # What a process of its own costs: the inline plaintext handler in the server, the same in a domain, interleaved. Server and
 # domain on core 0, wrk on core 1.
-#   bench/isolation.sh [ROUNDS [SECONDS]]     prints a Markdown table of medians; CPU is that of server and domain together
+#   bench/isolation.sh [ROUNDS [SECONDS]]     prints a Markdown table of medians; CPU is that of server and domain together; CWEB names another binary
 set -eu
 cd "$(dirname "$0")/.."
 rounds=${1:-3}
 seconds=${2:-8}
 command -v wrk >/dev/null || { echo "wrk is missing: apt-get install wrk" >&2; exit 1; }
-cargo build --release --quiet
+binary=${CWEB:-target/release/cweb}
+[ -n "${CWEB:-}" ] || cargo build --release --quiet
 tmp=$(mktemp -d)
 pids=
 trap 'kill $pids 2>/dev/null || true; wait 2>/dev/null || true; rm -rf "$tmp"' EXIT
 start() {
     mkdir -p "$tmp/$1"
-    taskset -c 0 target/release/cweb serve --shards 1 --isolation "$1" --port "$2" --data-dir "$tmp/$1" -s 2>"$tmp/$1.log" &
+    taskset -c 0 "$binary" serve --shards 1 --isolation "$1" --port "$2" --data-dir "$tmp/$1" -s 2>"$tmp/$1.log" &
     pids="$pids $!"
     for _ in $(seq 100); do grep -q listening "$tmp/$1.log" && break; sleep 0.1; done
     curl -sSf -o /dev/null --data-binary @example/plaintext.c "http://127.0.0.1:$2/mgnt"

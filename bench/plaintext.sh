@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Plaintext: cweb against the bare monoio + httparse floor, and that floor with cweb's ring flags, interleaved. Server on core 0, wrk on core 1, 64 connections.
-#   bench/plaintext.sh [ROUNDS [SECONDS]]     prints a Markdown table of medians; CPU is user + system time of the server
+#   bench/plaintext.sh [ROUNDS [SECONDS]]     prints a Markdown table of medians; CPU is user + system time of the server; CWEB names another binary
 set -eu
 cd "$(dirname "$0")/.."
 rounds=${1:-3}
 seconds=${2:-8}
 command -v wrk >/dev/null || { echo "wrk is missing: apt-get install wrk" >&2; exit 1; }
-cargo build --release --quiet
+binary=${CWEB:-target/release/cweb}
+[ -n "${CWEB:-}" ] || cargo build --release --quiet
 cargo build --release --quiet --manifest-path bench/floor/Cargo.toml
 tmp=$(mktemp -d)
 pids=
@@ -14,7 +15,7 @@ trap 'kill $pids 2>/dev/null || true; wait 2>/dev/null || true; rm -rf "$tmp"' E
 
 taskset -c 0 bench/floor/target/release/floor 18081 & pids="$pids $!"; floor=$!
 taskset -c 0 bench/floor/target/release/floor 18083 flags & pids="$pids $!"; flags=$!
-taskset -c 0 target/release/cweb serve --shards 1 --isolation none --port 18082 --data-dir "$tmp" -s 2>"$tmp/log" & pids="$pids $!"; cweb=$!
+taskset -c 0 "$binary" serve --shards 1 --isolation none --port 18082 --data-dir "$tmp" -s 2>"$tmp/log" & pids="$pids $!"; cweb=$!
 for _ in $(seq 100); do grep -q listening "$tmp/log" && break; sleep 0.1; done
 curl -sSf -o /dev/null --data-binary @example/plaintext.c http://127.0.0.1:18082/mgnt
 

@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # From exec to the line "listening", with 20 modules deployed before; memory of an idle server; size of the binary.
-#   bench/start.sh [ROUNDS]     prints a Markdown table of medians
+#   bench/start.sh [ROUNDS]     prints a Markdown table of medians; CWEB names another binary
 set -eu
 cd "$(dirname "$0")/.."
 rounds=${1:-11}
-cargo build --release --quiet
+binary=${CWEB:-target/release/cweb}
+[ -n "${CWEB:-}" ] || cargo build --release --quiet
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
-strip -o "$tmp/cweb" target/release/cweb
+strip -o "$tmp/cweb" "$binary"
 python3 - "$tmp" "$rounds" <<'P'
 import glob, os, re, signal, statistics, subprocess, sys, time, urllib.request
 

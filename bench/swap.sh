@@ -1,18 +1,19 @@
 #!/usr/bin/env bash
 # Hot swaps under load: one module is swapped between two versions while wrk loads it, a client checks the version of every
 # answer, and a WebSocket asks after each swap. Then what a deployment takes, beside what the compiler takes by itself.
-#   bench/swap.sh [SWAPS]     prints a Markdown table; fails if an answer was lost, wrong or of a version that was gone
+#   bench/swap.sh [SWAPS]     prints a Markdown table; fails if an answer was lost, wrong or of a version that was gone; CWEB names another binary
 set -eu
 cd "$(dirname "$0")/.."
 swaps=${1:-1000}
 command -v wrk >/dev/null || { echo "wrk is missing: apt-get install wrk" >&2; exit 1; }
-cargo build --release --quiet
+binary=${CWEB:-target/release/cweb}
+[ -n "${CWEB:-}" ] || cargo build --release --quiet
 tmp=$(mktemp -d)
 pids=
 trap 'kill $pids 2>/dev/null || true; wait 2>/dev/null || true; rm -rf "$tmp"' EXIT
 start() {
     mkdir -p "$tmp/$1"
-    taskset -c 0 target/release/cweb serve --shards 1 --isolation "$1" --port "$2" --data-dir "$tmp/$1" -s 2>"$tmp/$1.log" </dev/null &
+    taskset -c 0 "$binary" serve --shards 1 --isolation "$1" --port "$2" --data-dir "$tmp/$1" -s 2>"$tmp/$1.log" </dev/null &
     pids="$pids $!"
     for _ in $(seq 100); do grep -q listening "$tmp/$1.log" && break; sleep 0.1; done
 }

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # WebSockets: echo and a message to all, cweb in both isolation modes beside tokio-tungstenite (and uWebSockets, if UWEBSOCKETS names a checkout of its
 # sources with uSockets in it), interleaved; and what 10,000 idle connections hold. Servers on core 0, clients on core 1.
-#   bench/websocket.sh [ROUNDS [SECONDS]]     prints Markdown tables of medians; CPU is user + system time of all of a server's processes
+#   bench/websocket.sh [ROUNDS [SECONDS]]     prints Markdown tables of medians; CPU is user + system time of all of a server's processes; CWEB names another binary
 set -eu
 cd "$(dirname "$0")/.."
 rounds=${1:-3}
 seconds=${2:-8}
-cargo build --release --quiet
+binary=${CWEB:-target/release/cweb}
+[ -n "${CWEB:-}" ] || cargo build --release --quiet
 cargo build --release --quiet --manifest-path bench/websocket/Cargo.toml
 client=bench/websocket/target/release/websocket-bench
 ulimit -n "$(ulimit -Hn)"
@@ -23,7 +24,7 @@ start() {
 }
 # cweb ISOLATION PORT
 cweb() {
-    start "cweb-$1" target/release/cweb serve --shards 1 --isolation "$1" --port "$2" --data-dir "$tmp/$1" -s
+    start "cweb-$1" "$binary" serve --shards 1 --isolation "$1" --port "$2" --data-dir "$tmp/$1" -s
     for example in websocket_echo chat; do curl -sSf -o /dev/null --data-binary @example/$example.c "http://127.0.0.1:$2/mgnt"; done
 }
 start tungstenite $client peer 18101; names="tungstenite:${pids##* }:18101"

@@ -80,7 +80,8 @@ typedef struct cweb_context {
 /**
  * A handler, which fills in the response. Its return value is ignored, except for answers in pieces (cweb_stream.h). There, a
  * negative value ends an answer that the handler has begun, so that the client notices that the answer is incomplete. If the
- * handler of a CWEB_STREAM route has left the response untouched, a negative value is answered 500.
+ * handler of a CWEB_STREAM route has left the response untouched, a negative value is answered 500. In any other route,
+ * `return -1` sends the response as it is, 200 and empty if it is untouched: set the status, as cweb_respond() does.
  */
 typedef int (*entry_t)(struct cweb_context *, http_request_t *, http_response_t *);
 
@@ -129,8 +130,9 @@ typedef enum {
 
 /**
  * For route_info_t.flags: the handler may run for n seconds, 1 to 4095, instead of the server's --handler-timeout-ms.
- * Like that option, it applies where modules run in a process of their own: {"/report", "GET", report,
- * CWEB_TIMEOUT_S(120)}
+ * Like that option, the 504 for a handler that does not return needs --isolation process. cweb_remaining_ms(),
+ * cweb_canceled(), and the reads and writes of cweb_stream.h follow the limit in both modes:
+ * {"/report", "GET", report, CWEB_TIMEOUT_S(120)}
  */
 #define CWEB_TIMEOUT_S(n) (CWEB_CHECKED(n, 1, 4095) << 8)
 

@@ -24,7 +24,8 @@ extern "C" {
 
 /**
  * Sets a response header to a copy of value, replacing one set before. Set-Cookie and WWW-Authenticate are added to those
- * set before.
+ * set before. The server leaves out a field whose name or value can't be sent, such as a value with CR or LF, and logs it.
+ * After cweb_begin() the call has no effect.
  * @return 0, or -1 when the response has no room for the field
  */
 static inline int cweb_header(http_response_t *res, const char *name, const char *value) {
@@ -98,7 +99,11 @@ __attribute__((format(printf, 4, 5))) static inline int cweb_respond(http_respon
     return content_type == NULL ? 0 : cweb_header(res, "content-type", content_type);
 }
 
-/** Answers with a JSON value, which is released. @return 0; -1 when it can't be encoded (the status is then 500) */
+/**
+ * Answers with a JSON value, which is released. NULL is answered 500 with an empty body: json_pack(3) gives NULL for text
+ * that is not UTF-8, such as some a client sends, and for a NULL behind "s" ("s?" and "s*" allow NULL).
+ * @return 0; -1 when it can't be encoded (the status is then 500)
+ */
 static inline int cweb_respond_json(http_response_t *res, cweb_status_t status, json_t *value) {
     char *text = value == NULL ? NULL : json_dumps(value, JSON_COMPACT);
     json_decref(value);

@@ -122,7 +122,8 @@ static inline long long cweb_body_length(const http_request_t *req) {
  *              cweb_part_read(). The client chooses the names: never use one as a path to write to
  * @return 1; 0 when there is no further part; -1 with errno as cweb_read(), and
  *   EPROTO  the form is truncated, or the head of a part is malformed, larger than 8 KiB, or has a NUL in a name,
- *   EINVAL  the request has no multipart/form-data, or the route does not have CWEB_STREAM: see cweb_form_next()
+ *   EINVAL  the request has no multipart/form-data (answer 415), or the route does not have CWEB_STREAM: see cweb_form_next();
+ *           for a malformed form cweb_form_error() has a sentence
  * The bytes after the last part stay unread. A handler that uses these functions must not use cweb_read() or cweb_read_view().
  */
 static inline int cweb_next_part(http_request_t *req, cweb_part_t *part) {
@@ -279,8 +280,8 @@ static inline int cweb_sse(http_response_t *res, const char *event, const char *
 
 /**
  * Why further work for this request is useless: CWEB_CLIENT_GONE, CWEB_DEADLINE, CWEB_DRAINING; 0: continue. The call
- * costs about as much as reading a variable, so call it often. The handler may still answer; its answer is sent if
- * possible.
+ * costs about as much as reading a variable, so call it often. The handler may still answer as a whole (cweb_respond()).
+ * After CWEB_DEADLINE, cweb_write() fails: to send the results so far, stop while cweb_remaining_ms() is above zero.
  */
 static inline int cweb_canceled(const http_request_t *req) {
     return cweb_binding.host->stream->canceled(req);

@@ -250,7 +250,7 @@ fn a_key_for_some_modules_reaches_no_others_and_one_that_has_ended_none() {
         assert_eq!(into("?domain=image", &picture).status, 200);
         assert_eq!(ask(&server, "GET /mgnt/picture", &tenant).status, 200);
         // Jobs of an earlier module of that name, in a domain of others, would be in the list.
-        refused(&ask(&server, "GET /jobs?module=picture", &tenant), 403, "this needs the scope read:picture");
+        refused(&ask(&server, "GET /jobs?module=picture", &tenant), 403, "the request needs the scope read:picture");
         refused(&into("", &constant("free", "/free", "1")), 403, "in domain default");
         refused(&into("?domain=images", &picture), 403, "in domain images");
         // A key for a module leaves it in its domain: there the secrets of others can be reached.
@@ -514,7 +514,7 @@ fn the_audit_tells_who_did_what() {
         ),
         "deploy who=\"deployer\" from=\"127.0.0.1:* hash=\"*\" result=\"refused\" status=422 reason=\"*\"".to_owned(),
         "deploy who=\"deployer\" from=\"127.0.0.1:* result=\"refused\" status=400 reason=\"no source*\"".to_owned(),
-        "deploy who=\"viewer\" from=\"127.0.0.1:* result=\"refused\" status=403 reason=\"the key has not the scope*"
+        "deploy who=\"viewer\" from=\"127.0.0.1:* result=\"refused\" status=403 reason=\"the key lacks the scope*"
             .to_owned(),
         "deploy who=\"nobody\" from=\"127.0.0.1:* result=\"refused\" status=401 reason=\"wrong key\"".to_owned(),
         "deploy who=\"nobody\" from=\"127.0.0.1:* result=\"refused\" status=401 reason=\"no key\"".to_owned(),

@@ -90,12 +90,12 @@ fn a_shared_object_has_versions_settings_and_restarts_like_any_module() {
     assert!(run(&server, at, &["rollback", "plain"], true).contains("version 1"));
     assert_eq!(server.get("/plain").text(), "one");
     let sanitized = run(&server, at, &["deploy", "--sanitize", "address", "one.so"], false);
-    assert!(sanitized.contains("a ready shared object has none"), "{sanitized}");
+    assert!(sanitized.contains("a ready shared object comes without source"), "{sanitized}");
     let sanitized = run(&server, at, &["deploy", "--sanitize", "address", "plain"], false);
-    assert!(sanitized.contains("a ready shared object has none"), "{sanitized}");
+    assert!(sanitized.contains("a ready shared object comes without source"), "{sanitized}");
     let with_field = server.post("/mgnt?mount=/x", &fs::read(&one).unwrap());
     assert!(
-        with_field.status == 200 && with_field.text().contains("field mount changes nothing"),
+        with_field.status == 200 && with_field.text().contains("field mount has no effect"),
         "{}",
         with_field.text()
     );
@@ -164,8 +164,8 @@ fn what_can_be_no_module_is_refused_with_a_sentence() {
         (
             &["-DABI=9", "-DAPI=2", "-DCONFIG_BYTES=100"],
             &[
-                "cweb_module_abi is 9, and this server accepts 2 alone",
-                "cweb_module_api is 2, and this server accepts 3 alone",
+                "cweb_module_abi is 9, and this server accepts 2 only",
+                "cweb_module_api is 2, and this server accepts 3 only",
                 "config has 100 bytes, and module_t of this server has 14904",
             ],
         ),
@@ -231,7 +231,7 @@ fn what_can_be_no_module_is_refused_with_a_sentence() {
         let said = run(&server, at, &["deploy", "plain.so"], true);
         assert!(
             said.contains(
-                "can't tell a wrong one: config.routes[0].handler, config.routes[1].handler, config.routes[2].handler"
+                "can't find a wrong number: config.routes[0].handler, config.routes[1].handler, config.routes[2].handler"
             ),
             "{said}"
         );
@@ -239,7 +239,7 @@ fn what_can_be_no_module_is_refused_with_a_sentence() {
     assert_eq!(server.get("/plain").text(), "one");
     // The same checks by `cweb check`, without a server.
     let (done, said) = cweb(&["check", plain.to_str().unwrap()], at, &[]);
-    assert!(done && said.contains("module plain") && said.contains("can't tell a wrong one"), "{said}");
+    assert!(done && said.contains("module plain") && said.contains("can't find a wrong number"), "{said}");
     let (done, said) = cweb(&["test", plain.to_str().unwrap()], at, &[]);
     assert!(!done && said.contains("compiled into a module from its source"), "{said}");
 }

@@ -647,7 +647,7 @@ fn one_stream_has_the_events_of_many_jobs_in_the_order_of_commits_from_any_place
     let many = run("count", json!({"n": 9}));
     assert_eq!(reached(&server, &many, "failed")["error"], json!("job failed"));
     assert_eq!(kinds(&server, &many).iter().filter(|kind| *kind == "step").count(), 5);
-    server.expect_log("has as many events as a job may have, 5: emit_event returns -1 for what is more");
+    server.expect_log("has as many events as a job may have, 5: emit_event returns -1 for further events");
 }
 
 #[test]

@@ -121,7 +121,7 @@ fn a_name_that_belongs_to_another_author_is_warned_of() {
     assert!(!server.deploy(&by("ann", "one")).text().contains("author"));
     assert!(!server.deploy(&by("ann", "two")).text().contains("author"));
     let text = server.deploy(&by("bob", "three")).text();
-    assert!(text.contains("the module shop of the author \"ann\" is replaced by one of \"bob\""), "{text}");
+    assert!(text.contains("the module shop of the author \"ann\" is replaced by a module of \"bob\""), "{text}");
     assert_eq!(server.get("/shop").text(), "three");
 }
 

@@ -111,7 +111,7 @@ fn a_restart_replaces_the_process_and_nobody_notices() {
     assert_eq!(domain(&server)["restarts"], json!(0));
     eventually("the old processes are gone", || server.processes().len() == 3);
     let log = server.log();
-    assert!(!log.contains(" died") && log.contains("module lab is restarted"), "{log}");
+    assert!(!log.contains(" died") && log.contains("module lab was restarted"), "{log}");
 }
 
 #[test]

@@ -56,7 +56,10 @@ fn a_second_signal_ends_an_unload_that_never_returns() {
     server.expect_log("the hook runs");
     signal(server.pid(), "INT");
     let log = server.ends();
-    assert!(log.contains("unload is not waited for any longer: a second signal came; left of: stuck0"), "{log}");
+    assert!(
+        log.contains("unload is not waited for any longer: a second signal came; modules without unload: stuck0"),
+        "{log}"
+    );
 }
 
 #[test]
@@ -65,7 +68,8 @@ fn all_modules_together_have_a_bounded_time_to_unload() {
     deploy_five(&server);
     signal(server.pid(), "TERM");
     let log = server.ends();
-    let left = "unload is not waited for any longer: the time for it is over; left of: stuck0, stuck1, stuck2";
+    let left =
+        "unload is not waited for any longer: the time limit is over; modules without unload: stuck0, stuck1, stuck2";
     assert!(log.contains(left), "{log}");
     // Those that never return keep no other from its turn.
     assert_eq!(log.matches("goes well").count(), 2, "{log}");
@@ -98,7 +102,7 @@ fn a_stop_is_bounded_when_a_shard_hangs_in_a_handler() {
     server.expect_log("the handler runs");
     signal(server.pid(), "TERM");
     let log = server.ends();
-    assert!(log.contains("the time for it is over") && log.contains("it is left to the end"), "{log}");
+    assert!(log.contains("the time limit is over") && log.contains("only the end of the process"), "{log}");
 }
 
 #[test]

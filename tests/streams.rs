@@ -637,7 +637,7 @@ fn a_call_that_can_be_killed_is_killed_alone() {
     let server = Server::on(&Arc::new(tempfile::tempdir().unwrap()), &["--shards", "1"], &[]);
     let deployed = server.deploy_file("tests/modules/killable.c").text();
     if isolation() == "none" {
-        assert!(deployed.contains("CWEB_KILLABLE counts with --isolation process only"), "{deployed}");
+        assert!(deployed.contains("CWEB_KILLABLE has no effect without --isolation process"), "{deployed}");
         assert_eq!(server.get("/look").text(), "0 1024 none");
         assert_eq!(server.get("/look").text(), "100 2048 none", "it is a handler like any other");
         return;
@@ -799,7 +799,7 @@ fn flags_that_exclude_each_other_are_refused() {
         let code = "static int h(struct cweb_context *c, http_request_t *q, http_response_t *r) { (void)c, (void)q, (void)r; return 0; }";
         let refused = server.try_deploy(&support::module("both", code, &routes, 1, ""));
         assert!(refused.status >= 400 && refused.text().contains(name), "{}", refused.text());
-        assert!(refused.text().contains("leave one of them out"), "{}", refused.text());
+        assert!(refused.text().contains("leave one of the flags out"), "{}", refused.text());
     }
 }
 

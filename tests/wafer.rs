@@ -236,7 +236,7 @@ fn names_come_from_the_file_and_what_is_no_app_is_refused() {
     let module = "#include <cweb.h>\nexport module_t config = {.name = \"m\", .author = \"a\"};\n";
     for result in ["deployed", "unchanged"] {
         let said = server.post("/mgnt?mount=/app", module.as_bytes()).text();
-        assert!(said.starts_with(result) && said.contains("the field mount changes nothing"), "{said}");
+        assert!(said.starts_with(result) && said.contains("the field mount has no effect"), "{said}");
     }
 }
 

@@ -2,10 +2,15 @@
 //     uwebsockets PORT
 #include "App.h"
 #include <cstdlib>
+#include <string>
 
 int main(int argc, char **argv) {
     int port = argc > 1 ? std::atoi(argv[1]) : 0;
     uWS::App app;
+    app.get("/:path/json", [](auto *response, auto *) {
+        std::string text = "{\"message\":\"Hello, World!\",\"id\":" + std::to_string(42) + "}";
+        response->writeHeader("Content-Type", "application/json")->writeHeader("Access-Control-Allow-Origin", "*")->end(text);
+    });
     app.get("/*", [](auto *response, auto *) {
         // It writes the date itself.
         response->writeHeader("Access-Control-Allow-Origin", "*")->end("Hello, World!");

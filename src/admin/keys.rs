@@ -335,7 +335,7 @@ impl TryFrom<String> for ScopeText {
         };
         let scope = Scopes::named(name).ok_or_else(|| "a scope is \"deploy\", \"jobs\" or \"read\"".to_owned())?;
         let wrong = || {
-            "behind a scope stands which modules it is for: \":MODULE\" or \":DOMAIN/MODULE\", each a name or the beginning \
+            "the modules of a scope follow it: \":MODULE\" or \":DOMAIN/MODULE\", each a name or the beginning \
              of names with * behind it"
                 .to_owned()
         };

@@ -92,8 +92,8 @@ fn check_list(control: &Control, name: &str, who: &Who) -> Result<(), ServerAnsw
     }
     let key = who.as_str();
     refuse(&format!(
-        "the key {key} is for modules of some domains, and a list has the jobs of every module that was ever called {name}: this needs the \
-         scope read:{name}"
+        "the key {key} is for modules of some domains, and a list has the jobs of every module that was ever called {name}: the \
+         request needs the scope read:{name}"
     ))
 }
 

@@ -107,7 +107,7 @@ Flags beat environment variables, and these beat the settings file. A key of the
 flag's name with _ for - (pipeline_max = 32). A key for /mgnt, /jobs and /metrics that may do
 everything comes from CWEB_ADMIN_KEY or the file's admin_key; keys with scopes come from
 --keys-file (cweb keygen makes them). CWEB_LOG filters the log (warn; info,module=debug).
-docs/operations.md tells what happens at each limit.";
+docs/operations.md has the effect of each limit.";
 
 /// Ends a command whose output has no reader any more (`cweb test x.c | head -1`) without a message, as SIGPIPE ends other
 /// programs. `println!` panics in this case.

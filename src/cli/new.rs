@@ -95,7 +95,7 @@ name = \"@NAME@\"
 # cflags = [\"-O3\"]
 
 # [settings]
-# KEY = \"what cweb_setting(ctx, \\\"KEY\\\") finds, until it is set on the server\"
+# KEY = \"the value of cweb_setting(ctx, \\\"KEY\\\") until the server has another value\"
 ";
 
 const PROJECT_FILE_WITH_SETTING: &str = "\

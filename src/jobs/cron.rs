@@ -83,7 +83,7 @@ fn read(text: &str) -> Result<croner::Cron, String> {
         let fields: Vec<&str> = text.split_ascii_whitespace().collect();
         let names = match fields.len() {
             _ if text.trim_start().starts_with('@') => {
-                return "of these names there are @hourly, @daily, @weekly, @monthly and @yearly; or write minute, hour, day of \
+                return "the aliases are @hourly, @daily, @weekly, @monthly and @yearly; or write minute, hour, day of \
                         month, month, day of week"
                     .to_owned();
             }
@@ -199,7 +199,7 @@ mod tests {
             ("", "UTC", "it has 0 fields"),
             ("0 0 0 1 1 * 2030", "UTC", "it has 7 fields"),
             ("@never", "UTC", "@never"),
-            ("@every 5m", "UTC", "there are @hourly, @daily"),
+            ("@every 5m", "UTC", "the aliases are @hourly, @daily"),
             ("0 0 30 2 *", "UTC", "matches no date"),
             ("* * * * *", "Europe/Atlantis", "no time zone \"Europe/Atlantis\""),
             ("* * * * *", "../../etc/passwd", "no time zone"),

@@ -118,8 +118,8 @@ fn read(name: String, body: &[u8], payload_bytes_max: usize) -> Result<ScheduleS
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
     if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.bytes().all(is_plain) {
         return Err(format!(
-            "a schedule's name has 1 to {NAME_BYTES_MAX} letters, digits and . _ -; names with a slash are of schedules that \
-             modules declare"
+            "a schedule's name has 1 to {NAME_BYTES_MAX} letters, digits and . _ -; names with a slash belong to \
+             schedules that modules declare"
         ));
     }
     let body: Body<'_> = serde_json::from_slice(body).map_err(|error| format!("the body can't be read: {error}"))?;

@@ -358,8 +358,8 @@ impl Running<'_> {
                 false => (format!("{events_bytes_max} bytes of them"), "--job-events-bytes-max"),
             };
             let text = format!(
-                "job {} ({} of module {}) has as many events as a job may have, {most}: emit_event returns -1 for what is \
-                 more ({flag})",
+                "job {} ({} of module {}) has as many events as a job may have, {most}: emit_event returns -1 for further \
+                 events ({flag})",
                 self.job.uuid, self.job.job, self.job.module
             );
             tracing::warn!("{text}");

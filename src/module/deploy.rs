@@ -236,8 +236,8 @@ pub enum DeployError {
     },
     /// Another key has deployed the module.
     #[error(
-        "module {name} was deployed by the key {owner}: give this one another name, or replace that module with cweb deploy --take-over \
-         (parameter take_over=1)"
+        "module {name} was deployed by the key {owner}: give your module another name, or replace the deployed one with \
+         cweb deploy --take-over (parameter take_over=1)"
     )]
     TakeOver {
         /// The module.

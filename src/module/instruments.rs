@@ -107,8 +107,8 @@ impl Instruments {
         // This check precedes the check of combinations, since a server refuses `thread` alone, too.
         if names.is_some_and(|names| names.split(',').any(|name| name.trim() == Sanitizer::Thread.name())) {
             return Err(
-                "the sanitizer thread (ThreadSanitizer) has to be in the whole process, and a server's has other code; name address, \
-                 undefined, or both with a comma between; data races of a module are found before its deployment by: cweb test --tsan"
+                "the sanitizer thread (ThreadSanitizer) has to be in the whole process, and a server's process has other \
+                 code; name address, undefined, or both with a comma between; data races of a module are found before its deployment by: cweb test --tsan"
                     .to_owned(),
             );
         }

@@ -24,8 +24,8 @@ pub(super) fn check(
         return check_reserved(domain);
     }
     if source.object().is_some() {
-        let text = "error: a sanitizer is compiled into a module from its source, and a ready shared object has none here: leave sanitize out, \
-                    or deploy the source\n";
+        let text = "error: a sanitizer is compiled into a module from its source, and a ready shared object comes without source: \
+                    leave sanitize out, or deploy the source\n";
         return Err(DeployError::Compile(text.to_owned()));
     }
     if options.domain.is_some() {

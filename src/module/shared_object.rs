@@ -123,8 +123,8 @@ fn interface(elf: &Elf<'_>, symbols: &[Symbol]) -> Vec<String> {
     match defined("config") {
         Some(symbol) if symbol.size_bytes == MODULE_BYTES as u64 => {}
         Some(symbol) => problems.push(format!(
-            "its config has {} bytes, and module_t of this server has {MODULE_BYTES}: the structure is laid out in another way than in \
-             cweb.h, or of other headers than this server's (cweb sdk)",
+            "its config has {} bytes, and module_t of this server has {MODULE_BYTES}: the structure differs from the one in \
+             cweb.h, or cweb.h is of another version than this server's (cweb sdk)",
             symbol.size_bytes
         )),
         None => problems.push("it exports no symbol config, the module_t of cweb.h that says what the module serves".to_owned()),
@@ -138,8 +138,8 @@ pub(super) fn unproved(places: &[String]) -> String {
         return String::new();
     }
     warning(&format!(
-        "no debug information says how many arguments these functions take, so the server can't tell a wrong one: {}; a handler is called \
-         with 3: the context, the request and the response",
+        "no debug information says how many arguments these functions take, so the server can't find a wrong number: {}; a handler is \
+         called with 3: the context, the request and the response",
         places.join(", ")
     ))
 }

@@ -100,7 +100,7 @@ fn above(own: &Limits, limits: RouteLimits) -> Vec<String> {
             own.handler_time_ms
         )),
         None if own.handler_time_ms > 0 => {
-            note("handler_time_ms counts with --isolation process only, and this server has another".to_owned());
+            note("handler_time_ms has no effect without --isolation process".to_owned());
         }
         _ => {}
     }
@@ -117,8 +117,8 @@ fn above(own: &Limits, limits: RouteLimits) -> Vec<String> {
 pub(super) fn other_author(served: &Manifest, new: &Manifest) -> Option<String> {
     (served.author != new.author).then(|| {
         format!(
-            "config: warning: the module {} of the author \"{}\" is replaced by one of \"{}\"; if that is not the same module, \
-             give this one another name\n",
+            "config: warning: the module {} of the author \"{}\" is replaced by a module of \"{}\"; if the two are different \
+             modules, give the new one another name\n",
             new.name, served.author, new.author
         )
     })
@@ -190,15 +190,15 @@ fn beyond(at: usize, route: &RouteDecl, limits: RouteLimits) -> Vec<String> {
             own / 1000,
             operators.as_millis()
         )),
-        (Some(_), None) => Some(format!(
-            "config: note: {place}: CWEB_TIMEOUT_S counts with --isolation process only, and this server has another\n"
-        )),
+        (Some(_), None) => {
+            Some(format!("config: note: {place}: CWEB_TIMEOUT_S has no effect without --isolation process\n"))
+        }
         _ => None,
     };
     let killable = (route.is_killable() && limits.handler_timeout.is_none()).then(|| {
         format!(
-            "config: warning: {place}: CWEB_KILLABLE counts with --isolation process only: in this server the handler runs like any \
-             other, sees what others change, and is not killed\n"
+            "config: warning: {place}: CWEB_KILLABLE has no effect without --isolation process: in this server the handler runs like \
+             any other, sees what others change, and is not killed\n"
         )
     });
     body.into_iter().chain(time).chain(killable).collect()
@@ -250,7 +250,7 @@ fn check_route(at: usize, route: &RouteDecl) -> Result<(), Refusal> {
     if route.is_stream() && route.decodes() {
         return refuse(format!(
             "routes[{at}] ({method} {path}): CWEB_DECODE has no effect beside CWEB_STREAM, whose handler reads the bytes as they \
-             come; leave one of them out"
+             come; leave one of the flags out"
         ));
     }
     check_killable(at, route)?;
@@ -422,7 +422,7 @@ mod tests {
         let said = remarks(&m, LIMITS);
         for words in [
             "/mgnt/my%20module",
-            "GET /x/1 is never called: /x/.*",
+            "GET /x/1 is never called: the earlier route /x/.*",
             "CWEB_BODY_MIB(65)",
             "note: routes[3] (GET /y) may",
         ] {

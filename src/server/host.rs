@@ -155,7 +155,8 @@ fn give_users(config: &Config, user: Option<User>, dirs: [&Path; 2]) -> std::io:
     let Some(users) = config.projects.module_uids else { return Ok(()) };
     if user.is_none() || !sandbox::are_mapped(users.first, users.last) {
         let text = "--module-uids: the server can't run domains as these users: it has to be root with CAP_CHOWN, CAP_SETUID and \
-                    CAP_SETGID, in a user namespace that has them, and the way to its data must be open to others";
+                    CAP_SETGID, in a user namespace that has them, and other users must be able to pass the directories above \
+                    its data";
         return Err(std::io::Error::other(text));
     }
     for dir in dirs {

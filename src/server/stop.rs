@@ -65,7 +65,7 @@ impl<'a> Patience<'a> {
     }
 
     fn why(&self) -> &'static str {
-        if self.hurried { "a second signal came" } else { "the time for it is over" }
+        if self.hurried { "a second signal came" } else { "the time limit is over" }
     }
 
     /// Stops the control plane: running deployments and the modules.

@@ -97,7 +97,7 @@ impl Jobs {
             return Err(format!("the module has no job named {name}"));
         }
         serde_json::from_str::<serde::de::IgnoredAny>(payload)
-            .map_err(|error| format!("the payload is no JSON: {error}"))?;
+            .map_err(|error| format!("the payload is not JSON: {error}"))?;
         let mut jobs = lock(&self.0);
         if jobs.len() >= JOBS_MAX {
             return Err(format!("a test has at most {JOBS_MAX} jobs"));

@@ -1,7 +1,9 @@
-//! The floors and the load generator share this code: the answer, the search for the end of a head, a loop like that of cweb's
+//! The floors and the load generators share this code: the answer, the search for the end of a head, a loop like that of cweb's
 //! driver, and buffers of a ring.
 
+pub mod answer;
 pub mod buffers;
+pub mod client;
 pub mod driver;
 
 /// The answer, with the header fields that cweb sends.

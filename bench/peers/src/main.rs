@@ -2,11 +2,20 @@
 
 mod actix;
 mod axum;
+mod compute;
 mod hyper;
 mod may;
 mod ntex;
 
 const TEXT: &str = "Hello, World!";
+const JSON_TYPE: &str = "application/json";
+/// Limit on a body, where the server has one.
+const BODY_BYTES_MAX: usize = 64 << 20;
+
+/// The answer to a path that ends with `/json`.
+fn json() -> String {
+    format!("{{\"message\":\"{TEXT}\",\"id\":{}}}", std::hint::black_box(42))
+}
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();

@@ -6,9 +6,14 @@ use std::io;
 struct Plain;
 
 impl HttpService for Plain {
-    fn call(&mut self, _request: Request, response: &mut Response) -> io::Result<()> {
+    fn call(&mut self, request: Request, response: &mut Response) -> io::Result<()> {
         response.header("Access-Control-Allow-Origin: *");
-        response.body(crate::TEXT);
+        if request.path().ends_with("/json") {
+            response.header("Content-Type: application/json");
+            response.body_mut().extend_from_slice(crate::json().as_bytes());
+        } else {
+            response.body(crate::TEXT);
+        }
         Ok(())
     }
 }

@@ -9,7 +9,7 @@ pub(crate) fn without_lines(source: &[u8], file: &str) -> Option<String> {
     let is_code = rest.contains(&b'{') || rest.contains(&b';');
     (is_code && !source.contains(&b'\n')).then(|| {
         format!(
-            "{file}:1: error: the source has no line breaks; curl -d @file takes them out: use --data-binary @file or \
+            "{file}:1: error: the source has no line breaks; curl -d @file removes them: use --data-binary @file or \
              -F code=@file\n"
         )
     })

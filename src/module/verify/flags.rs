@@ -26,8 +26,8 @@ pub(super) fn check_killable(at: usize, route: &RouteDecl) -> Result<(), Refusal
     ];
     match others.iter().find(|(_, is_set, _)| route.is_killable() && *is_set) {
         Some((name, _, why)) => refuse(format!(
-            "routes[{at}] ({} {}): CWEB_KILLABLE runs each call in a process of its own and can't stand beside {name}, {why}; leave \
-             one of them out",
+            "routes[{at}] ({} {}): CWEB_KILLABLE runs each call in a process of its own and can't be combined with {name}, \
+             {why}; leave one of the flags out",
             route.method, route.path
         )),
         None => Ok(()),

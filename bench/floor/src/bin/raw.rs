@@ -63,9 +63,9 @@ fn main() -> io::Result<()> {
         std::process::exit(2);
     };
     let listener = TcpListener::bind(format!("127.0.0.1:{port}"))?;
-    // The backlog of the standard library's listener is too short for 512 connections at once.
+    // The backlog of the standard library's listener is too short for so many connections at once.
     // SAFETY: no memory is involved; `listener` owns the descriptor.
-    unsafe { libc::listen(listener.as_raw_fd(), 1024) };
+    unsafe { libc::listen(listener.as_raw_fd(), 4096) };
     let ring = IoUring::builder()
         .setup_single_issuer()
         .setup_defer_taskrun()
