@@ -410,7 +410,7 @@ mod tests {
         drop(datagrams);
         std::fs::remove_file(&path).unwrap();
         std::fs::write(&path, "mine").unwrap();
-        assert!(refused(&path).contains("no socket"));
+        assert!(refused(&path).contains("not a socket"));
         assert_eq!(std::fs::read(&path).unwrap(), b"mine");
     }
 
