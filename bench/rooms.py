@@ -64,6 +64,11 @@ def publish(number):
     asking.close()
 
 
+def pong(client, ping):
+    """Answers a ping, a whole frame: a client that does not is closed when the machine is slow."""
+    client.send(bytes([0x8A, 0x80 | ping[1]]) + bytes(4) + ping[2:])
+
+
 class Reader:
     def __init__(self, client):
         self.client, self.rest, self.came = client, b"", 0
@@ -71,14 +76,17 @@ class Reader:
     def read(self):
         """Takes whole frames: each must be the message whose turn it is."""
         try:
-            self.rest += self.client.recv(1 << 18)
+            more = self.client.recv(1 << 18)
         except BlockingIOError:
             return
-        while len(self.rest) >= 4:
+        if not more:
+            sys.exit("the server has closed a socket")
+        self.rest += more
+        while len(self.rest) >= 2:
             first, length = self.rest[0], self.rest[1]
             start = 2
             if length == 126:
-                start, length = 4, int.from_bytes(self.rest[2:4], "big")
+                start, length = 4, int.from_bytes(self.rest[2:4].ljust(2, b"\xff"), "big")
             if len(self.rest) < start + length:
                 return
             if first in (0x81, 0xC1):
@@ -86,6 +94,10 @@ class Reader:
                 assert frame == expected[min(self.came, len(expected) - 1)][first], "another message than the one whose turn it is"
                 sizes.add(start + length)
                 self.came += 1
+            elif first == 0x89:
+                pong(self.client, self.rest[: start + length])
+            elif first == 0x88:
+                sys.exit(f"the server closes a socket: {self.rest[start : start + length]!r}")
             self.rest = self.rest[start + length :]
 
 
@@ -116,17 +128,24 @@ def learn(number):
     expected.append({0x81: body(number), 0xC1: None})
     first = readers[clients[0].fileno()]
     publish(number)
-    while True:
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
         select.select([clients[0]], [], [], PATIENCE_S)
-        first.rest += clients[0].recv(1 << 18, socket.MSG_PEEK)
-        if len(first.rest) >= 4 and first.rest[1] == 126 and len(first.rest) >= 4 + int.from_bytes(first.rest[2:4], "big"):
-            frame = first.rest[4 : 4 + int.from_bytes(first.rest[2:4], "big")]
-            if first.rest[0] == 0xC1:
+        seen = first.rest + clients[0].recv(1 << 18, socket.MSG_PEEK)
+        if len(seen) >= 2 and seen[1] < 126 and not first.rest:
+            control = clients[0].recv(2 + seen[1])
+            if control[0] == 0x88:
+                sys.exit(f"the server closes the first socket: {control[2:]!r}")
+            pong(clients[0], control)
+        elif len(seen) >= 4 and len(seen) >= 4 + int.from_bytes(seen[2:4], "big"):
+            frame = seen[4 : 4 + int.from_bytes(seen[2:4], "big")]
+            if seen[0] == 0xC1:
                 assert zlib.decompressobj(-15).decompress(frame + b"\0\0\xff\xff") == body(number)
                 expected[number][0xC1] = frame
-            first.rest = b""
             return
-        first.rest = b""
+        elif seen == first.rest:
+            sys.exit("the server has closed the first socket")
+    sys.exit("the first socket has had no message")
 
 
 # on_open has to have run everywhere: the first message is sent until all have had it.

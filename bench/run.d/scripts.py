@@ -6,7 +6,7 @@ from servers import ROOT
 # heading, command, about how many seconds it takes
 SCRIPTS = (
     ("WebSockets: echo, a message to all, idle connections", ["websocket.sh", "3", "3"], 120),
-    ("A room of 10,000 WebSockets", ["rooms.sh"], 60),
+    ("A room of 10,000 WebSockets", ["rooms.sh"], 90),
     ("Static files", ["files.sh", "3", "2"], 60),
     ("Streams of 2 GiB", ["streams.sh", "2"], 45),
     ("Plaintext beside an endless stream", ["beside.sh", "3", "3"], 45),
