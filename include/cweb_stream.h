@@ -138,7 +138,7 @@ static inline ssize_t cweb_part_read(http_request_t *req, void *buf, size_t n) {
     return cweb_binding.host->stream->part_read(req, buf, n);
 }
 
-/* ---- The answer in pieces: in every handler without CWEB_INLINE ---- */
+/* ---- The answer in pieces: in every handler without CWEB_INLINE and CWEB_HANDSHAKE ---- */
 
 /**
  * Begins the answer with this status (as http_response_t.status) and the header fields of res, which can't be changed
@@ -148,7 +148,7 @@ static inline ssize_t cweb_part_read(http_request_t *req, void *buf, size_t n) {
  * the handler faults afterwards, the connection ends so that the client notices the fault. "Connection: close" ends the connection.
  * @return 0; -1 with errno: EALREADY (the answer has begun), ECONNRESET (the client is gone), EBUSY (too many answers are streamed),
  *   E2BIG (the header fields are too large), EINVAL (the Content-Length among them is no number), EPERM (the route has
- *   CWEB_INLINE)
+ *   CWEB_INLINE or CWEB_HANDSHAKE)
  */
 static inline int cweb_begin(http_response_t *res, int status) {
     return cweb_binding.host->stream->begin(res, status);
@@ -330,9 +330,10 @@ static inline int cweb_ws_canceled(websocket_t *ws) {
 /**
  * Detaches the answer, which then continues after the handler has returned: any thread of the module may write to the
  * returned stream. Begins the answer with res->status if the handler has not begun it.
- * In a handler of a CWEB_STREAM route, this function replaces cweb_begin().
- * @return the stream; NULL with errno: as cweb_begin(), EALREADY (the answer is detached), EINVAL (see above); EBUSY only if there are
- *   --stream-answers-max streams
+ * In a handler of a CWEB_STREAM route, this function replaces cweb_begin(). The answer to HEAD ends when the handler has
+ * returned, and the stream then sees its client as gone.
+ * @return the stream; NULL with errno: as cweb_begin(), EALREADY (the answer is detached), EINVAL (see above); EBUSY only if
+ *   there are --stream-answers-max streams
  */
 static inline cweb_stream_t *cweb_detach(http_request_t *req, http_response_t *res) {
     return (cweb_stream_t *)cweb_binding.host->stream->detach(req, res);
@@ -368,10 +369,11 @@ static inline size_t cweb_stream_broadcast(cweb_stream_t *const *streams, size_t
 }
 
 /**
- * Calls room(arg) when there is room after CWEB_AGAIN, and gone(arg) when the client is gone. Each may be NULL; if both
- * are NULL, the callbacks are removed. One thread of the process runs all such callbacks, one after the other: they
- * must not wait. The callbacks end with this version of the module, before its unload; the next version must set its
- * own.
+ * Calls room(arg) when there is room after CWEB_AGAIN, and gone(arg), once, when the client is gone; also if that happened
+ * before this call. Each may be NULL; if both are NULL, the callbacks are removed. One thread of the process runs all such
+ * callbacks, one after the other: they must not wait. A callback that has begun may still run when cweb_stream_close()
+ * returns in another thread, so free arg in the callback or with care. The callbacks end with this version of the module,
+ * before its unload; the next version must set its own.
  * @return 0; -1 with errno EBADF: the stream is closed
  */
 static inline int cweb_stream_on(cweb_stream_t *stream, void (*room)(void *), void (*gone)(void *), void *arg) {

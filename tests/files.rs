@@ -89,6 +89,10 @@ fn whole_files(site: &Site) {
     }
     let empty = site.get("/below?name=empty.txt", &[]);
     assert_eq!((empty.status, empty.header("content-length").unwrap().as_str()), (200, "0"));
+    // RFC 9110 §14.1.2: the last bytes of a file without bytes are all of it.
+    for (range, status) in [("bytes=-5", 200), ("bytes=0-", 416), ("bytes=-0", 416)] {
+        assert_eq!(site.get("/below?name=empty.txt", &[("Range", range)]).status, status, "{range}");
+    }
     for target in ["/below?name=large.bin", "/inline?name=large.bin"] {
         assert!(site.get(target, &[]).body == large(), "{target}");
     }
@@ -314,6 +318,7 @@ fn mounts(site: &Site) {
     site.write("www/index.html", b"<h1>index</h1>");
     site.write("www/deep/a b.js", b"1");
     site.write("www/.env", b"secret");
+    fs::create_dir_all(site.path("www/odd/index.html")).unwrap();
     symlink(site.server.dir.path().join("secret.txt"), site.path("www/out.txt")).unwrap();
     let index = site.get("/assets/", &[]);
     assert_eq!((index.status, index.text().as_str()), (200, "<h1>index</h1>"));
@@ -327,9 +332,17 @@ fn mounts(site: &Site) {
         let moved = site.get(target, &[]);
         assert_eq!((moved.status, moved.header("location").unwrap().as_str()), (301, location));
     }
-    for name in
-        [".env", "out.txt", "..%2fsecret.txt", "../secret.txt", "nothing", "deep/", "deep//a%20b.js", "index.html%00"]
-    {
+    for name in [
+        ".env",
+        "out.txt",
+        "..%2fsecret.txt",
+        "../secret.txt",
+        "nothing",
+        "deep/",
+        "deep//a%20b.js",
+        "index.html%00",
+        "odd/",
+    ] {
         assert_eq!(site.get(&format!("/assets/{name}"), &[]).status, 404, "{name}");
     }
     let mut client = site.server.connect();
@@ -341,6 +354,11 @@ fn mounts(site: &Site) {
     for dir in ["/etc", "..", "static/../module-data"] {
         let refused = site.server.try_deploy(&mount(dir));
         assert!(refused.status >= 400 && refused.text().contains("mounts[0]"), "{dir}: {}", refused.text());
+    }
+    for prefix in ["/mgnt", "/jobs/x", "/a b", "m"] {
+        let fields = format!(".mounts = {{{{\"{prefix}\", \"static\"}}}}, .mount_size = 1");
+        let refused = site.server.try_deploy(&module("m", "", "", 0, &fields));
+        assert!(refused.status >= 400 && refused.text().contains("s[0]: "), "{prefix}: {}", refused.text());
     }
     site.server.deploy(&mount("static"));
     assert_eq!(site.get("/m/text.txt", &[]).body, TEXT);

@@ -64,6 +64,7 @@ fn a_module_accepts_and_refuses_handshakes() {
     for (target, field, status, body) in [
         ("/chat/a", "Origin: https://evil.example\r\n", 403, "not from https://evil.example\n"),
         ("/chat/a?how=moved", "", 307, ""),
+        ("/chat/a?how=pieces", "", 403, "no pieces"),
         ("/chat/a?how=crash", "", 500, "module rooms failed"),
         ("/chat/", "", 404, "no module serves a WebSocket"),
     ] {

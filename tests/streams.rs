@@ -1,5 +1,6 @@
 //! Bodies in pieces: uploads and answers that never lie in memory whole, cancellation, answers that outlive their handlers.
 
+use crate::support::tls::{self, Authority};
 use crate::support::{self, Client, PATIENCE, Response, Server, eventually, isolation, signal};
 use std::io::{Read, Write};
 use std::sync::Arc;
@@ -378,6 +379,44 @@ fn an_answer_that_is_not_completed_looks_so() {
     }
 }
 
+/// Over TLS, a truncated answer is one without `close_notify` (RFC 8446 §6.1).
+#[test]
+fn answers_in_pieces_over_tls_end_cleanly_only_if_they_are_whole() {
+    let authority = Authority::new();
+    authority.issue("server", tls::P256, "10");
+    let server = authority.server("server", &["--shards", "1", "--crash-limit", "0"]);
+    let file = format!("@{}", support::root().join("tests/modules/streams.c").display());
+    let deployed = authority.curl(&server, "/mgnt", &["--fail-with-body", "--data-binary", &file]);
+    assert!(deployed.status.success(), "{deployed:?}");
+    for (target, version, is_whole) in [
+        ("/make?bytes=300000", "1.0", true),
+        ("/stream-make?bytes=300000", "1.0", true),
+        ("/make?bytes=300000", "1.1", true),
+        ("/make?bytes=300000&crash=1", "1.0", false),
+        ("/stream-make?bytes=300000&crash=1", "1.0", false),
+        ("/make?bytes=300000&crash=1", "1.1", false),
+    ] {
+        let mut client = authority.connect(&server);
+        client.send(&format!("GET {target} HTTP/{version}\r\nHost: x\r\nConnection: close\r\n\r\n"));
+        let (mut answer, mut piece) = (Vec::new(), vec![0; 1 << 16]);
+        let is_clean = loop {
+            match client.stream.read(&mut piece) {
+                Ok(0) => break true,
+                Ok(count) => answer.extend_from_slice(&piece[..count]),
+                Err(_) => break false,
+            }
+        };
+        if version == "1.0" {
+            assert_eq!(is_clean, is_whole, "{target}");
+            assert!(!is_whole || split(&answer).1 == pattern(300_000), "{target}");
+        } else {
+            let (body, is_ended) = unchunk(split(&answer).1);
+            assert_eq!(is_ended, is_whole, "{target}");
+            assert!(!is_whole || body == pattern(300_000), "{target}");
+        }
+    }
+}
+
 #[test]
 fn a_client_that_leaves_or_never_reads_ends_the_handler() {
     let server = lab(&["--write-timeout-ms", "1000"]);
@@ -479,6 +518,82 @@ fn a_detached_writer_is_told_when_there_is_room_again() {
         while reader.stream.read(&mut chunk).is_ok_and(|count| count == chunk.len()) {}
         server.get("/seen").text().contains("room 3\n")
     });
+}
+
+#[test]
+fn callbacks_that_are_set_late_are_told_what_has_happened_and_an_end_is_told_once() {
+    let server = lab(&["--shards", "2"]);
+    let mut client = subscribe(&server, 1);
+    assert_eq!(server.get("/fill").text(), "again");
+    let mut chunk = vec![0; 1 << 16];
+    client.stream.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+    eventually("room for the first callback", || {
+        while client.stream.read(&mut chunk).is_ok_and(|count| count == chunk.len()) {}
+        server.get("/seen").text().contains("room 1\n")
+    });
+    assert_eq!(server.get("/watch?id=2").text(), "0");
+    seen(&server, "room 2\n");
+    drop(client);
+    seen(&server, "gone 2\n");
+    assert_eq!(server.get("/watch?id=3").text(), "0");
+    seen(&server, "gone 3\n");
+    // Clients that leave while their handlers set the callbacks. A callback may free what it is given.
+    for id in 1000..1300 {
+        let mut client = server.connect();
+        client.send(format!("GET /subscribe?id={id} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes());
+        if id % 3 == 0 {
+            expect_text(&mut client, "HTTP/1.1 200");
+        }
+    }
+    let ends = || {
+        let text = server.get("/seen").text();
+        let ids = text.lines().filter_map(|line| line.strip_prefix("gone 1")).map(str::to_owned);
+        ids.filter(|id| id.len() == 3).collect::<Vec<String>>()
+    };
+    // A client may leave before its handler begins: then there is no stream.
+    let streams = || {
+        let text = server.post("/publish", b"x").text();
+        text.split(" of ").map(|number| number.parse::<usize>().unwrap()).collect::<Vec<usize>>()
+    };
+    eventually("the ends of all streams", || streams().first() == Some(&0) && ends().len() + 1 >= streams()[1]);
+    let mut all = ends();
+    let count = all.len();
+    all.sort_unstable();
+    all.dedup();
+    assert_eq!((all.len(), count + 1), (count, streams()[1]), "each of them once");
+}
+
+#[test]
+fn a_head_of_a_detached_answer_is_all_of_it() {
+    let server = lab(&["--shards", "1"]);
+    let mut client = server.connect();
+    client.send(b"HEAD /subscribe?id=5 HTTP/1.1\r\nHost: x\r\n\r\n");
+    expect_text(&mut client, "\r\n\r\n");
+    assert_eq!(client.get("/go").status, 200, "the next request does not wait for the end of the stream");
+    seen(&server, "gone 5\n");
+    assert_eq!(server.post("/publish", b"x").text(), "0 of 1");
+    assert_eq!(server.get("/close").text(), "0");
+}
+
+#[test]
+fn a_client_can_not_send_without_end_into_a_detached_answer() {
+    let server = lab(&["--shards", "1"]);
+    let mut client = server.connect();
+    client.send(post_head("/subscribe?id=6", "Content-Length: 99999999999").as_bytes());
+    expect_text(&mut client, "data: welcome\n\n");
+    client.stream.set_write_timeout(Some(Duration::from_secs(1))).unwrap();
+    let (piece, mut sent) = (vec![0; 1 << 20], 0);
+    while sent < 256 << 20
+        && let Ok(count) = client.stream.write(&piece)
+    {
+        sent += count;
+    }
+    assert!(sent < 256 << 20, "the server has taken {sent} bytes that nobody reads");
+    assert_eq!(server.post("/publish", b"data: still\n\n").text(), "1 of 1");
+    expect_text(&mut client, "data: still\n\n");
+    assert_eq!(server.get("/close").text(), "0");
+    let (rest, _) = until_end(&mut client);
+    assert!(rest.ends_with(b"0\r\n\r\n"), "{}", String::from_utf8_lossy(&rest));
 }
 
 #[test]

@@ -40,6 +40,9 @@ def ran(command, seconds, environment):
         os.killpg(process.pid, signal.SIGTERM)
         out, said = process.communicate()
         return out, f"it was ended after {seconds * PATIENCE} s"
+    except BaseException:
+        os.killpg(process.pid, signal.SIGTERM)
+        raise
     return out, None if process.returncode == 0 else f"status {process.returncode}: {said.strip()[-800:]}"
 
 

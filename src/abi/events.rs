@@ -19,7 +19,7 @@ use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 /// How long [`remove`] and [`end`] wait for a running callback. A callback that waits for its remover would block for ever.
-const CALLBACK_WAIT: Duration = Duration::from_secs(2);
+pub(super) const CALLBACK_WAIT: Duration = Duration::from_secs(2);
 /// The number of the waking descriptor in epoll.
 const WAKE: u64 = 0;
 

@@ -33,6 +33,7 @@ pub mod sanitizer;
 pub mod settings;
 mod socket_numbers;
 pub mod stream;
+mod stream_callbacks;
 pub mod testing;
 pub mod types;
 pub mod uncancelled;

@@ -3,18 +3,17 @@
 //! The room above implements a call or a detached stream, behind [`StreamCall`] and [`Streams`]. A detached stream is a number,
 //! never an address: the number of an ended stream is invalid, and using it is harmless.
 
-use super::events::{self, Owner};
-use super::guard;
 use super::module_token::ModuleToken;
 use super::native::{RawPart, WorkFn};
+use super::stream_callbacks;
 use super::types::{HttpRequest, HttpResponse, KvStore, status_code};
 use super::websocket::touched;
-use super::work_ticket::{work_admit, work_drop};
-use std::collections::HashMap;
+use super::work_ticket::work_admit;
 use std::ffi::{CStr, c_char, c_int, c_longlong, c_void};
 use std::mem::MaybeUninit;
-use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
+
+pub use super::stream_callbacks::{Event, forget, notify};
 
 /// An errno.
 pub type Errno = c_int;
@@ -114,6 +113,9 @@ pub trait Streams: Send + Sync {
     /// # Errors
     /// `EBADF`: there is no such stream.
     fn canceled(&self, stream: u64) -> Result<c_int, Errno>;
+
+    /// Whether the last write had no room. `Event::Room` has followed then, or will.
+    fn is_blocked(&self, stream: u64) -> bool;
 }
 
 static STREAMS: OnceLock<Box<dyn Streams>> = OnceLock::new();
@@ -121,107 +123,6 @@ static STREAMS: OnceLock<Box<dyn Streams>> = OnceLock::new();
 /// Enables modules to use detached streams. Only the first call has an effect.
 pub fn set_streams(streams: Box<dyn Streams>) {
     let _ = STREAMS.set(streams);
-}
-
-/// An event of a detached stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Event {
-    /// There is room again, after a write without room.
-    Room,
-    /// The client is gone.
-    Gone,
-}
-
-/// The callbacks of one stream.
-struct Callbacks {
-    owner: Owner,
-    /// [`ModuleToken::id`]
-    module: u64,
-    room: Option<WorkFn>,
-    gone: Option<WorkFn>,
-    argument: usize,
-    ticket: Arc<Ticket>,
-}
-
-/// A reference to a module's shared object.
-struct Ticket(*mut c_void);
-// SAFETY: a handle of dlopen(3) may be closed by any thread.
-unsafe impl Send for Ticket {}
-// SAFETY: only its drop uses it.
-unsafe impl Sync for Ticket {}
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        // SAFETY: from `work_admit`, and given back once.
-        unsafe { work_drop(std::ptr::null_mut(), self.0) };
-    }
-}
-
-static CALLBACKS: Mutex<Option<HashMap<u64, Callbacks>>> = Mutex::new(None);
-static QUEUE: Mutex<Option<Sender<(u64, Event)>>> = Mutex::new(None);
-
-fn unpoisoned<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Runs the callback for `event` of a stream, on the thread for callbacks.
-pub fn notify(stream: u64, event: Event) {
-    let known = unpoisoned(&CALLBACKS).as_ref().is_some_and(|callbacks| callbacks.contains_key(&stream));
-    if !known {
-        return;
-    }
-    let mut queue = unpoisoned(&QUEUE);
-    if queue.is_none() {
-        *queue = start_callbacks();
-    }
-    if let Some(queue) = queue.as_ref() {
-        let _ = queue.send((stream, event));
-    }
-}
-
-/// Removes a stream that is over: its callbacks are not called any more.
-pub fn forget(stream: u64) {
-    let forgotten = unpoisoned(&CALLBACKS).as_mut().and_then(|callbacks| callbacks.remove(&stream));
-    drop(forgotten);
-}
-
-/// Ends the callbacks of this load of a module: no further callback begins.
-pub(super) fn end_callbacks(module: u64) {
-    let mut callbacks = unpoisoned(&CALLBACKS);
-    let Some(callbacks) = callbacks.as_mut() else { return };
-    let ended: Vec<Callbacks> = callbacks.extract_if(|_, of| of.module == module).map(|(_, of)| of).collect();
-    drop(ended);
-}
-
-fn start_callbacks() -> Option<Sender<(u64, Event)>> {
-    let host = events::host()?;
-    let (sender, receiver) = channel();
-    let body = move || {
-        let _guard = guard::ThreadGuard::new();
-        while let Ok((stream, event)) = receiver.recv() {
-            call_back(stream, event);
-        }
-    };
-    match (host.thread)("stream-events".to_owned()).spawn(body) {
-        Ok(_) => Some(sender),
-        Err(error) => {
-            tracing::warn!("callbacks of streams are not called: {error}");
-            None
-        }
-    }
-}
-
-fn call_back(stream: u64, event: Event) {
-    let found = {
-        let callbacks = unpoisoned(&CALLBACKS);
-        callbacks.as_ref().and_then(|callbacks| callbacks.get(&stream)).and_then(|of| {
-            let function = if event == Event::Room { of.room } else { of.gone };
-            Some((function?, of.argument, of.owner.clone(), Arc::clone(&of.ticket)))
-        })
-    };
-    let (Some((function, argument, owner, ticket)), Some(host)) = (found, events::host()) else { return };
-    (host.run)(&owner, &mut || guard::call_work(function, std::ptr::without_provenance_mut(argument)));
-    drop(ticket);
 }
 
 /// The target of `http_request_t.reserved[2]` and `http_response_t.reserved[0]`.
@@ -546,8 +447,8 @@ unsafe extern "C" fn stream_on(
     // SAFETY: by the contract of the table a token.
     let Some(token) = (unsafe { module.cast::<ModuleToken>().as_ref() }) else { return failed(libc::EINVAL) };
     let stream = number(stream);
-    let known = match streams().and_then(|streams| streams.canceled(stream)) {
-        Ok(canceled) => canceled,
+    let all = match streams().and_then(|streams| streams.canceled(stream).map(|_| streams)) {
+        Ok(all) => all,
         Err(errno) => return failed(errno),
     };
     let Some(function) = room.or(gone) else {
@@ -556,13 +457,17 @@ unsafe extern "C" fn stream_on(
     };
     // SAFETY: a function of the calling module, which is loaded.
     let ticket = unsafe { work_admit(std::ptr::null_mut(), function, std::ptr::null_mut()) };
-    let owner = Owner { name: token.name.clone(), number: token.number };
-    let argument = argument.addr();
-    let callbacks = Callbacks { owner, module: token.id, room, gone, argument, ticket: Arc::new(Ticket(ticket)) };
-    unpoisoned(&CALLBACKS).get_or_insert_default().insert(stream, callbacks);
-    if known != 0 {
-        // The client was gone before the callback was set.
-        notify(stream, Event::Gone);
+    stream_callbacks::set(token, stream, [room, gone], argument, ticket);
+    // The events before this point have found no callback, or the one before; so they are told again. The end of the client
+    // may be among them, or come now: a callback is called for it once.
+    match all.canceled(stream) {
+        Ok(0) if room.is_some() && all.is_blocked(stream) => notify(stream, Event::Room),
+        Ok(0) => {}
+        Ok(_) => notify(stream, Event::Gone),
+        Err(errno) => {
+            forget(stream);
+            return failed(errno);
+        }
     }
     0
 }

@@ -276,9 +276,17 @@ fn expand(coding: Coding, body: &[u8], bytes_max: usize) -> Result<Vec<u8>, Unde
             decoder.map_err(broken)?.take(limit).read_to_end(&mut out)
         }
         Coding::Gzip => flate2::bufread::MultiGzDecoder::new(&mut rest).take(limit).read_to_end(&mut out),
-        Coding::Brotli => brotli::Decompressor::new(&mut rest, 4096).take(limit).read_to_end(&mut out),
+        Coding::Brotli => {
+            let mut decoder = brotli::Decompressor::new(&mut rest, 4096);
+            let read = decoder.by_ref().take(limit).read_to_end(&mut out);
+            // Bytes behind the end of the data are an error of the read after the one that finds the end.
+            read.and_then(|_| if out.len() > bytes_max { Ok(0) } else { decoder.read(&mut [0]) })
+        }
     };
     read.map_err(broken)?;
+    if out.len() <= bytes_max && !rest.is_empty() {
+        return Err(Undecodable::Broken(coding));
+    }
     if out.len() > bytes_max { Err(Undecodable::TooLarge(bytes_max)) } else { Ok(out) }
 }
 
@@ -300,6 +308,10 @@ mod tests {
             assert_eq!(expand(coding, &encoded, text().len() - 1), Err(Undecodable::TooLarge(text().len() - 1)));
             assert_eq!(expand(coding, &encoded[..encoded.len() / 2], 1 << 20), Err(Undecodable::Broken(coding)));
             assert_eq!(expand(coding, b"this is no such data", 1 << 20), Err(Undecodable::Broken(coding)));
+            for behind in [1, 5000] {
+                let longer = [encoded.as_slice(), &vec![b'x'; behind]].concat();
+                assert_eq!(expand(coding, &longer, 1 << 20), Err(Undecodable::Broken(coding)), "{coding:?} {behind}");
+            }
         }
         let noise: Vec<u8> = (0..2000_u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
         assert!(Coding::ALL.iter().all(|coding| compress(*coding, &noise).is_none_or(|out| out.len() < noise.len())));

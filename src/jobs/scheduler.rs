@@ -175,7 +175,10 @@ impl Scheduler {
                     self.put(spec, None);
                 }
                 None => {
-                    tracing::error!("schedule {} is not stored: there are already {SCHEDULES_MAX} schedules", spec.name)
+                    tracing::error!(
+                        "schedule {} is not stored: there are already {SCHEDULES_MAX} schedules",
+                        spec.name
+                    );
                 }
             }
         }

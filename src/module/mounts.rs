@@ -43,6 +43,13 @@ fn problem(mount: &Mount) -> Option<String> {
     if !prefix.starts_with('/') {
         return Some(format!("the prefix \"{}\" does not begin with /", prefix.escape_debug()));
     }
+    if prefix.bytes().any(|byte| byte <= b' ' || matches!(byte, b'#' | b'?' | 0x7f)) {
+        return Some(format!(
+            "the prefix \"{}\" has a blank, a control character, # or ?, so no request can match it; write it as requests have \
+             it, a blank as %20",
+            prefix.escape_debug()
+        ));
+    }
     let shown = dir.escape_debug();
     if dir.is_empty() || Path::new(dir).components().any(|part| part == Component::ParentDir) {
         return Some(format!("the directory \"{shown}\" is empty or has \"..\" in it"));
@@ -90,6 +97,9 @@ mod tests {
         for dir in ["", "..", "static/../secret", "secret", "static/link", "/etc", "staticx"] {
             assert!(check("/", dir).is_some(), "{dir}");
         }
-        assert!(check("x", "static").is_some_and(|why| why.contains("prefix")));
+        for prefix in ["x", "", "/a b", "/a#", "/a?", "/a\n"] {
+            assert!(check(prefix, "static").is_some_and(|why| why.contains("prefix")), "{prefix}");
+        }
+        assert_eq!(check("/a%20b/ö.(x)", "static"), None);
     }
 }

@@ -88,6 +88,30 @@ pub(super) fn spellings(path: &str) -> Vec<Vec<u8>> {
     all
 }
 
+/// The one of the [`spellings`] in capitals for the path of a request that has its bytes beyond ASCII in any form, also in
+/// several; `None` if that is `path` itself. The other bytes stay as they are.
+pub(super) fn in_capitals(path: &[u8]) -> Option<Vec<u8>> {
+    if path.is_ascii() && !path.contains(&b'%') {
+        return None;
+    }
+    let mut out = Vec::with_capacity(3 * path.len());
+    let mut rest = path;
+    while let Some((&byte, behind)) = rest.split_first() {
+        rest = behind;
+        match behind {
+            [high @ (b'8' | b'9' | b'a'..=b'f' | b'A'..=b'F'), low, after @ ..]
+                if byte == b'%' && low.is_ascii_hexdigit() =>
+            {
+                out.extend([b'%', high.to_ascii_uppercase(), low.to_ascii_uppercase()]);
+                rest = after;
+            }
+            _ if byte.is_ascii() => out.push(byte),
+            _ => out.extend(format!("%{byte:02X}").bytes()),
+        }
+    }
+    (out != path).then_some(out)
+}
+
 /// Whether `path` is meant as a pattern. A dot alone does not make one.
 pub(super) fn is_pattern(path: &str) -> bool {
     path.bytes().any(|byte| b"[]()*+?{}|^$\\".contains(&byte)) || segment_names::has_names(path)
@@ -440,6 +464,14 @@ mod tests {
         };
         assert_eq!(texts("/a%20b"), ["/a%20b"]);
         assert_eq!(texts("/aß"), ["/aß", "/a%C3%9F", "/a%c3%9f"]);
+        let capitals = |path: &str| in_capitals(path.as_bytes()).map(|path| String::from_utf8(path).unwrap());
+        for path in ["/aß", "/a%c3%9f", "/a%C3%9f", "/a%c3%9F"] {
+            assert_eq!(capitals(path).as_deref(), Some("/a%C3%9F"), "{path}");
+        }
+        assert_eq!(capitals("/%c3%9fß%6a%c").as_deref(), Some("/%C3%9F%C3%9F%6a%c"));
+        for path in ["/a", "/a%C3%9F", "/%6a", "/%", "/%c", "/%cg", "/%zz"] {
+            assert_eq!(capitals(path), None, "{path}");
+        }
     }
 
     #[test]

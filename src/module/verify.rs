@@ -327,7 +327,9 @@ fn reserved(path: &str, place: &str) -> Result<(), Refusal> {
     let text = path.strip_prefix('^').unwrap_or(path);
     for own in RESERVED {
         let rest = text.strip_prefix(own);
-        if rest.is_some_and(|rest| rest.is_empty() || rest == "$" || rest.starts_with('/')) {
+        // `(/.*)?` is the pattern of a mount.
+        let is_own = |rest: &str| rest.is_empty() || rest == "$" || rest == "(/.*)?" || rest.starts_with('/');
+        if rest.is_some_and(is_own) {
             return refuse(format!("{place}: {path} is the server's own path ({own}); choose another"));
         }
     }
@@ -382,7 +384,7 @@ mod tests {
         assert!(reason(&module("m", &[("BREW", "/a")], &[])).contains("BREW"));
         assert!(reason(&module("m", &[("GET", "/(a)\\1")], &[])).contains("back-references"));
         assert!(reason(&module("m", &[("GET", "a")], &[])).contains("begin with /"));
-        for path in ["/jobs", "/jobs/x", "/blobs/x", "^/mgnt$", "/mgnt/.*", "/metrics"] {
+        for path in ["/jobs", "/jobs/x", "/blobs/x", "^/mgnt$", "/mgnt/.*", "/metrics", "/mgnt(/.*)?"] {
             assert!(reason(&module("m", &[("GET", path)], &[])).contains("server's own"), "{path}");
         }
         assert!(reason(&module("m", &[], &["ws"])).contains("websockets[0]"));

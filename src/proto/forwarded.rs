@@ -2,7 +2,8 @@
 //!
 //! Each proxy appends the address from which it received the request. Only entries appended by trusted proxies count, so the
 //! list is read from its end. The first address from the end that belongs to no trusted proxy is the client's. A client can
-//! forge every entry before that address.
+//! forge every entry before that address. So the split into entries must not depend on anything before them: a quotation mark
+//! that the client has opened and not closed would otherwise take a proxy's entry into the client's own.
 
 use std::net::IpAddr;
 
@@ -82,12 +83,11 @@ impl TrustedProxies {
             return peer;
         }
         let field = self.by.field().as_bytes();
-        let elements: Vec<&[u8]> = headers
-            .filter(|(name, _)| name.eq_ignore_ascii_case(field))
-            .flat_map(|(_, value)| Elements { rest: Some(value) })
-            .collect();
+        let values: Vec<&[u8]> =
+            headers.filter(|(name, _)| name.eq_ignore_ascii_case(field)).map(|(_, value)| value).collect();
+        let quotes = self.by == ForwardedBy::Forwarded;
         let mut client = peer;
-        for element in elements.into_iter().rev() {
+        for element in values.into_iter().rev().flat_map(|value| Elements { rest: Some(value), quotes }) {
             client = Some(match self.by {
                 ForwardedBy::XForwardedFor => node(element)?,
                 ForwardedBy::Forwarded => node(&forwarded_for(element)?)?,
@@ -124,9 +124,11 @@ pub fn contains(network: IpAddr, bits: u8, address: IpAddr) -> bool {
     network.is_ipv4() == address.is_ipv4() && (bits == 0 || differing >> (128 - u32::from(bits)) == 0)
 }
 
-/// The elements of a list (RFC 9110 §5.6.1). Commas in quoted strings do not separate elements.
+/// The elements of a list (RFC 9110 §5.6.1), the last one first.
 struct Elements<'a> {
     rest: Option<&'a [u8]>,
+    /// Whether the list may have quoted strings; commas in them do not separate elements. `X-Forwarded-For` has none.
+    quotes: bool,
 }
 
 impl<'a> Iterator for Elements<'a> {
@@ -134,13 +136,33 @@ impl<'a> Iterator for Elements<'a> {
 
     fn next(&mut self) -> Option<&'a [u8]> {
         loop {
-            let (element, rest) = divide(self.rest?, b',');
-            self.rest = rest;
-            if !element.trim_ascii().is_empty() {
-                return Some(element.trim_ascii());
+            let text = self.rest?;
+            let comma = if self.quotes { last_comma(text) } else { text.iter().rposition(|&byte| byte == b',') };
+            self.rest = comma.and_then(|at| text.get(..at));
+            let element = text.get(comma.map_or(0, |at| at + 1)..).unwrap_or_default().trim_ascii();
+            if !element.is_empty() {
+                return Some(element);
             }
         }
     }
+}
+
+/// The last comma of `text` outside of the quoted strings that end behind it.
+fn last_comma(text: &[u8]) -> Option<usize> {
+    let mut quoted = false;
+    for (at, &byte) in text.iter().enumerate().rev() {
+        match byte {
+            b'"' => {
+                let before = text.get(..at).unwrap_or_default();
+                let escapes = before.iter().rev().take_while(|&&byte| byte == b'\\').count();
+                // Within a quoted string an escaped mark is text; outside of one a mark ends a string.
+                quoted = !quoted || escapes % 2 == 1;
+            }
+            b',' if !quoted => return Some(at),
+            _ => {}
+        }
+    }
+    None
 }
 
 /// Splits `text` at the first `by` outside quotation marks: the part before it and the part behind it.
@@ -215,6 +237,8 @@ mod tests {
             ("10.0.0.1", &["1.1.1.1, unknown"], None),
             ("10.0.0.1", &["1.1.1.1, nonsense:1:2"], None),
             ("10.0.0.1", &[" , ,"], Some("10.0.0.1")),
+            ("10.0.0.1", &["\", 198.51.100.7"], Some("198.51.100.7")),
+            ("10.0.0.1", &["\"1.1.1.1, 198.51.100.7, 10.9.9.9"], Some("198.51.100.7")),
             ("::1", &["2001:db8::7"], Some("2001:db8::7")),
             ("::1", &["[2001:db8::7]:80"], Some("2001:db8::7")),
             ("::1", &["::ffff:198.51.100.7"], Some("198.51.100.7")),
@@ -231,6 +255,12 @@ mod tests {
             (&["For=\"[2001:db8:cafe::17]:4711\""], Some("2001:db8:cafe::17")),
             (&["for=192.0.2.43, for=198.51.100.17"], Some("198.51.100.17")),
             (&["for=\"a,b\";x=\";for=1.1.1.1\", for=10.1.1.1"], None),
+            // What a client has sent before a proxy's entry does not change that entry.
+            (&["for=1.1.1.1;x=\", for=198.51.100.17"], Some("198.51.100.17")),
+            (&["for=\", for=198.51.100.17"], Some("198.51.100.17")),
+            (&["for=1.1.1.1;x=\"\\, for=\"[2001:db8::17]:80\";proto=http"], Some("2001:db8::17")),
+            (&["x=\"", "for=198.51.100.17, for=10.1.1.1"], Some("198.51.100.17")),
+            (&["for=1.1.1.1, for=198.51.100.17;x=\"a,\\\",b\", for=10.1.1.1"], Some("198.51.100.17")),
             (&["for=_hidden"], None),
             (&["by=10.1.1.1"], None),
             (&["for="], None),

@@ -121,6 +121,11 @@ impl Flow {
         self.returned = true;
     }
 
+    /// Whether nothing follows the head of the answer, whatever its handler or a detached answer still writes.
+    pub(super) fn is_without_body(&self) -> bool {
+        self.framing == Framing::None
+    }
+
     /// Marks the answer as broken: it can't be completed.
     pub(super) fn set_broken(&mut self) {
         self.broken = true;
@@ -144,6 +149,8 @@ impl Flow {
             let piece = match self.answer.next(PIECE_BYTES_MAX) {
                 Next::Copied(bytes) => Piece::Copied(bytes),
                 Next::Lent(bytes) => Piece::Lent(bytes),
+                // The client has all of the answer, so its next request must not wait for the end of a detached one.
+                Next::Empty if self.returned && self.is_without_body() => return Pumped::Done,
                 // A stop does not wait for a detached answer, which may never end. The same holds if the client has closed
                 // its side.
                 Next::Empty if ends && self.returned => return Pumped::Broken,

@@ -18,9 +18,18 @@ impl Shard {
         self.continue_before_answer(connections, id, seq);
         let Some(conn) = self.conn(id) else { return }; // The writer notices that the answer is dropped.
         let Some(slot) = conn.slot_mut(seq) else { return };
-        let Slot::Running { safe, .. } = *slot else { return };
+        let (safe, is_handshake) = match *slot {
+            Slot::Running { safe, .. } => (safe, false),
+            Slot::Asking { .. } => (false, true),
+            _ => return,
+        };
         let told = begin.head.get(..STATUS_BYTES).map(<[u8]>::to_vec);
-        *slot = Slot::Flow(Box::new(Flow::new(begin, safe)));
+        let mut flow = Box::new(Flow::new(begin, safe));
+        if is_handshake {
+            // Only a process that breaks the rules streams the answer to a handshake.
+            flow.set_broken();
+        }
+        *slot = Slot::Flow(flow);
         traces::streams(conn, seq, &told.unwrap_or_default());
         self.advance(connections, id);
     }
@@ -47,7 +56,7 @@ impl Shard {
         let ends = draining || conn.eof;
         if let Some(Slot::Flow(flow)) = conn.slot_mut(seq) {
             flow.set_returned();
-            if ends {
+            if ends || flow.is_without_body() {
                 self.advance(connections, id);
             }
         }

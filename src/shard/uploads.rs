@@ -287,6 +287,12 @@ impl Shard {
                 conn.partial = Partial::None;
                 return input.len();
             }
+            if drained_too_much {
+                // A detached answer may go on for hours, and the connection ends with it: see `leave_upload`.
+                conn.paused = true;
+                connections.set_reading(conn.id, false);
+                return at;
+            }
             if piece.consumed == 0 {
                 break;
             }
@@ -334,7 +340,7 @@ impl Shard {
     pub(super) fn leave_upload(&mut self, conn: &mut Conn, seq: u64, answer: Option<&mut Vec<u8>>) {
         let Some(state) = conn.upload.as_mut().filter(|state| state.seq() == seq) else { return };
         state.leave();
-        let much = conn.decoder.body_left().is_some_and(|left| left > DRAINED_BYTES_MAX);
+        let much = state.has_drained_much() || conn.decoder.body_left().is_some_and(|left| left > DRAINED_BYTES_MAX);
         if state.awaits_continue() || much {
             conn.upload = None;
             conn.partial = Partial::None;

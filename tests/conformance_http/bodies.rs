@@ -106,6 +106,7 @@ fn rfc_9112_7_1_2_malformed_trailers() {
 fn rfc_6585_5_trailers_are_bounded() {
     let server = lab();
     refused(&server, chunked(&format!("0\r\n{}\r\n", "Name: value\r\n".repeat(1000))), 431);
+    refused(&server, chunked(&format!("0\r\nName: {}\r\n\r\n", "v".repeat(9000))), 431);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
 /* Handshakes that the module decides about, what on_open knows of them, and rooms. tests/rooms.rs */
 #include <cweb.h>
+#include <cweb_stream.h>
 
 #ifndef VERSION
 #define VERSION "one"
@@ -32,6 +33,12 @@ static int admit(struct cweb_context *ctx, http_request_t *req, http_response_t 
     }
     if (strcmp(how, "crash") == 0) {
         abort();
+    }
+    if (strcmp(how, "pieces") == 0) {
+        int begun = cweb_begin(res, 200), begin_errno = errno;
+        cweb_stream_t *stream = cweb_detach(req, res);
+        int is_refused = begun == -1 && begin_errno == EPERM && stream == NULL && errno == EPERM;
+        return cweb_respond(res, HTTP_403_FORBIDDEN, NULL, "%s", is_refused ? "no pieces" : "pieces");
     }
     if (strcmp(how, "moved") == 0) {
         return cweb_redirect(res, 307, "/elsewhere");

@@ -322,6 +322,15 @@ H(fill) {
     return cweb_respond(res, HTTP_200_OK, NULL, "%s", result == CWEB_AGAIN ? "again" : errno_name(errno));
 }
 
+/* Sets the callbacks of stream ?at again, for ?id. */
+H(watch) {
+    UNUSED;
+    pthread_mutex_lock(&lock);
+    int result = cweb_stream_on(streams[number(req, "at", 0)], on_room, on_gone, (void *)(intptr_t)number(req, "id", 0));
+    pthread_mutex_unlock(&lock);
+    return cweb_respond(res, HTTP_200_OK, NULL, "%d", result);
+}
+
 H(close_all) {
     UNUSED;
     pthread_mutex_lock(&lock);
@@ -367,11 +376,13 @@ export module_t config = {
         {"/remaining", "GET", remaining, CWEB_TIMEOUT_S(20)},
         {"/remaining-stream", "POST", remaining, CWEB_STREAM},
         {"/subscribe", "GET", subscribe, NONE},
+        {"/subscribe", "POST", subscribe, CWEB_STREAM},
         {"/publish", "POST", publish, NONE},
         {"/fill", "GET", fill, NONE},
+        {"/watch", "GET", watch, NONE},
         {"/close", "GET", close_all, NONE},
         {"/pid", "GET", pid, NONE},
         {"/seen", "GET", get_seen, NONE},
     },
-    .size = 27,
+    .size = 29,
 };

@@ -136,6 +136,7 @@ fn the_client_is_whom_trusted_proxies_name() {
         "the other field is not read"
     );
     assert_eq!(ask(&server, &[("X-Forwarded-For", "1.1.1.1, x")]), "- 127.0.0.1");
+    assert_eq!(ask(&server, &[("X-Forwarded-For", "\", 198.51.100.7")]), "198.51.100.7 127.0.0.1");
     let mut stream = UnixStream::connect(&path).unwrap();
     stream
         .write_all(b"GET /peer HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 198.51.100.9\r\nConnection: close\r\n\r\n")
@@ -151,4 +152,9 @@ fn the_client_is_whom_trusted_proxies_name() {
         "2001:db8::1 127.0.0.1"
     );
     assert_eq!(ask(&server, &[("Forwarded", "for=_hidden")]), "- 127.0.0.1");
+    // The client opens a quoted string, and the proxy appends its own entry.
+    for forged in ["for=1.1.1.1;x=\"", "for=\"", "for=1.1.1.1;x=\"\\"] {
+        let field = format!("{forged}, for=198.51.100.7");
+        assert_eq!(ask(&server, &[("Forwarded", &field)]), "198.51.100.7 127.0.0.1", "{field}");
+    }
 }

@@ -22,7 +22,14 @@ pub fn mounted(view: &RequestView<'_>, prefix: &str, dir: &str) -> FileAnswer {
     let (Ok(root), Ok(path)) = (CString::new(dir), CString::new(path)) else { return not_found() };
     match open::find(Some(&root), &path) {
         Ok(family) => FileAnswer::new(view, &family, path.to_bytes(), Wishes::default()),
-        Err(error) if error.raw_os_error() == Some(libc::EISDIR) && open::is_directory(&root, &path) => moved(view),
+        // Behind a slash it is the index that is a directory.
+        Err(error)
+            if error.raw_os_error() == Some(libc::EISDIR)
+                && !below.ends_with(b"/")
+                && open::is_directory(&root, &path) =>
+        {
+            moved(view)
+        }
         Err(error) => refused(&error, dir),
     }
 }

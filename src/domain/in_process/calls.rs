@@ -76,6 +76,7 @@ impl Executor {
                     view: &view,
                     start,
                     compresses: hold.instance().manifest().routes.get(route).is_some_and(RouteDecl::may_compress),
+                    is_handshake: meta.switching.is_some(),
                     limit_ms: hold.instance().manifest().routes.get(route).and_then(RouteDecl::timeout_ms),
                     stream: stream.as_deref().map(pipes_of),
                 };

@@ -215,7 +215,9 @@ impl DomainRunner {
         let (mut lent, mut declined, mut file, mut is_kept) = (Lent::Here, false, None, false);
         let compresses = module.route(route as usize).is_some_and(RouteDecl::may_compress);
         let uplink = RingUplink { streams: &self.domain.streams, responses, shard, ticket };
-        let limit_ms = module.manifest().routes.get(route as usize).and_then(RouteDecl::timeout_ms);
+        let declared = module.manifest().routes.get(route as usize);
+        let limit_ms = declared.and_then(RouteDecl::timeout_ms);
+        let is_handshake = declared.is_some_and(RouteDecl::is_handshake);
         let stream = asked.stream.take();
         let name = &module.manifest().name;
         let mut facts = Facts {
@@ -225,6 +227,7 @@ impl DomainRunner {
             view: &view,
             start,
             compresses,
+            is_handshake,
             limit_ms,
             stream,
         };

@@ -39,6 +39,8 @@ pub(in crate::domain) struct Facts<'a> {
     pub(in crate::domain) start: Instant,
     /// Whether a streamed answer may be compressed.
     pub(in crate::domain) compresses: bool,
+    /// The call decides about a WebSocket: its answer is a whole one.
+    pub(in crate::domain) is_handshake: bool,
     /// The route's own time limit.
     pub(in crate::domain) limit_ms: Option<u64>,
     /// The pipes of a call of a `CWEB_STREAM` route.
@@ -373,7 +375,7 @@ impl CallState {
         borrowed: Option<BorrowedThread>,
         may_compress: bool,
     ) -> Result<SharedDown, i32> {
-        let facts = self.facts().ok_or(libc::EPERM)?;
+        let facts = self.facts().filter(|facts| !facts.is_handshake).ok_or(libc::EPERM)?;
         let coded =
             if facts.compresses && may_compress { compress::streamed(facts.view, status, headers) } else { None };
         let (fields, coder) = coded.unwrap_or_default();

@@ -20,6 +20,8 @@ pub(super) struct Detached {
     /// The name of the module that gives the answer.
     module: Option<Arc<str>>,
     gone: AtomicBool,
+    /// The last write had no room.
+    blocked: AtomicBool,
 }
 
 impl Detached {
@@ -30,7 +32,7 @@ impl Detached {
         let module = unpoisoned(&LOADED)
             .as_ref()
             .and_then(|loaded| loaded.get_key_value(module).map(|(name, _)| Arc::clone(name)));
-        Self { down, uplink, place, module, gone: AtomicBool::new(false) }
+        Self { down, uplink, place, module, gone: AtomicBool::new(false), blocked: AtomicBool::new(false) }
     }
 }
 
@@ -188,7 +190,10 @@ impl Streams for All {
         if stream.gone.load(Ordering::Acquire) {
             return Err(libc::ECONNRESET);
         }
-        unpoisoned(&stream.down).write_all(bytes, &*stream.uplink)
+        let mut down = unpoisoned(&stream.down);
+        let taken = down.write_all(bytes, &*stream.uplink)?;
+        stream.blocked.store(!taken, Ordering::Relaxed);
+        Ok(taken)
     }
 
     fn close(&self, number: u64) -> Result<(), i32> {
@@ -209,5 +214,9 @@ impl Streams for All {
         let stream = find(number)?;
         let gone = stream.gone.load(Ordering::Acquire) || unpoisoned(&stream.down).writer.room().is_err();
         Ok(if gone { Reason::ClientGone as i32 } else { 0 })
+    }
+
+    fn is_blocked(&self, number: u64) -> bool {
+        find(number).is_ok_and(|stream| stream.blocked.load(Ordering::Relaxed))
     }
 }

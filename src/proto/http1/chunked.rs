@@ -94,6 +94,9 @@ impl Chunked {
                     _ => return Err(BAD),
                 },
                 ChunkState::Trailer(seen) => {
+                    if line_bytes(rest) > TRAILER_BYTES_MAX {
+                        return Err(RequestError::HeadTooLarge);
+                    }
                     let Some(line) = take_line(rest, TRAILER_BYTES_MAX)? else { return Ok((at, false)) };
                     at += line.len() + 2;
                     if line.is_empty() {
@@ -140,6 +143,12 @@ impl Chunked {
             _ => memchr::memchr(b'\n', rest).map_or(rest.len(), |at| at + 1),
         }
     }
+}
+
+/// The length of the line at the start of `input`, without its CRLF, as far as it has arrived.
+fn line_bytes(input: &[u8]) -> usize {
+    let line = memchr::memchr(b'\n', input).and_then(|at| input.get(..at)).unwrap_or(input);
+    line.strip_suffix(b"\r").unwrap_or(line).len()
 }
 
 /// The line at the start of `input`, without its CRLF; `None` when it is not complete. Bare CR and LF are refused.

@@ -24,15 +24,21 @@ pub(super) fn asked(value: &[u8], length: u64) -> Asked {
         return Asked::Nothing;
     }
     let (mut parts, mut seen) = (Vec::new(), 0);
+    // RFC 9110 §14.1.2: a suffix of at least one byte is satisfiable, also of an empty resource, where it is all of it.
+    let has_suffix = |spec: &[u8]| spec.starts_with(b"-") && spec.iter().any(|byte| matches!(byte, b'1'..=b'9'));
+    let mut is_satisfiable = false;
     for spec in specs.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|spec| !spec.is_empty()) {
         seen += 1;
         match range_of(spec, length) {
             _ if seen > RANGES_MAX => return Asked::Nothing,
             None => return Asked::Nothing,
-            Some(part) => parts.extend((!part.is_empty()).then_some(part)),
+            Some(part) => {
+                is_satisfiable |= has_suffix(spec);
+                parts.extend((!part.is_empty()).then_some(part));
+            }
         }
     }
-    if seen == 0 {
+    if seen == 0 || parts.is_empty() && is_satisfiable {
         return Asked::Nothing;
     }
     if parts.is_empty() {
@@ -140,7 +146,14 @@ mod tests {
         assert_eq!(parts("bytes=0-9,0-9"), Asked::Nothing, "the parts exceed the whole resource");
         let many = format!("bytes={}", vec!["0-0"; RANGES_MAX + 1].join(","));
         assert_eq!(asked(many.as_bytes(), 1000), Asked::Nothing);
-        assert_eq!(asked(b"bytes=0-", 0), Asked::Unsatisfiable);
+        for (value, expected) in [
+            ("bytes=0-", Asked::Unsatisfiable),
+            ("bytes=-0", Asked::Unsatisfiable),
+            ("bytes=-5", Asked::Nothing),
+            ("bytes=0-0,-1", Asked::Nothing),
+        ] {
+            assert_eq!(asked(value.as_bytes(), 0), expected, "{value}");
+        }
     }
 
     proptest! {

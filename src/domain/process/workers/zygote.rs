@@ -324,6 +324,7 @@ fn answer(module: &InProcessModule, executor: &mut Executor, ask: &Ask, bytes: &
         view: &view,
         start: Instant::now(),
         compresses: false,
+        is_handshake: false,
         limit_ms: ask.limit_ms,
         stream,
     };

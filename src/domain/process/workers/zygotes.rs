@@ -127,7 +127,7 @@ impl Zygotes {
                 _ => {
                     state = self
                         .wait(state, until)
-                        .ok_or_else(|| io::Error::other("the process for its calls is not ready yet"))?
+                        .ok_or_else(|| io::Error::other("the process for its calls is not ready yet"))?;
                 }
             }
         }
