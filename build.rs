@@ -1,7 +1,7 @@
 //! Compiles the C part of the server (`src/abi/native/`) against the SDK's headers (`include/`).
 
 /// Sources of the native part, in `src/abi/native/`.
-const SOURCES: [&str; 15] = [
+const SOURCES: [&str; 17] = [
     "call.c",
     "calls.c",
     "connection.c",
@@ -16,6 +16,8 @@ const SOURCES: [&str; 15] = [
     "services.c",
     "stdio.c",
     "tables.c",
+    "threads.c",
+    "trace.c",
     "worker.c",
 ];
 

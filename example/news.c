@@ -57,7 +57,7 @@ static int publish(struct cweb_context *ctx, http_request_t *req, http_response_
     size_t length = 0;
     char *event = cweb_sse_text(NULL, NULL, req->body, &length);
     if (event == NULL) {
-        return -1;
+        return cweb_respond(res, HTTP_503_SERVICE_UNAVAILABLE, "text/plain", "no memory for the message\n");
     }
     pthread_mutex_lock(&lock);
     /* A listener that is too slow for this message misses it; no listener delays another. */

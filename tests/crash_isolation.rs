@@ -387,7 +387,7 @@ fn all_modules_are_back_soon_after_a_death() {
         times.push((told, start.elapsed()));
     }
     println!("told of the death, served again: {times:?}");
-    times.sort();
+    times.sort_by_key(|(_, served)| *served);
     assert!(times[2].1 < Duration::from_secs(2), "{times:?}");
 }
 

@@ -69,7 +69,7 @@ impl fmt::Display for Reading {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = self.thing.name();
         if self.freed {
-            write!(f, "{name} was freed already or is no block of malloc(3)")
+            write!(f, "{name} was freed already, was written beyond its end, or is no block of malloc(3)")
         } else {
             write!(f, "{name} can't be read")
         }

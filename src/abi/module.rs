@@ -243,7 +243,7 @@ pub fn open(path: &Path) -> Result<OpenModule, OpenError> {
     exceptions::watch_loaded();
     // SAFETY: the symbol's type is what cweb_host.h declares.
     let abi = unsafe { library.get::<*const u32>(b"cweb_module_abi\0") }
-        .map_err(|_| OpenError::Manifest("the module was not compiled with cweb.h".to_owned()))?;
+        .map_err(|_| OpenError::Manifest("the module was not compiled with cweb.h: include it, and export a module_t config; cweb new NAME writes such a source".to_owned()))?;
     // SAFETY: the address of a `const uint32_t` in the open library.
     let abi = unsafe { abi.read_unaligned() };
     if abi != ABI_VERSION {

@@ -4,7 +4,7 @@
 //! would serve no requests. A line is therefore written directly if the write can't block. Other lines go through a bounded
 //! queue to a thread that may block; when the queue is full, lines are lost and counted. Lines keep their order.
 
-use crossbeam::channel::{Receiver, Sender, bounded};
+use crossbeam::channel::{Receiver, Sender, unbounded};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
@@ -14,10 +14,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
-/// Limit, in bytes, on the lines in the queue.
+/// Limit, in bytes, on the lines in the queue and their places there.
 const WAITING_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// Limit on the number of lines in the queue.
-const WAITING_LINES_MAX: usize = 16 * 1024;
 /// `PIPE_BUF` of pipe(7): the room that poll(2) guarantees.
 const AT_ONCE_BYTES_MAX: usize = 4096;
 /// Limit on the wait for the queue at exit.
@@ -38,6 +36,11 @@ pub(super) struct LogWriter {
     lost: AtomicUsize,
 }
 
+/// The bytes of a line in the queue: its text and its place.
+fn queued_bytes(line: &[u8]) -> usize {
+    line.len() + size_of::<Vec<u8>>()
+}
+
 /// The log of the process, for [`flush`].
 static LOG: OnceLock<Arc<LogWriter>> = OnceLock::new();
 
@@ -47,7 +50,7 @@ impl LogWriter {
         let Some(file) = file else { return BoxMakeWriter::new(io::stderr) };
         let is_regular = file.metadata().is_ok_and(|metadata| metadata.is_file());
         let is_terminal = file.is_terminal();
-        let (queue, lines) = bounded(WAITING_LINES_MAX);
+        let (queue, lines) = unbounded();
         let (waiting_bytes, lost) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let writer =
             Arc::new(Self { file, is_regular, is_terminal, at_once: Mutex::new(()), queue, waiting_bytes, lost });
@@ -75,10 +78,11 @@ impl LogWriter {
 
     /// Queues `line`, or counts it as lost.
     fn enqueue(&self, line: &[u8]) {
-        let waiting = self.waiting_bytes.fetch_add(line.len(), Ordering::AcqRel);
-        let fits = waiting + line.len() <= WAITING_BYTES_MAX;
+        let bytes = queued_bytes(line);
+        let waiting = self.waiting_bytes.fetch_add(bytes, Ordering::AcqRel);
+        let fits = waiting + bytes <= WAITING_BYTES_MAX;
         if !fits || self.queue.try_send(line.to_vec()).is_err() {
-            self.waiting_bytes.fetch_sub(line.len(), Ordering::AcqRel);
+            self.waiting_bytes.fetch_sub(bytes, Ordering::AcqRel);
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -102,7 +106,7 @@ impl LogWriter {
 
     fn write_waiting(&self, lines: &Receiver<Vec<u8>>) {
         while let Ok(line) = lines.recv() {
-            let bytes = line.len();
+            let bytes = queued_bytes(&line);
             let lost = if lines.is_empty() { self.lost.swap(0, Ordering::Relaxed) } else { 0 };
             self.write_whole(&line);
             if lost > 0 {
@@ -151,7 +155,7 @@ mod tests {
     #[test]
     fn a_reader_that_has_stopped_holds_up_nobody_and_gets_the_lines_in_order() {
         let (reader, writer) = io::pipe().unwrap();
-        let (queue, lines) = bounded(WAITING_LINES_MAX);
+        let (queue, lines) = unbounded();
         let log = Arc::new(LogWriter {
             file: File::from(OwnedFd::from(writer)),
             is_regular: false,

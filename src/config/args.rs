@@ -340,8 +340,8 @@ settings! {
     /// Limit on the open connections of a shard, within the limit of descriptors
     #[arg(long, env = "CWEB_MAX_CONNECTIONS", value_name = "N", help_heading = LIMITS)]
     connections_max: usize = 16 * 1024 => at_least(1),
-    /// Limit on the open connections of one address (of an IPv6 /64), over all shards; 0 for no limit. Peers on this
-    /// machine are not limited [default: a quarter of all connections, at least 64]
+    /// Limit on the open connections of one address (of an IPv6 /64), over all shards; 0 for no limit. All peers on this
+    /// machine together have half of all connections [default: a quarter of all connections, at least 64]
     #[arg(long, env = "CWEB_MAX_CONNECTIONS_PER_PEER", value_name = "N", help_heading = LIMITS)]
     connections_per_peer_max: usize,
     /// Number of requests after which the server closes a connection; 0 for no limit

@@ -164,6 +164,12 @@ impl Compiler {
             }
             return Ok(Plan::of_object(shared_object::check(object, &self.libraries)?, fields));
         }
+        if let Some(at) = source.nul_byte() {
+            let text = format!(
+                "error: the upload has a NUL byte at offset {at}, so it is neither a C source nor a tar archive\n"
+            );
+            return Err(DeployError::Compile(text));
+        }
         Plan::new(source, fields, &self.libraries, Path::new(&self.program), instruments)
     }
 

@@ -19,6 +19,8 @@ use toml::Spanned;
 
 /// Limit on the files that a command packs.
 const FILES_MAX: usize = 10_000;
+/// How many bytes of a single source are examined for a NUL byte.
+const TEXT_BYTES_EXAMINED: usize = 8000;
 /// Limit on the settings of a module.
 const SETTINGS_MAX: usize = 64;
 
@@ -219,6 +221,12 @@ impl Source {
             Self::File(bytes) if shared_object::is_one(bytes) => Some(bytes),
             _ => None,
         }
+    }
+
+    /// The offset of a NUL byte near the start of a single source, which text does not have.
+    pub(super) fn nul_byte(&self) -> Option<usize> {
+        let Self::File(bytes) = self else { return None };
+        memchr::memchr(0, bytes.get(..bytes.len().min(TEXT_BYTES_EXAMINED))?)
     }
 
     pub(super) fn is_project(&self) -> bool {

@@ -415,12 +415,14 @@ impl Patterns {
 
     /// The number of the pattern `path`; `None` for a pattern that can't be translated, which was refused before.
     fn number(&mut self, path: &str) -> Option<usize> {
-        let number = match self.numbers.get(path) {
+        // Paths that differ in the names of their segments only are one pattern.
+        let path = segment_names::expanded(path);
+        let number = match self.numbers.get(&*path) {
             Some(number) => *number,
             None => {
-                let regex = pattern::translate(path).ok()?;
-                self.sources.push(Source { path: segment_names::expanded(path).into_owned(), regex });
-                self.numbers.insert(path.to_owned(), self.sources.len() - 1);
+                let regex = pattern::translate(&path).ok()?;
+                self.sources.push(Source { path: path.clone().into_owned(), regex });
+                self.numbers.insert(path.into_owned(), self.sources.len() - 1);
                 self.sources.len() - 1
             }
         };
@@ -475,6 +477,17 @@ mod tests {
         assert_eq!(target(&table, "GET", "/b"), Some((0, 1)));
         assert_eq!(target(&table, "POST", "/b"), Some((0, 3)));
         assert_eq!(target(&table, "GET", "/1"), None);
+    }
+
+    #[test]
+    fn segments_with_other_names_are_the_same_pattern() {
+        let named: &[(&str, &str)] = &[("GET", "/x/:a"), ("DELETE", "/x/:b"), ("GET", "/x/:c"), ("PUT", "/x/([^/]+)")];
+        let table = table(&[named, &[("POST", "/x/:other")]]);
+        for (method, route) in [("GET", (0, 0)), ("DELETE", (0, 1)), ("PUT", (0, 3)), ("POST", (1, 0))] {
+            assert_eq!(target(&table, method, "/x/1"), Some(route), "{method}");
+        }
+        let sockets = Table::build(vec![published(&[], &["/w/:a", "/w/:b"])], &mut Cache::default()).unwrap();
+        assert_eq!(sockets.websocket(b"/w/1"), Some((0, 0)));
     }
 
     #[test]

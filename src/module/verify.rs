@@ -2,10 +2,11 @@
 
 mod conflicts;
 mod flags;
+mod mistaken;
 mod refusal;
 
 use super::table::method_index;
-use super::{captures, pattern};
+use super::{captures, pattern, segment_names};
 use crate::abi::manifest::{JobDecl, Limits, Manifest, RouteDecl};
 use crate::jobs::SCHEDULE_PAYLOAD_BYTES_MAX;
 use crate::jobs::cron::{Cron, ZONE_DEFAULT};
@@ -85,6 +86,7 @@ impl Problems<'_> {
 pub(super) fn remarks(manifest: &Manifest, limits: RouteLimits) -> String {
     let read = manifest.warnings.iter().cloned();
     let warnings = read.chain(uncommon_name(&manifest.name)).chain(repeated(manifest)).chain(hidden(manifest));
+    let warnings = warnings.chain(mistaken::mistaken(manifest));
     let beyond = manifest.routes.iter().enumerate().flat_map(|(at, route)| beyond(at, route, limits));
     let above = above(&manifest.limits, limits);
     warnings.map(|text| format!("config: warning: {text}\n")).chain(beyond).chain(above).collect()
@@ -136,11 +138,14 @@ fn uncommon_name(name: &str) -> Option<String> {
 
 fn repeated(manifest: &Manifest) -> impl Iterator<Item = String> {
     let mut seen = HashSet::new();
-    let routes = manifest.routes.iter().map(|route| format!("{} {}", route.method, route.path));
-    let sockets = manifest.websockets.iter().map(|socket| format!("the WebSocket path {}", socket.path));
-    let jobs = manifest.jobs.iter().map(|job| format!("the job {}", job.name));
-    let repeated = routes.chain(sockets).chain(jobs).filter(move |declared| !seen.insert(declared.clone()));
-    repeated.map(|declared| format!("{declared} is declared twice; the first declaration counts"))
+    // What is declared, and what makes it the same as another declaration.
+    let path =
+        |kind: String, path: &str| (format!("{kind} {path}"), format!("{kind} {}", segment_names::expanded(path)));
+    let routes = manifest.routes.iter().map(move |route| path(route.method.clone(), &route.path));
+    let sockets = manifest.websockets.iter().map(move |socket| path("the WebSocket path".to_owned(), &socket.path));
+    let jobs = manifest.jobs.iter().map(|job| format!("the job {}", job.name)).map(|job| (job.clone(), job));
+    let repeated = routes.chain(sockets).chain(jobs).filter(move |(_, same)| !seen.insert(same.clone()));
+    repeated.map(|(declared, _)| format!("{declared} is declared twice; the first declaration counts"))
 }
 
 /// Routes that never get a request, because an earlier route of the module matches all their requests.
@@ -190,9 +195,10 @@ fn beyond(at: usize, route: &RouteDecl, limits: RouteLimits) -> Vec<String> {
             own / 1000,
             operators.as_millis()
         )),
-        (Some(_), None) => {
-            Some(format!("config: note: {place}: CWEB_TIMEOUT_S has no effect without --isolation process\n"))
-        }
+        (Some(_), None) => Some(format!(
+            "config: note: {place}: without --isolation process, CWEB_TIMEOUT_S bounds cweb_read(), cweb_write() and \
+                 cweb_remaining_ms(), and no answer 504 ends a handler\n"
+        )),
         _ => None,
     };
     let killable = (route.is_killable() && limits.handler_timeout.is_none()).then(|| {
@@ -448,5 +454,9 @@ mod tests {
         let remarks = remarks(&twice, LIMITS);
         assert_eq!(remarks.lines().count(), 3, "{remarks}");
         assert!(["GET /a is", "path /w is", "job j is"].iter().all(|words| remarks.contains(words)), "{remarks}");
+        let named = module("m", &[("GET", "/:a"), ("POST", "/:b"), ("GET", "/:c")], &["/w/:a", "/w/:b"]);
+        let remarks = super::remarks(&named, LIMITS);
+        assert_eq!(remarks.lines().count(), 2, "{remarks}");
+        assert!(["GET /:c is", "path /w/:b is"].iter().all(|words| remarks.contains(words)), "{remarks}");
     }
 }

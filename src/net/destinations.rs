@@ -60,11 +60,12 @@ const NAMED_V6: [(Ipv6Addr, u8); 4] = [
     (Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254), 128),
 ];
 /// Ranges of IPv6 addresses that contain an IPv4 address, and how many bits precede it: mapped and compatible addresses, NAT64
-/// (RFC 6052), 6to4 (RFC 3056).
-const EMBEDDING: [(Ipv6Addr, u8, u32); 4] = [
+/// (RFC 6052, RFC 8215), 6to4 (RFC 3056).
+const EMBEDDING: [(Ipv6Addr, u8, u32); 5] = [
     (Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0), 96, 96),
     (Ipv6Addr::UNSPECIFIED, 96, 96),
     (Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0), 96, 96),
+    (Ipv6Addr::new(0x64, 0xff9b, 1, 0, 0, 0, 0, 0), 48, 96),
     (Ipv6Addr::new(0x2002, 0, 0, 0, 0, 0, 0, 0), 16, 16),
 ];
 
@@ -105,7 +106,7 @@ impl Reach {
             Self::Listed(all) => all,
         };
         let ip = address.ip().to_canonical();
-        let to_be_named = must_be_named(ip) || is_own(ip);
+        let to_be_named = [Some(ip), embedded_in(ip)].into_iter().flatten().any(|ip| must_be_named(ip) || is_own(ip));
         let mut found = all.iter().filter(|one| {
             one.domain.as_deref().is_none_or(|name| name == domain)
                 && one.port.is_none_or(|port| port == address.port())
@@ -130,16 +131,15 @@ fn names_address(network: IpAddr, bits: u8) -> bool {
 }
 
 fn must_be_named(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(_) => NAMED_V4.iter().any(|&(range, bits)| contains(range.into(), bits, ip)),
-        IpAddr::V6(v6) => {
-            let embedded = EMBEDDING.iter().filter(|(range, bits, _)| contains((*range).into(), *bits, ip));
-            let mut embedded =
-                embedded.map(|(_, _, before)| Ipv4Addr::from_bits((v6.to_bits() << before >> 96) as u32));
-            NAMED_V6.iter().any(|&(range, bits)| contains(range.into(), bits, ip))
-                || embedded.any(|v4| must_be_named(v4.into()))
-        }
-    }
+    NAMED_V4.iter().any(|&(range, bits)| contains(range.into(), bits, ip))
+        || NAMED_V6.iter().any(|&(range, bits)| contains(range.into(), bits, ip))
+}
+
+/// The IPv4 address that an IPv6 address contains.
+fn embedded_in(ip: IpAddr) -> Option<IpAddr> {
+    let IpAddr::V6(v6) = ip else { return None };
+    let &(_, _, before) = EMBEDDING.iter().find(|&&(range, bits, _)| contains(range.into(), bits, ip))?;
+    Some(Ipv4Addr::from_bits((v6.to_bits() << before >> 96) as u32).into())
 }
 
 fn destination(text: &str) -> Option<Destination> {
@@ -243,6 +243,10 @@ mod tests {
             "[::ffff:169.254.169.254]:80",
             "[::127.0.0.1]:80",
             "[64:ff9b::169.254.169.254]:80",
+            "[64:ff9b:1::169.254.169.254]:80",
+            "[64:ff9b::10.0.0.1]:80",
+            "[64:ff9b:1:2::127.0.0.1]:80",
+            "[2002:a00:1::1]:80",
             "[2002:7f00:1::1]:80",
             "[2002:a9fe:a9fe::1]:80",
         ] {

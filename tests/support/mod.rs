@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use tungstenite::WebSocket;
 
 /// Nothing here takes so long, even on a busy machine; what does, hangs.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A running server, ended when dropped.
 pub struct Server {

@@ -9,6 +9,7 @@
  * undone after the call.
  */
 #define _GNU_SOURCE
+#include "keep.h"
 #include "native.h"
 
 #include <dlfcn.h>
@@ -26,9 +27,6 @@
 #include <sys/syscall.h>
 #include <sys/time.h>
 #include <unistd.h>
-
-#define EXPORT __attribute__((visibility("default")))
-#define THREAD_LOCAL static _Thread_local __attribute__((tls_model("initial-exec")))
 
 /* The server's number of the module whose code the thread runs; 0: none, or not known. */
 THREAD_LOCAL uint64_t module_number;
@@ -49,25 +47,20 @@ void cwebn_module_leave(void) {
     is_modules = 0;
 }
 
-static int in_module(void) {
+void cwebn_module_thread(uint64_t number) {
+    module_number = number;
+    is_modules = 1;
+}
+
+int cwebn_in_module(void) {
     return cwebn_guard_active() || is_modules;
 }
 
-/* The libc function that this definition hides. */
-static void *hidden(const char *name) {
+void *cwebn_hidden(const char *name) {
     return dlsym(RTLD_NEXT, name);
 }
 
-#define HIDDEN(name)                                                                                                    \
-    static __typeof__(&name) real;                                                                                      \
-    if (__atomic_load_n(&real, __ATOMIC_RELAXED) == NULL) {                                                             \
-        __atomic_store_n(&real, (__typeof__(&name))hidden(#name), __ATOMIC_RELAXED);                                    \
-    }
-
-/* Each sentence is printed once per process, under the name of the first module. */
-enum refusal { DESCRIPTORS, RANGE, HANDLERS, DIRECTORY, MASK, LOCALE, ALARMS, LIMITS, PRIORITY, STACK, DAEMON, THREADS, NO_STREAM };
-
-static void tell(enum refusal what, const char *sentence) {
+void cwebn_tell(enum refusal what, const char *sentence) {
     static unsigned told;
     unsigned bit = 1u << what;
     if ((__atomic_fetch_or(&told, bit, __ATOMIC_RELAXED) & bit) == 0) {
@@ -76,7 +69,7 @@ static void tell(enum refusal what, const char *sentence) {
 }
 
 static int refuse(enum refusal what, const char *sentence) {
-    tell(what, sentence);
+    cwebn_tell(what, sentence);
     errno = EPERM;
     return -1;
 }
@@ -86,11 +79,11 @@ static int refuse(enum refusal what, const char *sentence) {
 #define RESERVED_LAST 2
 
 static int is_reserved(int fd) {
-    return fd >= 0 && fd <= RESERVED_LAST && in_module();
+    return fd >= 0 && fd <= RESERVED_LAST && cwebn_in_module();
 }
 
 static void tell_descriptors(void) {
-    tell(DESCRIPTORS, "the descriptors 0 to 2 are the server's: they stay open and unchanged");
+    cwebn_tell(DESCRIPTORS, "the descriptors 0 to 2 are the server's: they stay open and unchanged");
 }
 
 EXPORT int close(int fd) {
@@ -126,10 +119,10 @@ static int refuse_range(void) {
 
 EXPORT int close_range(unsigned first, unsigned last, int flags) {
     /* Not by HIDDEN: libc has the function only since 2.34, and its headers need not declare it. */
-    if (in_module()) {
+    if (cwebn_in_module()) {
         return refuse_range();
     }
-    int (*real)(unsigned, unsigned, int) = (int (*)(unsigned, unsigned, int))hidden("close_range");
+    int (*real)(unsigned, unsigned, int) = (int (*)(unsigned, unsigned, int))cwebn_hidden("close_range");
     if (real == NULL) {
         errno = ENOSYS;
         return -1;
@@ -138,11 +131,11 @@ EXPORT int close_range(unsigned first, unsigned last, int flags) {
 }
 
 EXPORT void closefrom(int first) {
-    if (in_module()) {
+    if (cwebn_in_module()) {
         (void)refuse_range();
         return;
     }
-    void (*real)(int) = (void (*)(int))hidden("closefrom");
+    void (*real)(int) = (void (*)(int))cwebn_hidden("closefrom");
     if (real != NULL) {
         real(first);
     }
@@ -150,7 +143,7 @@ EXPORT void closefrom(int first) {
 
 EXPORT int daemon(int keep_directory, int keep_descriptors) {
     HIDDEN(daemon);
-    if (in_module()) {
+    if (cwebn_in_module()) {
         return refuse(DAEMON, "daemon() would end the process: it fails");
     }
     return real(keep_directory, keep_descriptors);
@@ -158,7 +151,7 @@ EXPORT int daemon(int keep_directory, int keep_descriptors) {
 
 EXPORT int fclose(FILE *stream) {
     HIDDEN(fclose);
-    if (stream != NULL && in_module() && is_reserved(fileno(stream))) {
+    if (stream != NULL && cwebn_in_module() && is_reserved(fileno(stream))) {
         tell_descriptors();
         return fflush(stream);
     }
@@ -167,7 +160,7 @@ EXPORT int fclose(FILE *stream) {
 
 EXPORT FILE *freopen(const char *path, const char *mode, FILE *stream) {
     HIDDEN(freopen);
-    if (stream != NULL && in_module() && is_reserved(fileno(stream))) {
+    if (stream != NULL && cwebn_in_module() && is_reserved(fileno(stream))) {
         tell_descriptors();
         errno = EPERM;
         return NULL;
@@ -198,7 +191,7 @@ static const int kept_signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIG
 static int set_mask(int how, const sigset_t *set, sigset_t *old) {
     HIDDEN(pthread_sigmask);
     sigset_t allowed;
-    if (set != NULL && how != SIG_UNBLOCK && in_module()) {
+    if (set != NULL && how != SIG_UNBLOCK && cwebn_in_module()) {
         allowed = *set;
         for (size_t i = 0; i < KEPT_SIGNAL_COUNT; i++) {
             (void)sigdelset(&allowed, kept_signals[i]);
@@ -352,7 +345,7 @@ int cwebn_sigaction(int signo, const struct sigaction *action, struct sigaction 
 }
 
 EXPORT int sigaction(int signo, const struct sigaction *action, struct sigaction *old) {
-    if (action != NULL && is_kept_signal(signo) && in_module()) {
+    if (action != NULL && is_kept_signal(signo) && cwebn_in_module()) {
         return refuse_handler();
     }
     return cwebn_sigaction(signo, action, old);
@@ -360,7 +353,7 @@ EXPORT int sigaction(int signo, const struct sigaction *action, struct sigaction
 
 EXPORT sighandler_t signal(int signo, sighandler_t handler) {
     HIDDEN(signal);
-    if (is_kept_signal(signo) && in_module()) {
+    if (is_kept_signal(signo) && cwebn_in_module()) {
         (void)refuse_handler();
         return SIG_ERR;
     }
@@ -381,12 +374,12 @@ static int refuse_directory(void) {
 
 EXPORT int chdir(const char *path) {
     HIDDEN(chdir);
-    return in_module() ? refuse_directory() : real(path);
+    return cwebn_in_module() ? refuse_directory() : real(path);
 }
 
 EXPORT int fchdir(int fd) {
     HIDDEN(fchdir);
-    return in_module() ? refuse_directory() : real(fd);
+    return cwebn_in_module() ? refuse_directory() : real(fd);
 }
 
 /*
@@ -404,8 +397,8 @@ static void read_process_umask(void) {
 
 EXPORT mode_t umask(mode_t mask) {
     HIDDEN(umask);
-    if (in_module()) {
-        tell(MASK, "the umask is that of all modules: umask() changes nothing; use open() with the mode, or fchmod()");
+    if (cwebn_in_module()) {
+        cwebn_tell(MASK, "the umask is that of all modules: umask() changes nothing; use open() with the mode, or fchmod()");
         (void)pthread_once(&process_umask_read, read_process_umask);
         return process_umask;
     }
@@ -414,9 +407,9 @@ EXPORT mode_t umask(mode_t mask) {
 
 EXPORT char *setlocale(int category, const char *locale) {
     HIDDEN(setlocale);
-    if (locale != NULL && in_module()) {
+    if (locale != NULL && cwebn_in_module()) {
         if (*locale != 0 && strcmp(locale, "C") != 0 && strcmp(locale, "POSIX") != 0) {
-            tell(LOCALE, "the locale of the process is that of all modules: setlocale() fails; use newlocale() and uselocale()");
+            cwebn_tell(LOCALE, "the locale of the process is that of all modules: setlocale() fails; use newlocale() and uselocale()");
             return NULL;
         }
         return real(category, NULL);
@@ -430,7 +423,7 @@ static int refuse_alarm(void) {
 
 EXPORT unsigned alarm(unsigned seconds) {
     HIDDEN(alarm);
-    if (seconds != 0 && in_module()) {
+    if (seconds != 0 && cwebn_in_module()) {
         (void)refuse_alarm();
         return 0;
     }
@@ -439,7 +432,7 @@ EXPORT unsigned alarm(unsigned seconds) {
 
 EXPORT int setitimer(__itimer_which_t which, const struct itimerval *restrict value, struct itimerval *restrict old) {
     HIDDEN(setitimer);
-    return in_module() ? refuse_alarm() : real(which, value, old);
+    return cwebn_in_module() ? refuse_alarm() : real(which, value, old);
 }
 
 static int refuse_limit(void) {
@@ -448,12 +441,12 @@ static int refuse_limit(void) {
 
 EXPORT int setrlimit(__rlimit_resource_t resource, const struct rlimit *limit) {
     HIDDEN(setrlimit);
-    return in_module() ? refuse_limit() : real(resource, limit);
+    return cwebn_in_module() ? refuse_limit() : real(resource, limit);
 }
 
 EXPORT int prlimit(pid_t pid, enum __rlimit_resource resource, const struct rlimit *limit, struct rlimit *old) {
     HIDDEN(prlimit);
-    return limit != NULL && in_module() ? refuse_limit() : real(pid, resource, limit, old);
+    return limit != NULL && cwebn_in_module() ? refuse_limit() : real(pid, resource, limit, old);
 }
 
 static int refuse_priority(void) {
@@ -484,139 +477,7 @@ EXPORT int pthread_setschedparam(pthread_t thread, int policy, const struct sche
     return real(thread, policy, parameters);
 }
 
-/* ---- threads of modules: each has its module's number, and they are counted ---- */
-
-static size_t thread_count;
-static size_t threads_max = SIZE_MAX;
-
-/* The key's value is not NULL on counted threads; its destructor runs however a thread ends. */
-static pthread_key_t counted;
-static int counted_error;
-static pthread_once_t counted_made = PTHREAD_ONCE_INIT;
-
-static void uncount(void *unused) {
-    (void)unused;
-    (void)__atomic_fetch_sub(&thread_count, 1, __ATOMIC_RELAXED);
-}
-
-static void make_counted(void) {
-    counted_error = pthread_key_create(&counted, uncount);
-}
-
-void cwebn_threads_limit(size_t most) {
-    __atomic_store_n(&threads_max, most, __ATOMIC_RELAXED);
-}
-
 void cwebn_no_stream(void) {
-    tell(NO_STREAM, "cweb_read(), cweb_read_view() and cweb_next_part() fail with EINVAL in a route without CWEB_STREAM among "
+    cwebn_tell(NO_STREAM, "cweb_read(), cweb_read_view() and cweb_next_part() fail with EINVAL in a route without CWEB_STREAM among "
                     "its flags: there the body is in req->body, and cweb_form_next() goes through its parts");
-}
-
-/* Counts one more thread, unless the limit is reached. */
-static int count_thread(void) {
-    if (pthread_once(&counted_made, make_counted) != 0 || counted_error != 0) {
-        return 0;
-    }
-    if (__atomic_fetch_add(&thread_count, 1, __ATOMIC_RELAXED) < __atomic_load_n(&threads_max, __ATOMIC_RELAXED)) {
-        return 1;
-    }
-    uncount(NULL);
-    tell(THREADS, "the modules of this domain have as many threads as they may have (--module-threads-max): pthread_create() "
-                  "fails with EAGAIN, thrd_create() with thrd_error");
-    return 0;
-}
-
-struct beginning {
-    void *(*function)(void *);
-    int (*c11_function)(void *);
-    void *argument;
-    uint64_t number;
-};
-
-/* See nice(2). */
-#define NICE 5
-
-/* Takes over the structure that the thread's creator has prepared; `is_kept`: whether a destructor reports the thread's end. */
-static struct beginning taken(void *given, int *is_kept) {
-    struct beginning beginning = *(struct beginning *)given;
-    free(given);
-    module_number = beginning.number;
-    is_modules = 1;
-    /* A module's thread gets a lower priority than the threads that serve, like those of the executor pool. */
-    (void)syscall(SYS_setpriority, PRIO_PROCESS, 0, NICE);
-    *is_kept = pthread_setspecific(counted, &counted) == 0;
-    return beginning;
-}
-
-static void *begin(void *given) {
-    int is_kept;
-    struct beginning beginning = taken(given, &is_kept);
-    void *result = beginning.function(beginning.argument);
-    if (!is_kept) {
-        uncount(NULL);
-    }
-    return result;
-}
-
-static int begin_c11(void *given) {
-    int is_kept;
-    struct beginning beginning = taken(given, &is_kept);
-    int result = beginning.c11_function(beginning.argument);
-    if (!is_kept) {
-        uncount(NULL);
-    }
-    return result;
-}
-
-/* Counts a new thread, and copies `given` for its start; NULL: the thread can't be started. */
-static struct beginning *prepare(struct beginning given) {
-    struct beginning *beginning = malloc(sizeof *beginning);
-    if (beginning == NULL || !count_thread()) {
-        free(beginning);
-        return NULL;
-    }
-    *beginning = given;
-    return beginning;
-}
-
-static void give_up(struct beginning *beginning) {
-    uncount(NULL);
-    free(beginning);
-}
-
-EXPORT int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*function)(void *), void *argument) {
-    HIDDEN(pthread_create);
-    if (!in_module()) {
-        return real(thread, attributes, function, argument);
-    }
-    struct beginning *beginning = prepare((struct beginning){function, NULL, argument, module_number});
-    if (beginning == NULL) {
-        return EAGAIN;
-    }
-    int error = real(thread, attributes, begin, beginning);
-    if (error != 0) {
-        give_up(beginning);
-    }
-    return error;
-}
-
-/* As in threads.h; the SDK has a different header of that name. */
-int thrd_create(pthread_t *thread, int (*function)(void *), void *argument);
-enum { THRD_SUCCESS = 0, THRD_ERROR = 2 };
-
-/* libc's version calls libc's own pthread_create, not the one above. */
-EXPORT int thrd_create(pthread_t *thread, int (*function)(void *), void *argument) {
-    HIDDEN(thrd_create);
-    if (!in_module()) {
-        return real(thread, function, argument);
-    }
-    struct beginning *beginning = prepare((struct beginning){NULL, function, argument, module_number});
-    if (beginning == NULL) {
-        return THRD_ERROR;
-    }
-    int error = real(thread, begin_c11, beginning);
-    if (error != THRD_SUCCESS) {
-        give_up(beginning);
-    }
-    return error;
 }

@@ -92,6 +92,13 @@ struct cwebn_trace {
 void cwebn_last_trace(struct cwebn_trace *out);
 
 /*
+ * Takes the trace of this thread in a signal handler: `context` is the handler's third argument, `pc` and `sp` are the
+ * registers in it. `code` is a function of the module whose call is traced (0: not known): code near it counts as the
+ * module's. The trace stays until the thread's next signal.
+ */
+struct cwebn_trace *cwebn_take_trace(const void *context, const void *pc, uintptr_t sp, uintptr_t code);
+
+/*
  * Installs the handlers of SIGSEGV, SIGBUS, SIGFPE, SIGILL and SIGABRT for the process. A signal on a thread outside
  * guarded calls goes to the earlier handler; the default ends the process. 0, or -1 with errno.
  */

@@ -14,8 +14,9 @@ static int negative(struct cweb_context *ctx, http_request_t *req, http_response
     image.format = PNG_FORMAT_RGBA;
     size_t bytes = PNG_IMAGE_SIZE(image);
     int is_large = (size_t)image.width * image.height > PIXELS_MAX;
-    unsigned char *pixels = is_large ? NULL : cweb_alloc(req, bytes); /* freed with the request */
-    if (pixels == NULL) {
+    unsigned char *pixels = is_large ? NULL : malloc(bytes);
+    if (pixels == NULL || cweb_defer(req, free, pixels) != 0) { /* freed with the request */
+        free(pixels);
         png_image_free(&image);
         return cweb_respond(res, 413, NULL, "the image is too large\n");
     }
@@ -38,7 +39,7 @@ static int negative(struct cweb_context *ctx, http_request_t *req, http_response
         return 0;
     }
     free(file);
-    return -1;
+    return cweb_respond(res, HTTP_500_INTERNAL_SERVER_ERROR, NULL, "the negative can't be written: %s\n", image.message);
 }
 
 export module_t config = {

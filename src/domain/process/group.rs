@@ -20,8 +20,15 @@ const GROUP: usize = 2;
 /// The processes of each group, by its number.
 type Groups = HashMap<u32, Vec<u32>>;
 
-/// All groups at the last examination.
-static LAST: Mutex<Option<(Instant, Groups)>> = Mutex::new(None);
+/// The last examination of all processes.
+struct Last {
+    at: Instant,
+    groups: Groups,
+    /// The domains' processes that had no children when they were last examined.
+    alone: HashMap<u32, Instant>,
+}
+
+static LAST: Mutex<Option<Last>> = Mutex::new(None);
 
 /// The group of the process `pid`.
 fn group_of(pid: u32) -> Option<u32> {
@@ -50,16 +57,32 @@ fn has_children(pid: u32) -> bool {
     tasks.into_iter().enumerate().any(may_have)
 }
 
+/// Whether the list is recent enough for the domain whose process is `pid`. The files of all threads of a process are read
+/// to find its children, so a process is examined at most once in the shorter age.
+fn is_recent(last: &mut Last, pid: u32) -> bool {
+    let [with_children, alone] = LOOK_AGE;
+    if last.at.elapsed() < with_children {
+        return true;
+    }
+    let is_alone = last.alone.get(&pid).is_some_and(|at| at.elapsed() < with_children) || {
+        let is_alone = !has_children(pid);
+        if is_alone {
+            last.alone.insert(pid, Instant::now());
+        }
+        is_alone
+    };
+    is_alone && last.at.elapsed() < alone
+}
+
 /// The processes of the domain whose process is `pid`, including `pid`, as of a moment ago. One list serves all domains.
 pub(super) fn members(pid: u32) -> Vec<u32> {
-    let [with_children, alone] = LOOK_AGE;
-    let age = if has_children(pid) { with_children } else { alone };
     let mut last = lock(&LAST);
-    let groups = match &*last {
-        Some((at, groups)) if at.elapsed() < age => groups,
-        _ => &last.insert((Instant::now(), look())).1,
+    let is_recent = last.as_mut().is_some_and(|last| is_recent(last, pid));
+    let last = match &mut *last {
+        Some(last) if is_recent => last,
+        last => last.insert(Last { at: Instant::now(), groups: look(), alone: HashMap::new() }),
     };
-    let mut members = groups.get(&pid).cloned().unwrap_or_default();
+    let mut members = last.groups.get(&pid).cloned().unwrap_or_default();
     if !members.contains(&pid) {
         members.push(pid);
     }

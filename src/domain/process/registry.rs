@@ -339,6 +339,7 @@ impl RegistryShared {
         let mut state = lock(&self.state);
         while !state.stopping {
             drop(state);
+            let used_before = watch::used_by_thread();
             let processes = self.processes();
             let of = |(name, domain): &(String, Arc<Domain>)| (name.clone(), domain.shared().processes());
             total.look(&processes.iter().map(of).collect::<Vec<_>>());
@@ -346,9 +347,10 @@ impl RegistryShared {
             for (name, process) in processes {
                 process.shared().look(seen.entry(name).or_default());
             }
+            let pause = watch::pause_after(watch::used_by_thread().saturating_sub(used_before));
             state = lock(&self.state);
             if !state.stopping {
-                state = self.changed.wait_timeout(state, watch::LOOK_EVERY).unwrap_or_else(PoisonError::into_inner).0;
+                state = self.changed.wait_timeout(state, pause).unwrap_or_else(PoisonError::into_inner).0;
             }
         }
     }

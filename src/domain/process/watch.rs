@@ -13,6 +13,7 @@ use rustix::fs::{Gid, Uid};
 use rustix::io::Errno;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use rustix::thread::{set_thread_res_gid, set_thread_res_uid};
+use rustix::time::{ClockId, clock_gettime};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -22,6 +23,22 @@ use std::time::{Duration, Instant};
 
 /// The interval between two counts of each process's threads.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// The watch of all domains takes at most one part in this many of a processor's time, unless its interval would exceed
+/// [`LOOK_INTERVAL_MAX`].
+const LOOK_SHARE: u32 = 20;
+const LOOK_INTERVAL_MAX: Duration = Duration::from_secs(2);
+
+/// The pause before the next look, after a look that used `used` of a processor's time.
+pub(super) fn pause_after(used: Duration) -> Duration {
+    LOOK_EVERY.max((used * LOOK_SHARE).min(LOOK_INTERVAL_MAX))
+}
+
+/// The processor's time that this thread has used.
+pub(super) fn used_by_thread() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or_default())
+}
+
 /// The shortest interval between two examinations of a domain's files, and the divisor that limits their share of the time.
 const FILES_EVERY: Duration = Duration::from_secs(1);
 const FILES_SHARE: u32 = 20;

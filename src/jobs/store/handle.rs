@@ -19,7 +19,7 @@ use std::thread::ThreadId;
 /// [`StoreError::Closed`] once the store is shut down.
 #[derive(Clone)]
 pub struct Writer {
-    sender: Sender<Command>,
+    sender: Sender<Box<Command>>,
     shared: Arc<StoreShared>,
 }
 
@@ -46,7 +46,7 @@ impl StoreShared {
 }
 
 impl Writer {
-    pub(super) fn new(sender: Sender<Command>, shared: Arc<StoreShared>) -> Self {
+    pub(super) fn new(sender: Sender<Box<Command>>, shared: Arc<StoreShared>) -> Self {
         Self { sender, shared }
     }
 
@@ -219,7 +219,7 @@ impl Writer {
         self.shared.closing.store(true, Ordering::SeqCst);
         self.shared.budget.wake();
         // If the channel is full or closed, the writer is awake, or needs no wake-up.
-        let _ = self.sender.try_send(Command::Wake);
+        let _ = self.sender.try_send(Box::new(Command::Wake));
     }
 
     fn is_closed(&self) -> bool {
@@ -250,7 +250,7 @@ impl Writer {
             command.disarm();
             return Err(StoreError::Closed);
         }
-        self.sender.try_send(command).map_err(|refused| match refused {
+        self.sender.try_send(Box::new(command)).map_err(|refused| match refused {
             TrySendError::Full(mut command) => {
                 command.disarm();
                 StoreError::Full { queue_max: self.shared.queue_max }
@@ -267,7 +267,7 @@ impl Writer {
             command.disarm();
             return Err(StoreError::Closed);
         }
-        let mut command = match self.sender.try_send(command) {
+        let mut command = match self.sender.try_send(Box::new(command)) {
             Ok(()) => return Ok(()),
             Err(TrySendError::Full(command) | TrySendError::Disconnected(command)) => command,
         };

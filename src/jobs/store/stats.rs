@@ -10,11 +10,11 @@ pub struct StoreStats {
     commands: AtomicU64,
     events: AtomicU64,
     failures: AtomicU64,
-    queue: Sender<Command>,
+    queue: Sender<Box<Command>>,
 }
 
 impl StoreStats {
-    pub(super) fn new(queue: Sender<Command>) -> Self {
+    pub(super) fn new(queue: Sender<Box<Command>>) -> Self {
         let [commits, commands, events, failures] = [0; 4].map(AtomicU64::new);
         Self { commits, commands, events, failures, queue }
     }

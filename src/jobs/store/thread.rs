@@ -40,6 +40,7 @@ impl WriterThread {
     /// Starts the thread, which takes over `engine`, and waits until it is ready.
     pub(super) fn start<E: Engine>(engine: E, limits: &QueueLimits, published: Published) -> Result<Self, StartError> {
         let queue_max = limits.queue_max.max(1);
+        // A bounded channel touches all its places when it is made, so a place is a pointer.
         let (sender, receiver) = bounded(queue_max);
         let shared = Arc::new(StoreShared {
             queue_max,
@@ -86,7 +87,7 @@ impl Drop for WriterThread {
 /// Values that the writer's thread takes over.
 struct Start<E> {
     engine: E,
-    receiver: Receiver<Command>,
+    receiver: Receiver<Box<Command>>,
     shared: Arc<StoreShared>,
     stats: Arc<StoreStats>,
     limits: Limits,

@@ -39,7 +39,7 @@ struct Streak {
 
 pub(super) struct Loop<A> {
     pub(super) applier: A,
-    pub(super) receiver: Receiver<Command>,
+    pub(super) receiver: Receiver<Box<Command>>,
     pub(super) shared: Arc<StoreShared>,
     pub(super) stats: Arc<StoreStats>,
     pub(super) limits: Limits,
@@ -96,7 +96,7 @@ impl<A: Apply> Loop<A> {
         // A `Wake` command announces the closing; the thread may have taken it already.
         let first = if self.is_closing() { self.receiver.try_recv().ok() } else { self.receiver.recv().ok() };
         let Some(first) = first else { return };
-        self.take(first, batch);
+        self.take(*first, batch);
         let open_until = Instant::now() + self.limits.batch_wait;
         while batch.len() < self.limits.batch_max {
             let next = self.receiver.try_recv().ok().or_else(|| {
@@ -107,7 +107,7 @@ impl<A: Apply> Loop<A> {
                 self.receiver.recv_timeout(gap).ok()
             });
             let Some(next) = next else { return };
-            self.take(next, batch);
+            self.take(*next, batch);
         }
     }
 
@@ -117,8 +117,8 @@ impl<A: Apply> Loop<A> {
         while batch.len() < self.limits.kept_max {
             match self.receiver.recv_deadline(until) {
                 // The store is closing: try at once.
-                Ok(Command::Wake) => return,
-                Ok(command) => self.take(command, batch),
+                Ok(command) if matches!(*command, Command::Wake) => return,
+                Ok(command) => self.take(*command, batch),
                 Err(RecvTimeoutError::Timeout) => return,
                 Err(RecvTimeoutError::Disconnected) => break,
             }

@@ -2,7 +2,7 @@
 
 use super::refusal::{Refusal, refuse};
 use crate::abi::manifest::{Manifest, RouteDecl};
-use crate::module::pattern;
+use crate::module::{pattern, segment_names};
 use regex::bytes::Regex;
 use std::collections::HashSet;
 
@@ -31,7 +31,7 @@ impl<'a> Matcher<'a> {
 
     /// Whether the route matches the path of `other`, read as the path of a request, or has the same path.
     fn matches(&self, other: &RouteDecl) -> bool {
-        if self.route.path == other.path {
+        if segment_names::expanded(&self.route.path) == segment_names::expanded(&other.path) {
             return true;
         }
         if let Some(regex) = &self.regex {
@@ -61,7 +61,9 @@ pub(in crate::module) fn conflict<'a>(
     let served: Vec<&Manifest> = served.collect();
     let place = served.iter().position(|module| module.name == new.name);
     let own = place.and_then(|place| served.get(place)).map_or(&[][..], |own| &own.routes);
-    let key = |route: &RouteDecl| (route.is_asked_last(), route.method.clone(), route.path.clone());
+    let key = |route: &RouteDecl| {
+        (route.is_asked_last(), route.method.clone(), segment_names::expanded(&route.path).into_owned())
+    };
     let own: HashSet<_> = own.iter().map(key).collect();
     let has = |route: &RouteDecl| own.contains(&key(route));
     let counts = |route: &&RouteDecl| !route.is_asked_last() && !has(route);
@@ -141,7 +143,8 @@ pub(super) fn covers(other: &str, path: &str) -> bool {
     let forms = pattern::spellings(path);
     let matches = |regex: String| Regex::new(&regex).is_ok_and(|regex| forms.iter().any(|path| regex.is_match(path)));
     if pattern::is_pattern(other) {
-        return other == path || pattern::translate(other).is_ok_and(matches);
+        let is_same = segment_names::expanded(other) == segment_names::expanded(path);
+        return is_same || pattern::translate(other).is_ok_and(matches);
     }
     !pattern::is_pattern(path) && pattern::spellings(other).iter().any(|other| forms.contains(other))
 }
