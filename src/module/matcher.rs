@@ -6,6 +6,7 @@
 //! deployment that needs more or larger automata is refused. Control plane: [`Matcher::build`]; data plane:
 //! [`Matcher::visit`].
 
+use super::{pattern, segment_names};
 use foldhash::fast::FixedState;
 use regex_automata::dfa::{Automaton as _, StartKind, dense};
 use regex_automata::nfa::thompson;
@@ -248,6 +249,42 @@ pub(super) struct Matcher {
 pub(super) struct Owned {
     pub(super) domain: String,
     pub(super) sources: Vec<Source>,
+}
+
+/// The patterns of all modules, without duplicates.
+#[derive(Default)]
+pub(super) struct Patterns {
+    pub(super) sources: Vec<Source>,
+    numbers: HashMap<String, usize>,
+    /// By module.
+    pub(super) owned: Vec<Owned>,
+}
+
+impl Patterns {
+    /// The following patterns belong to another module, in the domain `domain`.
+    pub(super) fn begin(&mut self, domain: &str) {
+        self.owned.push(Owned { domain: domain.to_owned(), sources: Vec::new() });
+    }
+
+    /// The number of the pattern `path`; `None` for a pattern that can't be translated, which was refused before.
+    pub(super) fn number(&mut self, path: &str) -> Option<usize> {
+        // Paths that differ in the names of their segments only are one pattern.
+        let path = segment_names::expanded(path);
+        let number = match self.numbers.get(&*path) {
+            Some(number) => *number,
+            None => {
+                let regex = pattern::translate(&path).ok()?;
+                self.sources.push(Source { path: path.clone().into_owned(), regex });
+                self.numbers.insert(path.into_owned(), self.sources.len() - 1);
+                self.sources.len() - 1
+            }
+        };
+        let (source, owned) = (self.sources.get(number)?, self.owned.last_mut()?);
+        if !owned.sources.contains(source) {
+            owned.sources.push(source.clone());
+        }
+        Some(number)
+    }
 }
 
 impl Matcher {

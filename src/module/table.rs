@@ -1,8 +1,8 @@
 //! The module table: immutable, published whole; each shard reads its own snapshot.
 
 use super::generation::Serving;
-use super::matcher::{Cache, Matcher, Owned, Source, TooLarge};
-use super::{pattern, segment_names};
+use super::matcher::{Cache, Matcher, Patterns, TooLarge};
+use super::pattern;
 use crate::abi::manifest::Manifest;
 use crate::domain::Instance;
 use foldhash::fast::FixedState;
@@ -396,42 +396,6 @@ impl Table {
 /// What `paths` has for `path`, whose bytes beyond ASCII may be percent-encoded in any form.
 fn spelled<'p, T>(paths: &'p Paths<T>, path: &[u8]) -> Option<&'p T> {
     paths.get(path).or_else(|| paths.get(&*pattern::in_capitals(path)?))
-}
-
-/// The patterns of all modules, without duplicates.
-#[derive(Default)]
-struct Patterns {
-    sources: Vec<Source>,
-    numbers: HashMap<String, usize>,
-    /// By module.
-    owned: Vec<Owned>,
-}
-
-impl Patterns {
-    /// The following patterns belong to another module, in the domain `domain`.
-    fn begin(&mut self, domain: &str) {
-        self.owned.push(Owned { domain: domain.to_owned(), sources: Vec::new() });
-    }
-
-    /// The number of the pattern `path`; `None` for a pattern that can't be translated, which was refused before.
-    fn number(&mut self, path: &str) -> Option<usize> {
-        // Paths that differ in the names of their segments only are one pattern.
-        let path = segment_names::expanded(path);
-        let number = match self.numbers.get(&*path) {
-            Some(number) => *number,
-            None => {
-                let regex = pattern::translate(&path).ok()?;
-                self.sources.push(Source { path: path.clone().into_owned(), regex });
-                self.numbers.insert(path.into_owned(), self.sources.len() - 1);
-                self.sources.len() - 1
-            }
-        };
-        let (source, owned) = (self.sources.get(number)?, self.owned.last_mut()?);
-        if !owned.sources.contains(source) {
-            owned.sources.push(source.clone());
-        }
-        Some(number)
-    }
 }
 
 #[cfg(test)]
