@@ -284,7 +284,7 @@ pub fn request(module: &str, text: &str) {
     book.add_request(module, text);
 }
 
-/// Adds the lines in [`LATE`], unless another thread holds the book's lock now.
+/// Adds the lines in `LATE`, unless another thread holds the book's lock now.
 pub fn settle() {
     if !LATE.is_empty()
         && let Some(mut book) = try_book()
