@@ -145,7 +145,7 @@ fn many_jobs_are_retried_and_canceled_by_a_filter_page_by_page() {
     }
     for act in ["retry", "cancel"] {
         let said = words(&post(&server, &format!("/jobs/{act}?limit=3")));
-        assert!(said.starts_with("400 say which jobs"), "{said}");
+        assert!(said.starts_with("400 name the jobs"), "{said}");
         // A slip in a filter would have the others' jobs changed, too.
         let said = words(&post(&server, &format!("/jobs/{act}?state=pending&modul=jobs")));
         assert!(said.starts_with("400 there is no parameter \"modul\" here; there are: state, module"), "{said}");

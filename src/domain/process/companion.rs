@@ -20,10 +20,9 @@ use std::time::Duration;
 const STUCK_AFTER: Duration = Duration::from_millis(2);
 /// The longest interval between two looks of the rescuer; the interval grows while calls are short.
 const LOOK_EVERY_MAX: Duration = Duration::from_millis(4);
-/// The number of looks without a new call after which the rescuer sleeps until a companion runs a call. While calls follow
-/// each other, the rescuer stays awake, so that no call pays for its wake; a domain with a call now and then pays for few
-/// looks.
-const QUIET_LOOKS: u32 = 1;
+/// The number of looks without a running call after which the rescuer sleeps until a companion runs a call. With few looks,
+/// a companion that is preempted between two calls would be taken for an idle one, and would not wake the rescuer.
+const QUIET_LOOKS: u32 = 8;
 /// Waits end regularly, so that a lost wake does no harm.
 const WAIT: Duration = Duration::from_millis(200);
 
