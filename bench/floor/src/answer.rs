@@ -1,4 +1,4 @@
-//! What a load generator expects of each answer, and what it prints at the end.
+//! The answer that a load generator expects, and the line of figures that it prints at the end.
 
 use std::io::{self, Read, Write};
 use std::ops::Range;

@@ -1,4 +1,4 @@
-//! What computes, as in `bench/run.d/bench.c` and `bench/run.d/zstd.c`.
+//! The handlers that compute, as in `bench/run.d/bench.c` and `bench/run.d/zstd.c`.
 
 use sha2::{Digest, Sha256};
 use std::time::Duration;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
-/* What keep.c and threads.c share: definitions that replace functions of libc for modules. */
+/* Declarations for keep.c and threads.c, whose functions replace those of libc for modules. */
 #ifndef CWEBN_KEEP_H
 #define CWEBN_KEEP_H
 
@@ -17,7 +17,7 @@ void *cwebn_hidden(const char *name);
         __atomic_store_n(&real, (__typeof__(&name))cwebn_hidden(#name), __ATOMIC_RELAXED);                                    \
     }
 
-/* What a module is told when a function refuses something. */
+/* The reasons why a function refuses a call; each has one sentence for the log. */
 enum refusal { DESCRIPTORS, RANGE, HANDLERS, DIRECTORY, MASK, LOCALE, ALARMS, LIMITS, PRIORITY, STACK, DAEMON, THREADS, NO_STREAM };
 
 /* Prints a sentence once per process, under the name of the first module. */
