@@ -135,7 +135,7 @@ static int put_record(int s, const void *record, size_t n) {
 
 #[test]
 fn an_answer_that_nobody_asked_for_ends_the_process() {
-    let server = start(&[]);
+    let server = start(&["--crash-limit", "0"]);
     let code = r#"
 static void *attack(void *shard) { int s = (int)(long)shard; usleep(300 * 1000);
   unsigned char b[33] = { 10 }; uint64_t ticket = 0x7fffffff, at = bodies - ((uint64_t)2112 << 20), n = 40000; uint16_t status = 200;
@@ -148,7 +148,15 @@ H(lie) { (void)c; (void)q; (void)r; find(); pthread_t t;
 "#;
     attacker(&server, &format!("{RINGS}{code}"), &["lie"], "");
     assert_eq!(server.get("/lie").text(), "2 1");
-    server.expect_log("a call that is not open was answered: the process of domain evil is ended");
+    for attempt in 1.. {
+        eventually("the process dies", || server.log().matches("the process of domain evil died").count() >= attempt);
+        // A record of its own, which the process writes at the same time, makes the ring a corrupt one.
+        if server.log().contains("a call that is not open was answered: the process of domain evil is ended") {
+            break;
+        }
+        assert!(attempt < 20, "{}", server.log());
+        eventually("it is back", || server.get("/lie").status == 200);
+    }
     is_well(&server);
 }
 
@@ -436,35 +444,42 @@ fn streams_whose_memory_a_process_spoils_end_and_cost_nobody_else_anything() {
     let source = module("attacker", &format!("{RINGS}{STREAM_ATTACKS}"), routes, 2, "");
     let source = source.replacen("#define HANDLER", &format!("{TOOLS}#define HANDLER"), 1);
     deploy(&server, &format!("{TOOLS_HEAD}{source}"), "evil");
-    let body = vec![b'u'; 300_000];
-    for how in 0..10 {
-        for _ in 0..2 {
-            let mut client = server.connect();
-            let head = format!("POST /attack?how={how} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n");
-            client.send(format!("{head}Content-Length: {}\r\n\r\n", body.len()).as_bytes());
-            // It may have been closed meanwhile.
-            let _ = std::io::Write::write_all(&mut client.stream, &body);
-            let (mut answer, mut chunk) = (Vec::new(), [0; 1 << 16]);
-            // An answer, whole or not, or none: but an end.
-            loop {
-                match std::io::Read::read(&mut client.stream, &mut chunk) {
-                    Ok(0) => break,
-                    Ok(count) => answer.extend_from_slice(&chunk[..count]),
-                    Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => break,
-                    Err(error) => panic!("?how={how}: {error}\n{}", server.log()),
-                }
-                // What is not in its pipe it can't have sent; positions are bytes that it may lie about.
-                assert!(answer.len() < 4 << 20, "?how={how}");
-            }
-            assert!(!answer.starts_with(b"HTTP/1.1 500 Internal Server Error\r\n") || how == 9, "?how={how}: no pipes");
-            assert_eq!(server.get("/beside").text(), "here", "{}", server.log());
-            eventually("the domain serves", || server.get("/alive").text() == "alive");
-        }
-        if how >= 8 {
-            let why = ["a call that is not open was answered", "a call that is not open began an answer"][how - 8];
-            server.expect_log(why);
-        }
+    for how in 0..8 {
+        attack_streams(&server, how);
+        attack_streams(&server, how);
+    }
+    for (how, why) in [(8, "a call that is not open was answered"), (9, "a call that is not open began an answer")] {
+        // A record of its own, which the process writes at the same time, can take the place of these.
+        eventually(why, || {
+            attack_streams(&server, how);
+            server.log().contains(why)
+        });
     }
     is_well(&server);
     server.stop();
+}
+
+/// Calls the handler of [`STREAM_ATTACKS`]: the request ends, and both domains serve after it.
+fn attack_streams(server: &Server, how: u32) {
+    let body = vec![b'u'; 300_000];
+    let mut client = server.connect();
+    let head = format!("POST /attack?how={how} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n");
+    client.send(format!("{head}Content-Length: {}\r\n\r\n", body.len()).as_bytes());
+    // It may have been closed meanwhile.
+    let _ = std::io::Write::write_all(&mut client.stream, &body);
+    let (mut answer, mut chunk) = (Vec::new(), [0; 1 << 16]);
+    // An answer, whole or not, or none: but an end.
+    loop {
+        match std::io::Read::read(&mut client.stream, &mut chunk) {
+            Ok(0) => break,
+            Ok(count) => answer.extend_from_slice(&chunk[..count]),
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => break,
+            Err(error) => panic!("?how={how}: {error}\n{}", server.log()),
+        }
+        // What is not in its pipe it can't have sent; positions are bytes that it may lie about.
+        assert!(answer.len() < 4 << 20, "?how={how}");
+    }
+    assert!(!answer.starts_with(b"HTTP/1.1 500 Internal Server Error\r\n") || how == 9, "?how={how}: no pipes");
+    assert_eq!(server.get("/beside").text(), "here", "{}", server.log());
+    eventually("the domain serves", || server.get("/alive").text() == "alive");
 }
