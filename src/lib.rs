@@ -1,8 +1,8 @@
 //! cweb turns C source into running web services.
 //!
-//! The crate's rooms, top to bottom; a room imports those below it, never above:
+//! The crate's layers, top to bottom; a layer imports those below it, never above:
 //!
-//! | room | purpose |
+//! | layer | purpose |
 //! | --- | --- |
 //! | [`cli`] | the commands of the program, one file each |
 //! | [`server`] | starts and stops the threads in order |

@@ -1,4 +1,4 @@
-//! The walls of the house: which room may import which, and how long files and functions may be.
+//! Which layer may import which, and how long files and functions may be.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -8,7 +8,7 @@ mod circles;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// Each room of `src`, with the rooms it may import. A room is a folder or a file directly below `src`.
+/// Each layer of `src`, with the layers it may import. A layer is a folder or a file directly below `src`.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("proto", &[]),
     ("id_map", &[]),
@@ -65,8 +65,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("main", &[]),
 ];
 
-/// Compiled for tests and fuzzers only, so that it may look into every room.
-const TEST_ROOMS: &[&str] = &["fuzzing"];
+/// Compiled for tests and fuzzers only, so that it may look into every layer.
+const TEST_LAYERS: &[&str] = &["fuzzing"];
 
 const FILE_LINES_MAX: usize = 600;
 const FUNCTION_LINES_MAX: usize = 80;
@@ -105,8 +105,8 @@ fn name_of(path: &Path) -> String {
     path.strip_prefix(env!("CARGO_MANIFEST_DIR")).unwrap().to_str().unwrap().to_owned()
 }
 
-/// The room of a source: the first component below `src`.
-fn room_of(name: &str) -> String {
+/// The layer of a source: the first component below `src`.
+fn layer_of(name: &str) -> String {
     let below = name.strip_prefix("src/").unwrap();
     below.split('/').next().unwrap().trim_end_matches(".rs").to_owned()
 }
@@ -150,13 +150,13 @@ fn imports_of(code: &str) -> BTreeSet<String> {
 
 fn arrows() -> BTreeMap<(String, String), String> {
     let sources = sources();
-    let rooms: BTreeSet<String> = sources.iter().map(|path| room_of(&name_of(path))).collect();
+    let layers: BTreeSet<String> = sources.iter().map(|path| layer_of(&name_of(path))).collect();
     let mut arrows = BTreeMap::new();
     for path in &sources {
         let name = name_of(path);
-        let from = room_of(&name);
+        let from = layer_of(&name);
         for to in imports_of(&code_of(path)) {
-            if to != from && rooms.contains(&to) && !TEST_ROOMS.contains(&from.as_str()) {
+            if to != from && layers.contains(&to) && !TEST_LAYERS.contains(&from.as_str()) {
                 arrows.entry((from.clone(), to)).or_insert_with(|| name.clone());
             }
         }
@@ -165,13 +165,13 @@ fn arrows() -> BTreeMap<(String, String), String> {
 }
 
 #[test]
-fn rooms_import_only_what_the_table_allows() {
+fn layers_import_only_what_the_table_allows() {
     let mut wrong = Vec::new();
     let arrows = arrows();
     for ((from, to), file) in &arrows {
-        let allowed = MAY_IMPORT.iter().find(|(room, _)| room == from).map_or(&[][..], |(_, allowed)| allowed);
-        // A file that only tests and fuzzers compile may use their room.
-        let for_tests = TEST_ROOMS.contains(&to.as_str()) && file.contains("fuzz");
+        let allowed = MAY_IMPORT.iter().find(|(layer, _)| layer == from).map_or(&[][..], |(_, allowed)| allowed);
+        // A file that only tests and fuzzers compile may use their layer.
+        let for_tests = TEST_LAYERS.contains(&to.as_str()) && file.contains("fuzz");
         if !allowed.contains(&to.as_str()) && !for_tests {
             wrong.push(format!("{from} imports {to} ({file})"));
         }
@@ -190,8 +190,8 @@ fn rooms_import_only_what_the_table_allows() {
 fn reaches(from: &str, to: &str) -> bool {
     let mut seen = BTreeSet::new();
     let mut next = vec![from];
-    while let Some(room) = next.pop() {
-        for target in MAY_IMPORT.iter().filter(|(name, _)| *name == room).flat_map(|(_, allowed)| *allowed) {
+    while let Some(layer) = next.pop() {
+        for target in MAY_IMPORT.iter().filter(|(name, _)| *name == layer).flat_map(|(_, allowed)| *allowed) {
             if *target == to {
                 return true;
             }
@@ -205,8 +205,9 @@ fn reaches(from: &str, to: &str) -> bool {
 
 #[test]
 fn the_table_has_no_circle() {
-    let in_circle: Vec<&str> = MAY_IMPORT.iter().map(|(room, _)| *room).filter(|room| reaches(room, room)).collect();
-    assert!(in_circle.is_empty(), "these rooms import each other: {}", in_circle.join(", "));
+    let in_circle: Vec<&str> =
+        MAY_IMPORT.iter().map(|(layer, _)| *layer).filter(|layer| reaches(layer, layer)).collect();
+    assert!(in_circle.is_empty(), "these layers import each other: {}", in_circle.join(", "));
 }
 
 #[test]

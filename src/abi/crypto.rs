@@ -1,4 +1,4 @@
-//! Signatures of tokens, for `ctx->crypto` and `cweb_token.h`. The key never leaves this room.
+//! Signatures of tokens, for `ctx->crypto` and `cweb_token.h`. The key never leaves this layer.
 //! The key is for tokens only and must differ from that of the certificate, because a module chooses the signed text. The
 //! signed bytes begin with a text that no other protocol signs, and name the requesting domain, so that no domain can make
 //! tokens of another.

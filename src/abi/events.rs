@@ -35,7 +35,7 @@ pub struct Owner {
 /// Runs a callback on behalf of its module, and records a fault.
 pub type RunCallback = Box<dyn Fn(&Owner, &mut dyn FnMut() -> Result<(), Trap>) + Send + Sync>;
 
-/// The functions that the loops need from the room above.
+/// The functions that the loops need from the layer above.
 pub struct Host {
     /// Runs callbacks.
     pub run: RunCallback,

@@ -1,6 +1,6 @@
 //! The `repr(C)` mirror of `include/` and the services that modules call.
 //!
-//! Only this room has `extern "C"`. The room describes each value that crosses the C boundary once; the rooms above see
+//! Only this layer has `extern "C"`. It describes each value that crosses the C boundary once; the layers above see
 //! C types only through it. The C part of the server itself is in `native/`.
 
 pub mod allocator;

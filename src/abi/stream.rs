@@ -1,6 +1,6 @@
 //! Streams as module code sees them (`include/cweb_stream.h`): the functions it calls, and the callbacks of detached streams.
 //!
-//! The room above implements a call or a detached stream, behind [`StreamCall`] and [`Streams`]. A detached stream is a number,
+//! The layer above implements a call or a detached stream, behind [`StreamCall`] and [`Streams`]. A detached stream is a number,
 //! never an address: the number of an ended stream is invalid, and using it is harmless.
 
 use super::module_token::ModuleToken;

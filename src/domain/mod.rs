@@ -1,6 +1,6 @@
 //! The execution of module code.
 //!
-//! All code above this room reaches C code only through [`Host`] and [`Instance`]; this room decides whether a module runs
+//! All code above this layer reaches C code only through [`Host`] and [`Instance`]; this layer decides whether a module runs
 //! in this process or in another.
 
 mod arguments;

@@ -1,4 +1,4 @@
-//! The interface of this room to the code of jobs.
+//! The interface of this layer to the code of jobs.
 
 use super::store::ScheduleSpec;
 use std::os::fd::OwnedFd;

@@ -5,7 +5,7 @@
 //! to the writer. The dispatcher also creates a job for each due slot of a schedule. Committed events go from the writer to the
 //! [`hub`], and from there to the shards whose clients watch.
 //!
-//! This room has no HTTP, no sockets and no modules: it finds and runs code through [`code::CodeSource`].
+//! This layer has no HTTP, no sockets and no modules: it finds and runs code through [`code::CodeSource`].
 
 mod active;
 mod again;

@@ -1,6 +1,6 @@
 //! The memory that the server and its domains can have: the machine's memory, or the limit of the cgroups around the server.
 //!
-//! Inputs are files of `/proc` and of the cgroup hierarchies; outputs are numbers of bytes and directories. This room sets no
+//! Inputs are files of `/proc` and of the cgroup hierarchies; outputs are numbers of bytes and directories. This layer sets no
 //! limits. No other part of the crate reads these files itself.
 
 mod cgroups;

@@ -48,7 +48,7 @@ impl Drop for Aside {
 }
 
 /// Removes the files in `dir` that [`Aside::write`] has left at a crash.
-pub(super) fn remove_leftovers(dir: &Path) -> io::Result<()> {
+pub(super) fn remove_temporary_files(dir: &Path) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
         let path = entry.path();

@@ -1,6 +1,6 @@
 //! From C source to a served module: compile → inspect → verify → load → publish → retire.
 //!
-//! The room belongs to the control plane: no code in it runs for a request. Shards read the immutable [`table::Table`],
+//! The layer belongs to the control plane: no code in it runs for a request. Shards read the immutable [`table::Table`],
 //! which the control plane publishes whole by one atomic store.
 
 mod archive;

@@ -6,7 +6,7 @@
 //! under another name, synced and renamed, so a crash leaves the old file or the new one, but never a part.
 
 use super::deploy::DeployError;
-use super::durable::{Aside, both, remove_leftovers, sync_dir};
+use super::durable::{Aside, both, remove_temporary_files, sync_dir};
 use super::file_names::at;
 use super::module_record::Record;
 use super::project::Source;
@@ -53,8 +53,8 @@ impl Store {
                 fs::remove_file(entry.path())?;
             }
         }
-        remove_leftovers(&store.objects())?;
-        remove_leftovers(&store.units())?;
+        remove_temporary_files(&store.objects())?;
+        remove_temporary_files(&store.units())?;
         Ok(store)
     }
 

@@ -1,4 +1,4 @@
-//! The system calls of this room that no safe wrapper in the dependency tree offers, one function each.
+//! The system calls of this layer that no safe wrapper in the dependency tree offers, one function each.
 
 use super::lent::Lent;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};

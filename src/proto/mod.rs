@@ -1,6 +1,6 @@
 //! Sans-IO protocol machines: bytes in, events and bytes out.
 //!
-//! This room has no sockets, clocks or threads and imports no other room. A shard, a unit test and a fuzzer run the same types.
+//! This layer has no sockets, clocks or threads and imports no other layer. A shard, a unit test and a fuzzer run the same types.
 
 pub mod form;
 pub mod forwarded;

@@ -7,7 +7,7 @@
 use super::Shard;
 use super::conn::{Conn, Place, Serves};
 use super::origin::Origin;
-use super::refusals::{no_memory, no_share};
+use super::refused::{no_memory, no_share};
 use super::snapshot::ShardGen;
 use crate::domain::call::GenerationRef;
 use crate::net::{ConnId, Connections, Peer};

@@ -3,7 +3,7 @@
 use super::Shard;
 use super::conn::{Conn, Serves};
 use super::origin::Origin;
-use super::refusals::no_modules_here;
+use super::refused::no_modules_here;
 use crate::module::table::RouteMatch;
 use crate::net::Connections;
 use crate::proto::http1::{CONTINUE, Method, RequestView};

@@ -5,7 +5,7 @@ use super::begun::Begun;
 use super::conn::Upgrade;
 use super::event_requests::{FEED, asked, asked_feed, job_in};
 use super::origin::Origin;
-use super::refusals::refused_handshake;
+use super::refused::refused_handshake;
 use super::streams::Channel;
 use crate::domain::inbox::Message;
 use crate::jobs::ALL_JOBS;

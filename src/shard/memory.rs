@@ -14,7 +14,7 @@
 
 use super::Shard;
 use super::conn::{Conn, Partial, Serves, Slot, Upgrade, credited};
-use super::refusals::no_memory;
+use super::refused::no_memory;
 use super::snapshot::ANSWER_BYTES_UNKNOWN;
 use crate::abi::allocator;
 use crate::domain::Instance;

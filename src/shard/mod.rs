@@ -27,7 +27,7 @@ mod peers;
 mod placed_bodies;
 mod placed_messages;
 mod pongs;
-mod refusals;
+mod refused;
 mod requests;
 mod response_order;
 mod rooms;

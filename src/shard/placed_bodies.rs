@@ -8,7 +8,7 @@ use super::Shard;
 use super::begun::Begun;
 use super::conn::{Conn, Partial, Slot, credited};
 use super::origin::Origin;
-use super::refusals::no_memory;
+use super::refused::no_memory;
 use super::traces;
 use crate::abi::manifest::RouteDecl;
 use crate::domain::call::{GenerationRef, OwnedRequest, Task};

@@ -5,7 +5,7 @@ use super::begun::Begun;
 use super::conn::{Conn, Partial, Serves, Slot, Upgrade, credited};
 use super::event_requests::is_events_socket;
 use super::origin::Origin;
-use super::refusals::{no_modules_here, too_many};
+use super::refused::{no_modules_here, too_many};
 use super::snapshot::{ANSWER_BYTES_UNKNOWN, ShardGen};
 use super::traces;
 use super::uploads::Gathering;

@@ -11,7 +11,7 @@ use super::conn::Upgrade;
 use super::origin::Origin;
 use super::placed_messages::{PLACED_BYTES_MIN, PlacedMessage};
 use super::pongs::Pongs;
-use super::refusals::refused_handshake;
+use super::refused::refused_handshake;
 use super::snapshot::{ShardGen, Snapshot};
 use crate::abi::websocket::Socket;
 use crate::domain::call::{self, GenerationRef, Handshake, SocketEvent, Task};

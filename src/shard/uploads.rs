@@ -8,7 +8,7 @@ use super::begun::Begun;
 use super::conn::{Conn, Partial, Slot, credited};
 use super::conn_upload::{BodySink, ConnUpload, DRAINED_BYTES_MAX};
 use super::origin::Origin;
-use super::refusals::{no_memory, too_many};
+use super::refused::{no_memory, too_many};
 use super::snapshot::ShardGen;
 use super::traces;
 use crate::abi::manifest::RouteDecl;

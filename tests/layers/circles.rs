@@ -1,7 +1,7 @@
 //! Files that import each other in a circle can only be understood together. No circle may exist, except inside a folder about
 //! one type. The circles that are left are listed, and the list may only shrink.
 
-use super::{TEST_ROOMS, code_of, name_of, sources};
+use super::{TEST_LAYERS, code_of, name_of, sources};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Folders about one type, whose files may import each other. The file `x.rs` with the folder `x/` counts as one file here.
@@ -49,7 +49,7 @@ fn test_modules(code: &str) -> Vec<String> {
 fn modules() -> BTreeMap<Module, String> {
     let all: BTreeMap<Module, String> =
         sources().into_iter().map(|path| (module_of(&name_of(&path)), code_of(&path))).collect();
-    let mut of_tests: Vec<Module> = TEST_ROOMS.iter().map(|room| vec![(*room).to_owned()]).collect();
+    let mut of_tests: Vec<Module> = TEST_LAYERS.iter().map(|layer| vec![(*layer).to_owned()]).collect();
     for (module, code) in &all {
         of_tests.extend(test_modules(code).into_iter().map(|name| [module.clone(), vec![name]].concat()));
     }

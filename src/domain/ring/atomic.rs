@@ -1,4 +1,5 @@
-//! The atomics of this room, and of the pipes that lie in its memory: the standard library's, or loom's when it explores the interleavings.
+//! The atomics of this folder, and of the pipes in its memory: those of the standard library, or those of loom when it
+//! explores the interleavings.
 
 #[cfg(loom)]
 pub(in crate::domain) use loom::sync::atomic::{AtomicU64, Ordering, fence};

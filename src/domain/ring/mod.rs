@@ -1,8 +1,8 @@
 //! Memory that the server and a child process share: rings of records, with one writer and one reader each.
 //!
 //! A [`Region`] is a sealed memfd that both processes map. A [`RingSpec`] describes the position of one ring in it; one
-//! process makes the ring's [`Producer`], the other its [`Consumer`]. The room transports bytes and does not know their
-//! meaning. The room uses no descriptor but the memfd.
+//! process makes the ring's [`Producer`], the other its [`Consumer`]. The ring transports bytes and does not know their
+//! meaning. It uses no descriptor but the memfd.
 //!
 //! # The other side may be hostile
 //! A child may write anything anywhere in the region at any time. The consequences:

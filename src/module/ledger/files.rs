@@ -2,7 +2,7 @@
 //! `DIR/.versions/NAME.json` has the kept versions.
 
 use super::publication::{Draft, Ledger, Publication};
-use crate::module::durable::{Aside, remove_leftovers, sync_dir};
+use crate::module::durable::{Aside, remove_temporary_files, sync_dir};
 use crate::module::file_names::{at, file_name, rename_long};
 use crate::module::module_record::Record;
 use crate::module::versions::{self, Version};
@@ -22,8 +22,8 @@ impl FileLedger {
     pub(in crate::module) fn open(dir: &Path) -> io::Result<Self> {
         let ledger = Self { dir: dir.to_path_buf() };
         fs::create_dir_all(ledger.versions_dir())?;
-        remove_leftovers(&ledger.dir)?;
-        remove_leftovers(&ledger.versions_dir())?;
+        remove_temporary_files(&ledger.dir)?;
+        remove_temporary_files(&ledger.versions_dir())?;
         rename_long(&[dir, &ledger.versions_dir(), &dir.join(".settings")])?;
         Ok(ledger)
     }
