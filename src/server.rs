@@ -23,6 +23,7 @@ use crate::config::{self, Config, Isolation};
 use crate::domain::Host;
 use crate::domain::call;
 use crate::domain::lease;
+use crate::domain::resident::ProgramPages;
 use crate::domain::sandbox;
 use crate::jobs::blobs::BlobsConfig;
 use crate::jobs::hub::Hub;
@@ -66,6 +67,7 @@ fn joined<T>(thread: JoinHandle<T>) -> Result<T, ServeError> {
 /// # Errors
 /// See [`ServeError`].
 pub fn run(config: Config) -> Result<(), ServeError> {
+    let program_pages = ProgramPages::find();
     let passed = net::passed_sockets()?;
     stop::prepare_exit();
     let mut signals = StopSignals::catch().map_err(setup("installing signal handlers"))?;
@@ -127,6 +129,7 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     let shard_stats: Vec<_> = (0..config.shards).map(|shard| admin.stats(shard)).collect();
     let ticks = move || shard_stats.iter().map(|shard| shard.view().ticks).collect::<Vec<_>>();
     manager.watch(ticks).map_err(setup("starting the watchdog's thread"))?;
+    program_pages.drop_from_process();
     signals.wait_for_stop(|| {
         manager.reloading();
         reload(certificate.as_ref(), &access);

@@ -73,7 +73,7 @@ fn handlers_jobs_sockets_streams_and_files_are_tested_without_a_server() {
 fn a_test_that_misbehaves_fails_alone() {
     let dir = tempfile::tempdir().unwrap();
     let junit = dir.path().join("report.xml");
-    let (code, said) = test(&module("hostile.c"), &["--timeout-ms", "3000", "--junit", junit.to_str().unwrap()]);
+    let (code, said) = test(&module("hostile.c"), &["--timeout-ms", "10000", "--junit", junit.to_str().unwrap()]);
     assert_eq!(code, 1, "{said}");
     expect_passed(
         &said,
@@ -96,8 +96,8 @@ fn a_test_that_misbehaves_fails_alone() {
             ("exits", "the test called exit(0)"),
             ("ends_its_process", "ended with code 0 before the test did"),
             ("kills_itself", "ended by signal 9"),
-            ("loops", "did not end within 3000 ms"),
-            ("sleeps", "did not end within 3000 ms"),
+            ("loops", "did not end within 10000 ms"),
+            ("sleeps", "did not end within 10000 ms"),
             ("overflows_its_stack", "stack overflow"),
             ("prints_megabytes", "hostile.c:74: after all of it"),
             ("prints_megabytes", "more bytes are left out"),

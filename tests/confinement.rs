@@ -134,11 +134,11 @@ static int both(struct cweb_context *c, http_request_t *q, http_response_t *r) {
   snprintf(r->body, HTTP_RESPONSE_SIZE, "%d %d", first, cancel(logs)); return 0; }
 "#;
     for isolation in ["none", "process"] {
-        let server = Server::with(&["--isolation", isolation]);
+        let server = Server::with(&["--isolation", isolation, "--handler-timeout-ms", "110000"]);
         let routes = r#"{"/both","GET",both,NONE}"#;
         server.deploy(&hostile("ender", code, routes, 1, r#".jobs = {{"job", job, NULL}}, .job_size = 1,"#));
         for _ in 0..20 {
-            let body = format!(r#"{{"job":"job","payload":{{"x":"{}"}}}}"#, "x".repeat(100_000));
+            let body = format!(r#"{{"job":"job","payload":{{"x":"{}"}}}}"#, "x".repeat(20_000));
             assert_eq!(server.post("/jobs", body.as_bytes()).status, 200);
         }
         assert_eq!(server.get("/both").text(), "40 40", "{isolation}: {}", server.log());

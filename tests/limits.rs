@@ -269,6 +269,8 @@ fn a_route_has_a_time_out_of_its_own() {
     let text = |response: &Response| (response.status, response.text());
     let late = |ms: u32| (504, format!("module lab did not answer within {ms} ms\n"));
     assert_eq!(text(&server.get("/nap")), late(400));
+    let told = || server.get("/mgnt/lab/logs").text().contains("GET /nap is answered 504: module lab did not answer");
+    eventually("the log names the route", told);
     eventually("another process serves", || server.get("/fast").text() == "fast");
     assert_eq!(text(&server.get("/nap/60")), (200, "awake".to_owned()));
     assert_eq!(text(&server.get("/forever/1")), late(1000));

@@ -325,3 +325,65 @@ static int keep(struct cweb_context *c, http_request_t *q, http_response_t *r) {
     let answer = server.get("/keep");
     assert_eq!((answer.status, answer.text().as_str()), (200, "kept"));
 }
+
+/// Handlers whose answer is not the one that the client gets.
+const ODD: &str = r#"
+#include <cweb_stream.h>
+#define H(name) static int name(struct cweb_context *c, http_request_t *q, http_response_t *r)
+H(none) { (void)c; (void)q; strcpy(r->body, "text"); r->status = 999; return 0; }
+H(twice) { (void)c; (void)q; cweb_header(r, "Content-Length", "5"); if (cweb_begin(r, 200) != 0 || cweb_write(r, "first", 5) != 0) return -1;
+  return cweb_respond(r, HTTP_200_OK, NULL, "second"); }
+H(take) { (void)c; char piece[4096]; long got; while ((got = (long)cweb_read(q, piece, sizeof piece)) > 0) {}
+  if (got < 0) return -1;
+  strcpy(r->body, "taken"); return 0; }
+"#;
+
+#[test]
+fn answers_that_no_client_gets_are_told_to_the_author() {
+    let server = Server::with(&["--body-timeout-ms", "1000"]);
+    let routes =
+        r#"{"/none","GET",none,NONE},{"/twice","GET",twice,NONE},{"/take","POST",take,CWEB_STREAM | CWEB_BODY_MIB(1)}"#;
+    assert_eq!(server.post("/mgnt", module("odd", ODD, routes, 3, "").as_bytes()).status, 200);
+    let told = |text: &str| server.get("/mgnt/odd/logs").text().matches(text).count();
+    for _ in 0..2 {
+        assert_eq!(server.get("/none").status, 500);
+        assert_eq!(server.get("/twice").text(), "first");
+    }
+    let (status, second) =
+        ("GET /none: the handler has set res->status = 999", "GET /twice: the handler has begun its answer");
+    eventually("both are told", || told(status) > 0 && told(second) > 0);
+    assert_eq!((told(status), told(second)), (1, 1), "once");
+    // A handler that only returns -1 is answered by what was wrong with the body.
+    let chunk = [b"10000\r\n".to_vec(), vec![b'x'; 0x10000], b"\r\n".to_vec()].concat();
+    for (head, body, status, text) in [
+        (
+            "Transfer-Encoding: chunked",
+            [chunk.repeat(20), b"0\r\n\r\n".to_vec()].concat(),
+            413,
+            "the body is larger than this route may take\n",
+        ),
+        ("Transfer-Encoding: chunked", b"3\r\nabc\r\nxyz\r\n".to_vec(), 400, "the body is malformed\n"),
+        ("Content-Length: 10", b"slow".to_vec(), 408, "the body came too slowly\n"),
+    ] {
+        let mut client = server.connect();
+        client.send(format!("POST /take HTTP/1.1\r\nHost: x\r\n{head}\r\n\r\n").as_bytes());
+        // The server may close before it has all.
+        let _ = client.stream.write_all(&body);
+        let answer = client.response();
+        assert_eq!((answer.status, answer.text().as_str()), (status, text));
+    }
+}
+
+#[test]
+fn an_onload_that_crashes_is_answered_with_its_line() {
+    let server = Server::with(&["--isolation", "process"]);
+    let code = "static int *nowhere;\n__attribute__((noinline)) static void store(int *at) { *(volatile int *)at = 1; }\n\
+                static void load(struct cweb_context *c) { (void)c; store(nowhere); __asm__ volatile(\"\"); }\nHANDLER(f, \"x\")\n";
+    let source = module("loads", code, r#"{"/loads","GET",f,NONE}"#, 1, ".onload = load,");
+    let refused = server.post("/mgnt", source.as_bytes());
+    let line = 1 + source.lines().position(|line| line.contains("static void store")).unwrap();
+    let text = refused.text();
+    assert_eq!(refused.status, 422, "{text}");
+    assert!(text.contains("module loads failed in onload: SIGSEGV at address 0x0 at store"), "{text}");
+    assert!(text.contains(&format!("module.c:{line}")) && text.contains("#1 load"), "{text}");
+}

@@ -221,10 +221,14 @@ fn a_slow_reader_of_a_room_is_closed() {
         quick.send(Message::text("large r")).unwrap();
         assert_eq!(quick.read().unwrap().len(), 300_000);
     }
-    let metrics = server.get("/metrics").text();
-    let overflows = metrics.lines().filter(|line| line.starts_with("cweb_websocket_overflows_total"));
-    let overflows: f64 = overflows.map(|line| line.split(' ').next_back().unwrap().parse::<f64>().unwrap()).sum();
-    assert!((overflows - 1.0).abs() < 0.1, "{metrics}");
+    // Another shard may send to the slow one, later than to the quick one.
+    let overflows = || {
+        let metrics = server.get("/metrics").text();
+        let overflows = metrics.lines().filter(|line| line.starts_with("cweb_websocket_overflows_total"));
+        overflows.map(|line| line.split(' ').next_back().unwrap().parse::<f64>().unwrap()).sum::<f64>()
+    };
+    support::eventually("the slow one is closed", || overflows() > 0.5);
+    assert!(overflows() < 1.5);
     drop(slow);
     server.expect_log("slow has left r");
     assert_eq!(ask(&mut quick, "who"), "one quick in r");

@@ -12,7 +12,7 @@ use super::request::{RequestMemory, RoutePath};
 use super::stream::{StreamCall, StreamSlot};
 use super::types::{
     DECLINED, HTTP_101_SWITCHING_PROTOCOLS, HTTP_200_OK, HTTP_RESPONSE_SIZE, HttpRequest, HttpResponse, KvPair,
-    KvStore, WebSocket, status_code,
+    KvStore, WebSocket, valid_status,
 };
 use crate::proto::form;
 use crate::proto::http1::{Method, RequestView};
@@ -79,6 +79,8 @@ pub struct HandlerAnswer<'a> {
     pub is_declined: bool,
     /// Status code, 200 to 599.
     pub status: u16,
+    /// What the handler has set as the status, if that is none; `status` is 500 then.
+    pub invalid_status: Option<i32>,
     /// The handler has set the status 101, which accepts a handshake and is invalid elsewhere.
     pub switches: bool,
     /// The body.
@@ -115,14 +117,14 @@ impl<'a> HandlerAnswer<'a> {
     /// An answer without a handler.
     #[must_use]
     pub fn of_file(file: FileAnswer) -> Self {
-        let (is_declined, switches, status) = (false, false, file.status);
-        Self { is_declined, status, switches, body: &[], is_kept: true, file: Some(file), handed: None, own: &[] }
+        Self { status: file.status, is_kept: true, file: Some(file), ..Self::of_parts(0, &[], &[]) }
     }
 
     /// An answer that another process has made.
     #[must_use]
     pub fn of_parts(status: u16, own: &'a [Field], body: &'a [u8]) -> Self {
-        Self { is_declined: false, status, switches: false, body, is_kept: false, file: None, handed: None, own }
+        let (is_declined, switches, invalid_status) = (false, false, None);
+        Self { is_declined, status, invalid_status, switches, body, is_kept: false, file: None, handed: None, own }
     }
 }
 
@@ -309,11 +311,14 @@ impl CallFrame {
         }
         // SAFETY: the handler has returned, and nothing is freed before `release`, which needs the frame.
         let body = unsafe { self.handed.body() };
-        let (status, is_kept) = (status_code(self.response.status), self.handed.is_own_body());
-        let is_declined = self.response.status == DECLINED;
-        let switches = matches!(self.response.status, HTTP_101_SWITCHING_PROTOCOLS | 101);
-        let file = files::sent(&self.response);
-        Ok(HandlerAnswer { is_declined, status, switches, body, is_kept, file, handed: Some(&self.handed), own: &[] })
+        let (given, is_kept) = (self.response.status, self.handed.is_own_body());
+        let is_declined = given == DECLINED;
+        let switches = matches!(given, HTTP_101_SWITCHING_PROTOCOLS | 101);
+        let status = valid_status(given);
+        let invalid_status = (status.is_none() && !is_declined && !switches).then_some(given);
+        let (status, file) = (status.unwrap_or(500), files::sent(&self.response));
+        let (handed, own) = (Some(&self.handed), [].as_slice());
+        Ok(HandlerAnswer { is_declined, status, invalid_status, switches, body, is_kept, file, handed, own })
     }
 
     /// Whether the handler has freed the empty body of its request and kept the pointer to it.

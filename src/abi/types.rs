@@ -147,13 +147,19 @@ pub const DECLINED: c_int = -404;
 /// `HTTP_RESPONSE_SIZE`: bytes of the body in a handler's response.
 pub const HTTP_RESPONSE_SIZE: usize = 8 * 1024;
 
-/// The status for a handler's `response->status`: an `http_error_t`, or a plain number. An interim status (1xx) is no answer to
-/// a request (RFC 9110 §15.2): it becomes 500, like an invalid number.
+/// The status for a handler's `response->status`: an `http_error_t`, or a plain number. None for an invalid number, and for an
+/// interim status (1xx), which is no answer to a request (RFC 9110 §15.2).
 #[must_use]
-pub fn status_code(status: c_int) -> u16 {
+pub fn valid_status(status: c_int) -> Option<u16> {
     let code = match usize::try_from(status) {
         Ok(index) => STATUS_OF_ENUM.get(index).copied().or_else(|| u16::try_from(index).ok()),
         Err(_) => None,
     };
-    code.filter(|code| (200..=599).contains(code)).unwrap_or(500)
+    code.filter(|code| (200..=599).contains(code))
+}
+
+/// As [`valid_status`]; an invalid status becomes 500.
+#[must_use]
+pub fn status_code(status: c_int) -> u16 {
+    valid_status(status).unwrap_or(500)
 }

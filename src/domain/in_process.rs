@@ -8,6 +8,7 @@ mod calls;
 mod killable;
 mod services;
 mod testing;
+mod warnings;
 
 pub(in crate::domain) use callbacks::Callback;
 pub(in crate::domain) use killable::{WorkerAnswer, Workers};
@@ -27,7 +28,6 @@ use crate::abi::exceptions;
 use crate::abi::files::mounted;
 use crate::abi::frame::{CallFrame, HandlerAnswer};
 use crate::abi::guard::{self, ThreadGuard};
-use crate::abi::handed::Thing;
 use crate::abi::host;
 use crate::abi::job;
 use crate::abi::manifest::{Manifest, Mount, RouteDecl};
@@ -44,7 +44,7 @@ use services::{run_callback, run_work};
 use std::any::Any;
 use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -261,23 +261,6 @@ impl InProcessModule {
     /// The address at which the shared object is loaded.
     pub(super) fn base(&self) -> usize {
         self.open.base()
-    }
-
-    /// Warns, once for each kind, that the module has passed memory that is not from malloc(3).
-    fn warn_of(&self, strange: u32) {
-        if strange == 0 {
-            return;
-        }
-        let known = self.warned.fetch_or(strange, Ordering::Relaxed);
-        for thing in Thing::of(strange & !known) {
-            tracing::warn!(
-                "module {}: {} is not from malloc(3) but a string literal, a variable or a part of the request: it is \
-                 used and not freed; {}",
-                self.open.manifest.name,
-                thing.name(),
-                thing.advice()
-            );
-        }
     }
 
     fn fault(&self, trap: guard::Trap, place: &str) -> Fault {
@@ -521,10 +504,14 @@ impl Executor {
             match frame.answer() {
                 Ok(mut answer) => {
                     is_untouched = answer.is_untouched();
+                    let is_streamed = self.state.is_streamed();
+                    if is_streamed || answer.invalid_status.is_some() {
+                        module.warn_of_answer(route, &answer, is_streamed);
+                    }
                     if answer.switches && module.is_handshake(route) {
                         answer.status = 200;
                     }
-                    take(answer, self.state.is_streamed());
+                    take(answer, is_streamed);
                 }
                 Err(why) => failure = Some(Failure::Refused(why)),
             }
@@ -549,7 +536,7 @@ impl Executor {
         let has_none =
             is_untouched && module.route(route).is_some_and(RouteDecl::is_stream) && !self.state.is_streamed();
         if has_none && self.frame.returned() < 0 {
-            return Err(NoAnswer::failed("the handler has returned an error and no answer\n"));
+            return Err(self.state.answer_to_error().into());
         }
         Ok(())
     }

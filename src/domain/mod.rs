@@ -20,6 +20,7 @@ pub mod module_message;
 mod output;
 pub mod placed;
 pub mod process;
+pub mod resident;
 pub mod ring;
 mod running;
 pub mod sandbox;

@@ -1,11 +1,14 @@
-//! The memory that the server and its domains can have: the machine's memory, or the limit of the cgroups around the server.
+//! The memory that the server and its domains can have: the machine's memory, or the limit of the cgroups around the server;
+//! and the parts of programs and libraries in a process.
 //!
-//! Inputs are files of `/proc` and of the cgroup hierarchies; outputs are numbers of bytes and directories. This layer sets no
-//! limits. No other part of the crate reads these files itself.
+//! Inputs are files of `/proc` and of the cgroup hierarchies; outputs are numbers of bytes, addresses and directories. This
+//! layer sets no limits. No other part of the crate reads these files itself.
 
 mod cgroups;
+mod program_pages;
 
 pub use cgroups::{CgroupDir, Version};
+pub use program_pages::program_mappings;
 
 use std::fs;
 use std::io::Read;

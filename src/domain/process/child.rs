@@ -24,6 +24,7 @@ use crate::abi::{connect, crypto, exceptions, host, sanitizer, worker};
 use crate::domain::Instance;
 use crate::domain::executor::{self, Pool, Runner, RunnerFactory};
 use crate::domain::in_process::{self, Caught, InProcess, InProcessModule, Workers};
+use crate::domain::resident::ProgramPages;
 use crate::domain::ring::{Consumer, Producer, Region};
 use crate::domain::running;
 use crate::domain::sandbox::Refusals;
@@ -211,6 +212,7 @@ fn run(descriptors: &[i32]) -> io::Result<()> {
         core_files::leave_shared_memory_out();
     }
     let handed = files.pop().ok_or_else(|| io::Error::other("the server has left out a descriptor"))?;
+    let program_pages = ProgramPages::find();
     confine(&start, core_dir)?;
     let layout = Layout::new(start.shards);
     let region = Arc::new(Region::open(rings, layout.bytes())?);
@@ -244,6 +246,7 @@ fn run(descriptors: &[i32]) -> io::Result<()> {
     let rows = move |query: &TableQuery| server.ask(Question::Rows(query.clone()));
     // This process may be a spare, which must stay small, so the threads start at the first order. Damage to the database
     // up to then is noticed, too.
+    program_pages.drop_from_process();
     wait_readable(&stream);
     let workers = close_in(&start, &kept, &parent, &refusals)?;
     let host = InProcess::start(Path::new(&start.database), Some(Box::new(rows)))?;

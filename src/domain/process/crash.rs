@@ -94,6 +94,20 @@ impl DomainShared {
         }
     }
 
+    /// Adds the position of the last crash of `module` to `fault`, its cause: the function, its line, and what called it.
+    pub(super) fn located(&self, module: ModuleId, mut fault: Fault) -> Fault {
+        let modules = lock(&self.modules);
+        if let Some(report) = modules.get(&module).and_then(|module| module.last_crash.as_ref()) {
+            if let Some(frame) = &report.frame {
+                fault.what.push_str(&format!(" at {frame}"));
+            }
+            for (number, frame) in report.backtrace.iter().enumerate() {
+                fault.what.push_str(&format!("\n  #{number} {frame}"));
+            }
+        }
+        fault
+    }
+
     /// The report of a caught signal.
     fn caught(&self, process: &ProcessInstance, fault: &CaughtFault) -> CrashReport {
         let address = usize::try_from(fault.address).unwrap_or_default();

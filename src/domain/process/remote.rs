@@ -131,7 +131,8 @@ impl Instance for RemoteModule {
         if self.target.manifest().has_onload {
             let order = Order::Onload { instance: self.target.id() };
             let outcome = self.shared.call_hook(pass.process(), Hook::Onload, order);
-            outcome_of(outcome.map_err(|none| none.to_string()))?;
+            let outcome = outcome_of(outcome.map_err(|none| none.to_string()));
+            outcome.map_err(|fault| self.shared.located(self.target.id(), fault))?;
         }
         self.shared.set_onloaded(self.target.id(), true);
         Ok(())

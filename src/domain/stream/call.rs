@@ -11,11 +11,11 @@ use super::{Begun, Uplink, limits};
 use crate::abi::stream::{PartText, StreamCall};
 use crate::domain::compress;
 use crate::proto::form::multipart_boundary;
-use crate::proto::http1::{RequestView, digits, push_trailer};
+use crate::proto::http1::{RequestView, push_trailer};
 use rustix::event::{EventfdFlags, eventfd};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -107,6 +107,8 @@ pub(in crate::domain) struct CallState {
     inner: Mutex<Inner>,
     /// The parser of the body as a form, created when the handler first asks for a part.
     form: Mutex<Option<Box<FormReader>>>,
+    /// The errno for which the body can't be read to its end; 0: none.
+    body_failure: AtomicI32,
     /// An eventfd, created for the first wait for a call in another process.
     wake: OnceLock<OwnedFd>,
 }
@@ -127,6 +129,7 @@ impl CallState {
             up: Mutex::new(None),
             inner: Mutex::default(),
             form: Mutex::new(None),
+            body_failure: AtomicI32::new(0),
             wake: OnceLock::new(),
         })
     }
@@ -142,6 +145,7 @@ impl CallState {
         self.used.store(Used::Whole as u8, Ordering::Relaxed);
         self.deadline_ms.store(0, Ordering::Relaxed);
         self.asked_deadline_ms.store(0, Ordering::Relaxed);
+        self.body_failure.store(0, Ordering::Relaxed);
         if let Some(pipes) = facts.stream.take() {
             let Pipes { up, down, length, expects_continue } = pipes;
             *unpoisoned(&self.up) = Some(Up { reader: Reader::new(up), released: 0, length, expects_continue });
@@ -252,6 +256,16 @@ impl CallState {
         self.used.load(Ordering::Relaxed) != Used::Whole as u8
     }
 
+    /// After [`CallState::during`]: the status and the text for a handler that has returned an error and made no answer.
+    pub(in crate::domain) fn answer_to_error(&self) -> (u16, String) {
+        limits::answer_to_error(self.body_failure.load(Ordering::Relaxed))
+    }
+
+    fn body_failed(&self, errno: i32) -> i32 {
+        self.body_failure.store(errno, Ordering::Relaxed);
+        errno
+    }
+
     fn facts(&self) -> Option<&Facts<'static>> {
         // SAFETY: `during` sets the pointer for the duration of the call, and a module asks for its call only then.
         unsafe { self.facts.load(Ordering::Acquire).as_ref() }
@@ -271,7 +285,7 @@ impl CallState {
             let limit = facts
                 .limit_ms
                 .or_else(|| Some(limits::handler_timeout_ms()).filter(|limit| *limit > 0 && !self.has_body_stream()));
-            let asked = asked_ms(facts.view);
+            let asked = limits::asked_ms(facts.view);
             let limit = limit.into_iter().chain(asked).min();
             limit.map_or(NO_DEADLINE, |limit| self.after_start(facts, limit))
         });
@@ -290,7 +304,7 @@ impl CallState {
         let mut deadline = self.asked_deadline_ms.load(Ordering::Relaxed);
         if deadline == 0 {
             let Some(facts) = self.facts() else { return Ok(()) };
-            let limit = facts.limit_ms.into_iter().chain(asked_ms(facts.view)).min();
+            let limit = facts.limit_ms.into_iter().chain(limits::asked_ms(facts.view)).min();
             deadline = limit.map_or(NO_DEADLINE, |limit| self.after_start(facts, limit));
             self.asked_deadline_ms.store(deadline, Ordering::Relaxed);
         }
@@ -320,7 +334,7 @@ impl CallState {
             match up.reader.peek(up.released) {
                 Ok(Peek::Bytes(count)) => return Ok(count),
                 Ok(Peek::Ended) => return Ok(0),
-                Ok(Peek::Failed(errno)) => return Err(errno),
+                Ok(Peek::Failed(errno)) => return Err(self.body_failed(errno)),
                 Err(_) => return Err(libc::EIO),
                 Ok(Peek::Empty) => {}
             }
@@ -350,7 +364,8 @@ impl CallState {
             *form = Some(Box::new(FormReader::new(boundary)));
         }
         let form = form.as_mut().ok_or(libc::EINVAL)?;
-        what(form, &mut |into| self.read(into))
+        let malformed = |errno| if errno == libc::EPROTO { self.body_failed(errno) } else { errno };
+        what(form, &mut |into| self.read(into)).map_err(malformed)
     }
 
     /// Returns the used bytes of the body to the writer.
@@ -404,7 +419,7 @@ impl CallState {
         if self.entry.reason() == Reason::ClientGone as u8 && inner.down_pipe.is_none() {
             return Err(libc::ECONNRESET);
         }
-        let length = declared_length(headers)?;
+        let length = limits::declared_length(headers)?;
         let (slot, pipe) = match inner.down_pipe.take() {
             Some(pipe) => (None, pipe),
             None => {
@@ -431,21 +446,6 @@ impl CallState {
         let Running { uplink } = inner.running.clone().ok_or(libc::EINVAL)?;
         Ok((down, uplink))
     }
-}
-
-/// The time limit that the client asks for, in milliseconds.
-fn asked_ms(view: &RequestView<'_>) -> Option<u64> {
-    let number = |name: &str| digits(view.header(name)?.trim_ascii());
-    let precise = number("x-request-timeout-ms");
-    let coarse = number("request-timeout").map(|seconds| seconds.saturating_mul(1000));
-    precise.into_iter().chain(coarse).min()
-}
-
-/// The `Content-Length` that a handler has set.
-fn declared_length(headers: &[(&[u8], &[u8])]) -> Result<Option<u64>, i32> {
-    let found = headers.iter().find(|(name, _)| name.eq_ignore_ascii_case(b"content-length"));
-    let Some((_, value)) = found else { return Ok(None) };
-    digits(value.trim_ascii()).map(Some).ok_or(libc::EINVAL)
 }
 
 impl StreamCall for CallState {

@@ -319,7 +319,9 @@ impl CallTable {
                 Stage::Waiting => (503, format!("the process of module {name} took no request within {limit_ms} ms\n")),
                 Stage::Returned => (503, format!("the answer of module {name} got no memory within {limit_ms} ms\n")),
             };
-            logbook::add(name, Kind::Error, &format!("a request is answered {status}: {}", text.trim_end()));
+            let route = manifest.routes.get(pending.unit).map(|route| format!("{} {}", route.method, route.path));
+            let what = route.as_deref().unwrap_or("a request");
+            logbook::add(name, Kind::Error, &format!("{what} is answered {status}: {}", text.trim_end()));
             let Caller::Request { conn, seq, meta } = pending.caller else { continue };
             answers.push(ModuleMessage::Answer { conn, seq, bytes: meta.plain(status, &text), lent: None });
         }

@@ -1,0 +1,73 @@
+//! The parts of programs and libraries in this process that the kernel can read from their files again.
+
+use std::fs;
+use std::ops::Range;
+
+/// The addresses of this process's mappings of files that it can't write and of which it has no page of its own. A page of
+/// theirs that is dropped comes back from the file, unchanged. None if `/proc` can't be read.
+#[must_use]
+pub fn program_mappings() -> Vec<Range<usize>> {
+    clean(&fs::read_to_string("/proc/self/smaps").unwrap_or_default())
+}
+
+/// The clean mappings in the text of a `smaps` file (proc_pid_smaps(5)).
+fn clean(smaps: &str) -> Vec<Range<usize>> {
+    let mut found = Vec::new();
+    let mut mapping = None;
+    let mut is_clean = false;
+    for line in smaps.lines() {
+        let mut words = line.split_whitespace();
+        let first = words.next().unwrap_or_default();
+        if let Some(field) = first.strip_suffix(':') {
+            // Pages that were written have no file: those that a debugger has changed, for example.
+            is_clean &= !matches!(field, "Anonymous" | "Swap") || words.next() == Some("0");
+            continue;
+        }
+        found.extend(mapping.take().filter(|_| is_clean));
+        let (access, path) = (words.next().unwrap_or_default(), words.nth(3).unwrap_or_default());
+        is_clean = access.starts_with("r-") && access.ends_with('p') && path.starts_with('/');
+        mapping = addresses(first);
+    }
+    found.extend(mapping.filter(|_| is_clean));
+    found
+}
+
+/// The addresses in `start-end`, hexadecimal numbers.
+fn addresses(text: &str) -> Option<Range<usize>> {
+    let (start, end) = text.split_once('-')?;
+    let number = |digits| usize::from_str_radix(digits, 16).ok();
+    Some(number(start)?..number(end)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mapping(head: &str, anonymous: &str, swap: &str) -> String {
+        format!("{head}\nSize: 8 kB\nRss: 8 kB\nAnonymous: {anonymous} kB\nSwap: {swap} kB\nVmFlags: rd ex mr mw\n")
+    }
+
+    #[test]
+    fn only_clean_parts_of_files_count() {
+        let smaps = [
+            mapping("1000-3000 r-xp 00000000 fe:00 77   /usr/bin/a program", "0", "0"),
+            mapping("3000-4000 r--p 00002000 fe:00 77   /usr/bin/a program", "0", "0"),
+            mapping("4000-5000 r-xp 00003000 fe:00 77   /usr/bin/changed", "4", "0"),
+            mapping("5000-6000 r-xp 00003000 fe:00 77   /usr/bin/swapped", "0", "4"),
+            mapping("6000-7000 rw-p 00003000 fe:00 77   /usr/bin/data", "0", "0"),
+            mapping("7000-8000 r--s 00003000 fe:00 77   /usr/bin/shared", "0", "0"),
+            mapping("8000-9000 ---p 00003000 fe:00 77   /usr/bin/guard", "0", "0"),
+            mapping("9000-a000 r-xp 00000000 00:00 0    [vdso]", "0", "0"),
+            mapping("a000-b000 r--p 00000000 00:00 0", "0", "0"),
+            mapping("7f00-8f00 r--p 00000000 fe:00 78   /usr/lib/last.so", "0", "0"),
+        ];
+        assert_eq!(clean(&smaps.concat()), [0x1000..0x3000, 0x3000..0x4000, 0x7f00..0x8f00]);
+        assert!(clean("").is_empty() && clean("no mapping\nat all").is_empty());
+    }
+
+    #[test]
+    fn this_function_is_in_such_a_mapping() {
+        let at = program_mappings as fn() -> Vec<Range<usize>> as usize;
+        assert!(program_mappings().iter().any(|mapping| mapping.contains(&at)));
+    }
+}
