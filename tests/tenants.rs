@@ -300,7 +300,8 @@ fn space_is_a_domains_own() {
         fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).ok()
     };
     assert_eq!(score("two").unwrap().trim(), "500");
-    // Each domain with a name is a session, and so has one share of the processors, less than the server's, however many threads it has.
+    // Each domain with a name is a session, and so has one share of the processors, however many threads it has; a smaller one
+    // while it computes.
     let pid = text("/two/pid");
     let session = |pid: &str| {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
@@ -310,8 +311,13 @@ fn space_is_a_domains_own() {
     assert_ne!(session(&text("/one/pid")), pid);
     let share = |pid: &str| fs::read_to_string(format!("/proc/{pid}/autogroup")).unwrap_or_default();
     if !share(&pid).is_empty() {
-        eventually("its share is lowered", || share(&pid).trim_end().ends_with(" nice 5"));
+        let ends_with = |pid: &str, nice: &str| share(pid).trim_end().ends_with(nice);
         assert_ne!(share(&text("/one/pid")), share(&pid));
+        eventually("its share is lowered while it computes", || {
+            text("/two/compute") == "computed" && ends_with(&pid, " nice 5")
+        });
+        eventually("others keep theirs", || ends_with(&text("/one/pid"), " nice 0"));
+        eventually("it has its share again when it rests", || ends_with(&pid, " nice 0"));
     }
     // The threads that modules start stand back behind the server's.
     assert_eq!(text("/two/threads?n=20"), "20 all");

@@ -301,6 +301,16 @@ HANDLER(apart) {
 }
 #endif
 
+/* Uses a processor for a third of a second. */
+HANDLER(compute) {
+    (void)ctx;
+    (void)req;
+    for (clock_t end = clock() + CLOCKS_PER_SEC / 3; clock() < end;) {
+    }
+    strcpy(res->body, "computed");
+    return 0;
+}
+
 HANDLER(pid) {
     (void)ctx;
     (void)req;
@@ -331,16 +341,17 @@ export module_t config = {
                {"/" NAME "/threads", "GET", threads, NONE},
                {"/" NAME "/fill", "GET", fill, NONE},
                {"/" NAME "/drop", "GET", drop, NONE},
+               {"/" NAME "/compute", "GET", compute, NONE},
                {"/" NAME "/hoard", "GET", hoard, NONE},
 #ifdef APART
                {"/" NAME "/apart", "GET", apart, CWEB_KILLABLE},
 #endif
                {"/" NAME "/pid", "GET", pid, NONE}},
 #ifdef APART
-    .size = 17,
+    .size = 18,
     .onload = make_table,
 #else
-    .size = 16,
+    .size = 17,
 #endif
     .jobs = {{.name = NAME "-job", .run = work}, {.name = NAME "-hang", .run = hang}, {.name = NAME "-chat", .run = chat}},
     .job_size = 3,

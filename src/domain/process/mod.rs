@@ -88,6 +88,7 @@ pub mod relay;
 mod remote;
 mod reports;
 mod response_ring;
+mod share;
 mod shared;
 mod start;
 mod status;

@@ -6,6 +6,7 @@ use super::group;
 use super::instance::ProcessInstance;
 use super::lock;
 use super::memory_watch::MemoryWatch;
+use super::share::{Counts, Share};
 use super::shared::DomainShared;
 use crate::domain::DEFAULT_DOMAIN;
 use crate::domain::sandbox::User;
@@ -47,6 +48,9 @@ const FILES_MAX: usize = 100_000;
 /// Limit on the depth of examined directories.
 const DEPTH_MAX: usize = 64;
 
+/// Looks in a row with too many threads after which a process is ended. Threads that have ended for their module exist for
+/// some time on a busy machine, while the module starts others.
+const CROWDED_LOOKS_MAX: u32 = 4;
 /// Processes of one killable call: its own, the one from which it is forked, and as many of calls that are being ended.
 const PROCESSES_A_CALL: usize = 4;
 /// Further processes of a domain: those from which processes for calls are forked, and waiting ones.
@@ -63,8 +67,9 @@ pub(super) struct Seen {
     stopped: Vec<u32>,
     /// Whether the database existed at the last examination.
     had_database: bool,
-    /// The process whose share of the processors was lowered.
-    lowered: Option<u32>,
+    share: Share,
+    /// Looks in a row that found too many threads.
+    crowded_looks: u32,
     memory: MemoryWatch,
 }
 
@@ -73,16 +78,19 @@ impl DomainShared {
     pub(super) fn look(&self, seen: &mut Seen) {
         let shared = self;
         let Some(process) = shared.current() else { return };
-        let shares = has_session(shared.name()) && seen.lowered != Some(process.pid());
-        if shares && share_processors(process.pid()) {
-            seen.lowered = Some(process.pid());
-        }
-        let allowed = shared.config.allowance;
+        let (allowed, now) = (shared.config.allowance, Instant::now());
         let members = group::members(process.pid());
-        let threads: usize = members.iter().filter_map(|pid| threads_of(*pid)).sum();
-        let own = threads_of(process.pid()).unwrap_or_default();
+        let counts: Vec<_> = members.iter().filter_map(|pid| Some((*pid, Counts::of(*pid)?))).collect();
+        if has_session(shared.name()) {
+            seen.share.look(process.pid(), counts.iter().map(|(_, counts)| *counts), now);
+        }
+        let threads: usize = counts.iter().map(|(_, counts)| counts.threads).sum();
+        let own = counts.iter().find(|(pid, _)| *pid == process.pid()).map_or(0, |(_, counts)| counts.threads);
         let most = allowed.threads_max + PROCESSES_A_CALL * allowed.killable_calls_max + PROCESSES_BESIDE;
-        if own > allowed.threads_max || threads > most {
+        let is_crowded = own > allowed.threads_max || threads > most;
+        seen.crowded_looks = if is_crowded { seen.crowded_looks + 1 } else { 0 };
+        let is_over_twice = own > 2 * allowed.threads_max || threads > 2 * most;
+        if is_over_twice || seen.crowded_looks >= CROWDED_LOOKS_MAX {
             let (count, processes) = match members.len() {
                 _ if own > allowed.threads_max => (own, String::new()),
                 others => (threads, format!(" in {others} processes")),
@@ -92,7 +100,6 @@ impl DomainShared {
                 allowed.threads_max
             ));
         }
-        let now = Instant::now();
         if let Some(why) = seen.memory.overfills(&process, now) {
             tracing::error!("{why}: the process of domain {} is ended", shared.name());
             process.kill();
@@ -166,12 +173,6 @@ fn remove_companions(database: &Path) {
     }
 }
 
-/// The number of threads of the process `pid`.
-fn threads_of(pid: u32) -> Option<usize> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    status.lines().find_map(|line| line.strip_prefix("Threads:")?.trim().parse().ok())
-}
-
 /// Permits or forbids the process `pid` to make files larger. `user`: the user of the process, if it is not this process's.
 fn let_write(pid: u32, user: Option<User>, may: bool) -> bool {
     let Some(target) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return false };
@@ -235,16 +236,6 @@ pub(super) fn has_session(domain: &str) -> bool {
     domain != DEFAULT_DOMAIN
 }
 
-/// Lowers the share of the processors of the session of process `pid` (sched(7), autogroup). A named domain is a session,
-/// so Linux shares the processors out by domain, regardless of the number of threads. Returns whether no further attempt is
-/// needed: the kernel accepts one such change in 100 ms from an ordinary user. Without autogroups there is nothing to
-/// lower.
-fn share_processors(pid: u32) -> bool {
-    const NICE: &str = "5";
-    let lowered = fs::write(format!("/proc/{pid}/autogroup"), NICE);
-    lowered.is_ok() || fs::metadata("/proc/self/autogroup").is_err()
-}
-
 /// Makes the kernel choose the process `pid` long before the server when memory runs out.
 pub(super) fn prefer_for_oom(pid: u32) {
     const SCORE: &str = "500";
@@ -273,6 +264,5 @@ mod tests {
         std::os::unix::fs::symlink("/", dir.path().join("a/link")).unwrap();
         let used = used_bytes([dir.path()].into_iter()) - before;
         assert!((90_000..1_000_000).contains(&used), "{used}");
-        assert!(threads_of(std::process::id()).is_some_and(|threads| threads > 0));
     }
 }

@@ -1,0 +1,121 @@
+//! The share of the processors that a named domain has: a smaller one while it computes.
+//!
+//! A named domain is a session, and Linux gives each session one share, whatever the number of its threads (sched(7),
+//! autogroup). With a third of the server's share, a thread that wakes up waits for its turn up to three times as long. So
+//! only domains that use much of a processor have the smaller share: the others are answered beside them without a wait.
+
+use rustix::param::clock_ticks_per_second;
+use std::fs;
+use std::time::Instant;
+
+/// The use of one processor, in percent, above which a domain computes, and the one below which it does not.
+const COMPUTES_ABOVE: u64 = 10;
+const RESTS_BELOW: u64 = 5;
+
+/// The nice values of the sessions of domains that compute, and of the others; see nice(2).
+const COMPUTING: u8 = 5;
+const RESTING: u8 = 0;
+
+/// The numbers of a process that the watch needs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Counts {
+    /// Its threads.
+    pub(super) threads: usize,
+    /// The processor's time that it has used, and its ended children, in clock ticks.
+    ticks: u64,
+}
+
+impl Counts {
+    /// The numbers of the process `pid` (proc_pid_stat(5)).
+    pub(super) fn of(pid: u32) -> Option<Self> {
+        Self::parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+    }
+
+    fn parse(stat: &str) -> Option<Self> {
+        // The name, which may contain any characters, is in parentheses. Field 3 follows.
+        let fields = stat.rsplit_once(')')?.1.split_whitespace();
+        let numbers: Vec<u64> = fields.map(|field| field.parse().unwrap_or_default()).collect();
+        let ticks = numbers.get(11..15)?.iter().sum();
+        Some(Self { threads: usize::try_from(*numbers.get(17)?).ok()?, ticks })
+    }
+}
+
+/// A look at the processor's time of a domain.
+#[derive(Debug, Clone, Copy)]
+struct Look {
+    /// The domain's process, which leads the session.
+    pid: u32,
+    at: Instant,
+    ticks: u64,
+    /// The nice value of the session.
+    nice: u8,
+}
+
+/// The share of one domain.
+#[derive(Debug, Default)]
+pub(super) struct Share(Option<Look>);
+
+impl Share {
+    /// Adapts the share of the domain whose process is `pid`, and whose processes together have `counts`. An ordinary user
+    /// can change one share in 100 ms: the next look tries again.
+    pub(super) fn look(&mut self, pid: u32, counts: impl Iterator<Item = Counts>, now: Instant) {
+        let ticks = counts.map(|counts| counts.ticks).sum();
+        let Some(last) = self.0.filter(|last| last.pid == pid) else {
+            self.0 = Some(Look { pid, at: now, ticks, nice: RESTING });
+            return;
+        };
+        let wanted =
+            nice_for(percent(ticks.saturating_sub(last.ticks), now.duration_since(last.at).as_millis()), last.nice);
+        let is_set = wanted == last.nice || fs::write(format!("/proc/{pid}/autogroup"), wanted.to_string()).is_ok();
+        self.0 = Some(Look { pid, at: now, ticks, nice: if is_set { wanted } else { last.nice } });
+    }
+}
+
+/// The use of one processor, in percent.
+fn percent(ticks: u64, ms: u128) -> u64 {
+    let used_ms = u128::from(ticks) * 1000 / u128::from(clock_ticks_per_second()).max(1);
+    u64::try_from(used_ms * 100 / ms.max(1)).unwrap_or(u64::MAX)
+}
+
+fn nice_for(percent: u64, nice: u8) -> u8 {
+    match percent {
+        COMPUTES_ABOVE.. => COMPUTING,
+        0..RESTS_BELOW => RESTING,
+        _ => nice,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_share_follows_the_use_and_keeps_between_the_bounds() {
+        assert_eq!([0, 4, 5, 9, 10, 800].map(|percent| nice_for(percent, RESTING)), [0, 0, 0, 0, 5, 5]);
+        assert_eq!([0, 4, 5, 9, 10, 800].map(|percent| nice_for(percent, COMPUTING)), [0, 0, 5, 5, 5, 5]);
+        let second = clock_ticks_per_second();
+        assert_eq!((percent(second, 1000), percent(second / 10, 1000), percent(2 * second, 500)), (100, 10, 400));
+        assert_eq!((percent(0, 0), percent(u64::MAX, 1)), (0, u64::MAX));
+    }
+
+    #[test]
+    fn a_new_process_begins_with_the_whole_share() {
+        let (begin, mut share) = (Instant::now(), Share::default());
+        let counts = |ticks| [Counts { threads: 1, ticks }].into_iter();
+        // No process has this number, so that no share is changed.
+        share.look(u32::MAX, counts(7), begin);
+        share.look(u32::MAX, counts(7_000), begin + Duration::from_secs(1));
+        assert_eq!(share.0.map(|look| (look.nice, look.ticks)), Some((RESTING, 7_000)), "it could not be set");
+        share.look(1, counts(3), begin + Duration::from_secs(2));
+        assert_eq!(share.0.map(|look| (look.pid, look.nice, look.ticks)), Some((1, RESTING, 3)));
+    }
+
+    #[test]
+    fn the_numbers_of_a_process_are_behind_its_name() {
+        let stat = "7 (a) b (c) S 1 7 7 0 -1 4194560 1 2 3 4 10 20 30 40 20 0 12 0 99 1 1";
+        assert_eq!(Counts::parse(stat), Some(Counts { threads: 12, ticks: 100 }));
+        assert_eq!(Counts::parse("7 (a) S 1 7"), None);
+        assert!(Counts::of(std::process::id()).is_some_and(|counts| counts.threads > 0));
+    }
+}
