@@ -7,6 +7,7 @@
 
 mod assets;
 mod hints;
+mod outcome;
 mod plan;
 mod units;
 mod workdir;
@@ -21,7 +22,7 @@ use super::instruments::{self, Instruments};
 use super::libraries::{Allowed, Libraries};
 use super::project::Source;
 use super::{sdk, shared_object};
-use crate::domain::sandbox::program::{self, NotRun};
+use crate::domain::sandbox::program;
 use crate::domain::sandbox::{self, Policy, User};
 use crate::net;
 use crossbeam::channel;
@@ -255,9 +256,11 @@ impl Compiler {
         let (mut refusals, reading) = (Vec::new(), plan.reading());
         let mut begun = Some(begun);
         for recipe in reading.recipes().map_err(DeployError::Compile)? {
-            let child = self.attempt(source, &recipe, plan, workdir, target)?;
-            begun.take().into_iter().for_each(|begun| begun());
-            let result = self.outcome(child, reading.language(), deadline);
+            let result = Self::again_if_crowded(|| {
+                let child = self.attempt(source, &recipe, plan, workdir, target)?;
+                begun.take().into_iter().for_each(|begun| begun());
+                self.outcome(child, reading.language(), deadline)
+            });
             match result
                 .and_then(|text| self.take_back(&workdir.path().join(target)).map(|()| text).map_err(DeployError::from))
             {
@@ -315,27 +318,6 @@ impl Compiler {
     fn spawn(&self, mut command: Command, language: Language) -> Result<Child, DeployError> {
         let not_started = |error| self.not_started(language, error);
         net::keep_descriptors_from(&mut command).spawn().map_err(not_started)
-    }
-
-    /// Waits for a running compiler and returns its output.
-    fn outcome(&self, child: Child, language: Language, deadline: Instant) -> Result<String, DeployError> {
-        let not_started = |error| self.not_started(language, error);
-        let (status, output) = self.finish(child, deadline)?;
-        let text = String::from_utf8_lossy(&output).into_owned();
-        match program::not_run(status.code(), &text) {
-            Some(NotRun::Program(error)) => Err(not_started(error)),
-            Some(NotRun::Sandbox(text)) => Err(DeployError::Internal(format!("the compiler's sandbox: {text}"))),
-            None if !status.success() => Err(DeployError::Compile(text)),
-            None => Ok(text),
-        }
-    }
-
-    fn not_started(&self, language: Language, error: io::Error) -> DeployError {
-        let (name, package) = match language {
-            Language::C => ("C", "gcc libc6-dev"),
-            Language::Cpp => ("C++", "g++"),
-        };
-        DeployError::NoCompiler { compiler: self.program_of(language).to_owned(), error, language: name, package }
     }
 
     /// The compiler in its sandbox, with all arguments before the name of the source; `sdk` lies in its working directory.

@@ -184,6 +184,9 @@ pub enum DeployError {
     /// The compiler reached its time limit, the value, and was stopped.
     #[error("the compiler did not finish within {} ms; the limit is --compile-timeout-ms", .0.as_millis())]
     CompileTimeout(Duration),
+    /// The compiler, or a process that it needs, could not be started, because there are too many; the value is the reason.
+    #[error("{0}: there are as many processes as there may be; try again")]
+    Crowded(String),
     /// The compiler can't be started.
     #[error(
         "the {language} compiler {compiler} can't be started ({error}); install it on the server: apt-get install {package}"
@@ -341,7 +344,11 @@ impl DeployError {
             Self::NotFound(_) | Self::Version(_) => 404,
             Self::Store(error) if error.kind() == io::ErrorKind::StorageFull => 507,
             Self::Store(_) => 500,
-            Self::SwapTimeout { .. } | Self::SettingsHeldUp { .. } | Self::Busy | Self::ShuttingDown => 503,
+            Self::SwapTimeout { .. }
+            | Self::SettingsHeldUp { .. }
+            | Self::Busy
+            | Self::Crowded(_)
+            | Self::ShuttingDown => 503,
         }
     }
 }

@@ -253,6 +253,7 @@ fn run(descriptors: &[i32]) -> io::Result<()> {
     let domain = start_threads(&start, &region, bodies, wakes, files)?;
     tell_refusals(&domain, refusals)?;
     parent.send(&ToParent::Started);
+    program_pages.drop_from_process();
     let child = Arc::new(Child { parent, domain, host, workers });
     Child::serve(&child, &mut stream);
     child.look_for_leaks();

@@ -2,15 +2,19 @@
 //!
 //! A named domain is a session, and Linux gives each session one share, whatever the number of its threads (sched(7),
 //! autogroup). With a third of the server's share, a thread that wakes up waits for its turn up to three times as long. So
-//! only domains that use much of a processor have the smaller share: the others are answered beside them without a wait.
+//! domains that use little of a processor have a whole share: they are answered beside those that compute.
 
 use rustix::param::clock_ticks_per_second;
 use std::fs;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-/// The use of one processor, in percent, above which a domain computes, and the one below which it does not.
-const COMPUTES_ABOVE: u64 = 10;
-const RESTS_BELOW: u64 = 5;
+/// The use of one processor, in percent, from which a domain computes, and the one below which it rests. Low, because many
+/// domains that each use little take the processors together.
+const COMPUTES_FROM: u64 = 4;
+const RESTS_BELOW: u64 = 2;
+
+/// The shortest time over which the use is measured: a clock tick is one percent of it.
+const MEASURED_OVER: Duration = Duration::from_secs(1);
 
 /// The nice values of the sessions of domains that compute, and of the others; see nice(2).
 const COMPUTING: u8 = 5;
@@ -47,8 +51,8 @@ struct Look {
     pid: u32,
     at: Instant,
     ticks: u64,
-    /// The nice value of the session.
-    nice: u8,
+    /// The nice value of the session; `None`: that with which it began.
+    nice: Option<u8>,
 }
 
 /// The share of one domain.
@@ -61,14 +65,23 @@ impl Share {
     pub(super) fn look(&mut self, pid: u32, counts: impl Iterator<Item = Counts>, now: Instant) {
         let ticks = counts.map(|counts| counts.ticks).sum();
         let Some(last) = self.0.filter(|last| last.pid == pid) else {
-            self.0 = Some(Look { pid, at: now, ticks, nice: RESTING });
+            // What it does is not known yet.
+            self.0 = Some(Look { pid, at: now, ticks, nice: set(pid, COMPUTING) });
             return;
         };
-        let wanted =
-            nice_for(percent(ticks.saturating_sub(last.ticks), now.duration_since(last.at).as_millis()), last.nice);
-        let is_set = wanted == last.nice || fs::write(format!("/proc/{pid}/autogroup"), wanted.to_string()).is_ok();
-        self.0 = Some(Look { pid, at: now, ticks, nice: if is_set { wanted } else { last.nice } });
+        let time = now.duration_since(last.at);
+        if time >= MEASURED_OVER {
+            let used = percent(ticks.saturating_sub(last.ticks), time.as_millis());
+            let wanted = nice_for(used, last.nice);
+            let nice = if last.nice == Some(wanted) { last.nice } else { set(pid, wanted).or(last.nice) };
+            self.0 = Some(Look { pid, at: now, ticks, nice });
+        }
     }
+}
+
+/// Sets the nice value of the session of process `pid`.
+fn set(pid: u32, nice: u8) -> Option<u8> {
+    fs::write(format!("/proc/{pid}/autogroup"), nice.to_string()).is_ok().then_some(nice)
 }
 
 /// The use of one processor, in percent.
@@ -77,38 +90,42 @@ fn percent(ticks: u64, ms: u128) -> u64 {
     u64::try_from(used_ms * 100 / ms.max(1)).unwrap_or(u64::MAX)
 }
 
-fn nice_for(percent: u64, nice: u8) -> u8 {
+fn nice_for(percent: u64, nice: Option<u8>) -> u8 {
     match percent {
-        COMPUTES_ABOVE.. => COMPUTING,
+        COMPUTES_FROM.. => COMPUTING,
         0..RESTS_BELOW => RESTING,
-        _ => nice,
+        _ => nice.unwrap_or(COMPUTING),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[test]
     fn a_share_follows_the_use_and_keeps_between_the_bounds() {
-        assert_eq!([0, 4, 5, 9, 10, 800].map(|percent| nice_for(percent, RESTING)), [0, 0, 0, 0, 5, 5]);
-        assert_eq!([0, 4, 5, 9, 10, 800].map(|percent| nice_for(percent, COMPUTING)), [0, 0, 5, 5, 5, 5]);
+        assert_eq!([0, 1, 2, 3, 4, 800].map(|percent| nice_for(percent, Some(RESTING))), [0, 0, 0, 0, 5, 5]);
+        assert_eq!([0, 1, 2, 3, 4, 800].map(|percent| nice_for(percent, Some(COMPUTING))), [0, 0, 5, 5, 5, 5]);
+        assert_eq!([1, 3].map(|percent| nice_for(percent, None)), [0, 5]);
         let second = clock_ticks_per_second();
         assert_eq!((percent(second, 1000), percent(second / 10, 1000), percent(2 * second, 500)), (100, 10, 400));
         assert_eq!((percent(0, 0), percent(u64::MAX, 1)), (0, u64::MAX));
     }
 
     #[test]
-    fn a_new_process_begins_with_the_whole_share() {
+    fn the_use_is_measured_over_some_time_and_for_one_process() {
         let (begin, mut share) = (Instant::now(), Share::default());
         let counts = |ticks| [Counts { threads: 1, ticks }].into_iter();
-        // No process has this number, so that no share is changed.
-        share.look(u32::MAX, counts(7), begin);
-        share.look(u32::MAX, counts(7_000), begin + Duration::from_secs(1));
-        assert_eq!(share.0.map(|look| (look.nice, look.ticks)), Some((RESTING, 7_000)), "it could not be set");
-        share.look(1, counts(3), begin + Duration::from_secs(2));
-        assert_eq!(share.0.map(|look| (look.pid, look.nice, look.ticks)), Some((1, RESTING, 3)));
+        let seen = |share: &Share| share.0.map(|look| (look.pid, look.ticks, look.nice));
+        // No process has these numbers, so no share is changed.
+        let (one, another) = (u32::MAX, u32::MAX - 1);
+        share.look(one, counts(7), begin);
+        share.look(one, counts(70), begin + MEASURED_OVER / 2);
+        assert_eq!(seen(&share), Some((one, 7, None)));
+        share.look(one, counts(7_000), begin + MEASURED_OVER);
+        assert_eq!(seen(&share), Some((one, 7_000, None)), "it could not be set");
+        share.look(another, counts(3), begin + MEASURED_OVER);
+        assert_eq!(seen(&share), Some((another, 3, None)));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
+use std::time::Duration;
 
 /// The name of the hidden subcommand.
 pub const COMMAND: &str = "sandbox";
@@ -31,6 +32,9 @@ const ARGUMENTS_BYTES_MAX: u64 = 1024 * 1024;
 const NO_SANDBOX: i32 = 125;
 /// Exit code: the program could not be started; standard error has the error's number.
 const NO_PROGRAM: i32 = 127;
+/// How often a program is started that finds too many processes, after the first time, and the pause before the next time.
+const PROGRAM_TRIES: usize = 20;
+const PROGRAM_PAUSE: Duration = Duration::from_millis(250);
 
 /// The reason why the program did not run.
 #[derive(Debug)]
@@ -214,7 +218,15 @@ pub fn main(policy: &OsStr, program: &[OsString], is_held: bool) -> ExitCode {
     let Some((program, arguments)) = program.split_first().or_else(|| told.split_first()) else {
         return ExitCode::FAILURE;
     };
-    let error = Command::new(program).args(arguments).exec();
+    let mut error = Command::new(program).args(arguments).exec();
+    for _ in 0..PROGRAM_TRIES {
+        // For a moment, other processes of the same user may be as many as there may be (execve(2), EAGAIN).
+        if error.raw_os_error() != Some(libc::EAGAIN) {
+            break;
+        }
+        std::thread::sleep(PROGRAM_PAUSE);
+        error = Command::new(program).args(arguments).exec();
+    }
     eprintln!("{}", error.raw_os_error().unwrap_or(libc::ENOENT));
     code(NO_PROGRAM)
 }

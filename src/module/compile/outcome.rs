@@ -1,0 +1,97 @@
+//! How a run of the compiler has ended.
+
+use super::Compiler;
+use crate::domain::sandbox::program::{self, NotRun};
+use crate::module::deploy::DeployError;
+use crate::module::dialect::Language;
+use std::io;
+use std::process::Child;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How often a compiler runs that finds too many processes, and the pause before the next run.
+const TRIES: usize = 20;
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// Whether a line of the compiler says that it could not start a process that it needs. Lines about a source begin with the
+/// name of its file, or with a blank: an author can write any text there.
+fn lacks_process(line: &str) -> bool {
+    let is_of_program = line.split(':').next().is_some_and(|first| !first.starts_with(' ') && !first.contains('.'));
+    is_of_program
+        && ["fork: Resource temporarily unavailable", "posix_spawn failed: Resource temporarily unavailable"]
+            .iter()
+            .any(|text| line.contains(text))
+}
+
+impl Compiler {
+    /// Runs `compile` again while there are as many processes as there may be, as often as [`TRIES`].
+    ///
+    /// # Errors
+    /// Those of the last run.
+    pub(super) fn again_if_crowded<T>(mut compile: impl FnMut() -> Result<T, DeployError>) -> Result<T, DeployError> {
+        for _ in 1..TRIES {
+            match compile() {
+                Err(DeployError::Crowded(_)) => thread::sleep(PAUSE),
+                result => return result,
+            }
+        }
+        compile()
+    }
+
+    /// Waits for a running compiler and returns its output.
+    pub(super) fn outcome(&self, child: Child, language: Language, deadline: Instant) -> Result<String, DeployError> {
+        let not_started = |error| self.not_started(language, error);
+        let (status, output) = self.finish(child, deadline)?;
+        let text = String::from_utf8_lossy(&output).into_owned();
+        match program::not_run(status.code(), &text) {
+            Some(NotRun::Program(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                Err(DeployError::Crowded(format!("the compiler can't be started ({error})")))
+            }
+            Some(NotRun::Program(error)) => Err(not_started(error)),
+            Some(NotRun::Sandbox(text)) => Err(DeployError::Internal(format!("the compiler's sandbox: {text}"))),
+            None if !status.success() => match text.lines().find(|line| lacks_process(line)) {
+                Some(line) => Err(DeployError::Crowded(line.to_owned())),
+                None => Err(DeployError::Compile(text)),
+            },
+            None => Ok(text),
+        }
+    }
+
+    pub(super) fn not_started(&self, language: Language, error: io::Error) -> DeployError {
+        let (name, package) = match language {
+            Language::C => ("C", "gcc libc6-dev"),
+            Language::Cpp => ("C++", "g++"),
+        };
+        DeployError::NoCompiler { compiler: self.program_of(language).to_owned(), error, language: name, package }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_compiler_without_processes_runs_again_within_bounds() {
+        let mut runs = 0;
+        let result = Compiler::again_if_crowded(|| {
+            runs += 1;
+            if runs < 3 { Err(DeployError::Crowded("full".to_owned())) } else { Ok(runs) }
+        });
+        assert!(matches!(result, Ok(3)));
+        let mut runs = 0;
+        let refused: Result<(), _> = Compiler::again_if_crowded(|| {
+            runs += 1;
+            Err(DeployError::Compile("x".to_owned()))
+        });
+        assert!(matches!((refused, runs), (Err(DeployError::Compile(_)), 1)));
+        assert!(lacks_process(
+            "cc: fatal error: cannot execute '/usr/libexec/gcc/cc1': vfork: Resource temporarily unavailable"
+        ));
+        for of_source in [
+            "module.c:1:2: error: #error vfork: Resource temporarily unavailable",
+            "    1 | fork: Resource temporarily unavailable",
+        ] {
+            assert!(!lacks_process(of_source), "{of_source}");
+        }
+    }
+}
