@@ -129,7 +129,7 @@ pub fn run(config: Config) -> Result<(), ServeError> {
     let shard_stats: Vec<_> = (0..config.shards).map(|shard| admin.stats(shard)).collect();
     let ticks = move || shard_stats.iter().map(|shard| shard.view().ticks).collect::<Vec<_>>();
     manager.watch(ticks).map_err(setup("starting the watchdog's thread"))?;
-    program_pages.drop_from_process();
+    program_pages.drop_after_start();
     signals.wait_for_stop(|| {
         manager.reloading();
         reload(certificate.as_ref(), &access);

@@ -1,6 +1,11 @@
 //! The memory that a process keeps after its start.
 
 use std::ops::Range;
+use std::thread;
+use std::time::Duration;
+
+/// The time after which the threads of a server have started.
+const START_OVER: Duration = Duration::from_secs(2);
 
 /// The pages of the program and its libraries, which the process can get back from their files.
 #[derive(Debug)]
@@ -23,6 +28,19 @@ impl ProgramPages {
             // a page again that another thread uses meanwhile. An error leaves the pages as they are.
             unsafe { libc::madvise(mapping.start as *mut libc::c_void, mapping.len(), libc::MADV_DONTNEED) };
         }
+    }
+}
+
+impl ProgramPages {
+    /// Drops the pages now, and again when the start of all threads is over.
+    pub fn drop_after_start(self) {
+        self.drop_from_process();
+        let later = move || {
+            thread::sleep(START_OVER);
+            self.drop_from_process();
+        };
+        // Without the thread the process only keeps some pages.
+        let _ = thread::Builder::new().name("start-pages".to_owned()).spawn(later);
     }
 }
 
