@@ -174,14 +174,15 @@ struct Held {
     resident_kib: u64,
 }
 
-/// Resident memory of the server's processes. What it shares with those of its modules is counted once: in the server.
+/// Memory of the server's processes without the pages of programs, which come and go with their use. What the server shares
+/// with the processes of its modules is counted once: in the server.
 fn resident_kib(server: &Server) -> u64 {
     let of = |pid: u32| {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
         let value = |line: &str| line.split_whitespace().nth(1).and_then(|value| value.parse::<u64>().ok());
         let kib = |name: &str| status.lines().find(|line| line.starts_with(name)).and_then(value).unwrap_or(0);
         let shared = if pid == server.pid() { kib("RssShmem:") } else { 0 };
-        kib("RssAnon:") + kib("RssFile:") + shared
+        kib("RssAnon:") + shared
     };
     server.processes().into_iter().map(of).sum()
 }

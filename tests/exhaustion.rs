@@ -138,7 +138,7 @@ fn clients_make_the_server_hold_no_more_memory_than_it_may() {
     const OF_MODULES: usize = 128 * MIB;
     let server = Server::with(&["--shards", "2", "--memory-bytes-max", &BUDGET.to_string()]);
     server.deploy(&greedy());
-    let before = server.memory_kib("VmRSS") as usize * 1024;
+    let before = server.memory_kib_own() as usize * 1024;
     let fine = |what: &str| {
         assert_eq!(server.get("/small").text(), "small", "{what}");
         assert_eq!(server.get("/healthz").status, 200, "{what}");
@@ -181,7 +181,7 @@ fn clients_make_the_server_hold_no_more_memory_than_it_may() {
     eventually("the memory comes back", || metric(&server, "cweb_memory_bytes") < MIB);
     // What modules in the server have used is theirs to give back.
     if isolation() == "process" {
-        eventually("the kernel has it back", || (server.memory_kib("VmRSS") as usize * 1024) < before + BUDGET / 2);
+        eventually("the kernel has it back", || (server.memory_kib_own() as usize * 1024) < before + BUDGET / 2);
     }
 }
 

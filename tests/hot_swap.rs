@@ -92,10 +92,10 @@ fn three_hundred_swaps_leave_no_memory_and_no_mapping() {
         assert_eq!(server.get("/v").text(), (n % 2 + 1).to_string());
     };
     (0..60).for_each(swap);
-    let before = server.memory_kib("VmRSS");
+    let before = server.memory_kib_own();
     (0..300).for_each(swap);
     support::eventually("old versions are unmapped", || server.mapped_modules().len() == 1);
-    let after = server.memory_kib("VmRSS");
+    let after = server.memory_kib_own();
     println!("from {before} to {after} KiB");
     assert!(after < before + 3072, "grew from {before} to {after} KiB");
     let files = std::fs::read_dir(server.dir.path().join("modules/.run/default")).unwrap().count();

@@ -287,7 +287,7 @@ fn blobs_need_a_key_grow_no_memory_and_go_when_they_are_old() {
         let mut most = 0;
         for _ in 0..32 {
             client.send(&piece);
-            most = most.max(server.memory_kib("VmRSS"));
+            most = most.max(server.memory_kib_own());
         }
         assert_eq!(client.response().status / 100, 2);
         most
@@ -295,7 +295,7 @@ fn blobs_need_a_key_grow_no_memory_and_go_when_they_are_old() {
     let first = send();
     let second = send();
     assert!(second < first + 8 * 1024, "{first} KiB, then {second} KiB");
-    let idle = server.memory_kib("VmRSS");
+    let idle = server.memory_kib_own();
     assert!(first < idle + 32 * 1024, "{first} KiB while it came, {idle} KiB after it");
 }
 

@@ -153,7 +153,7 @@ fn a_websocket_that_is_not_pinged_may_be_silent() {
 #[test]
 fn a_burst_of_large_answers_is_made_as_it_is_read() {
     let server = with(&["--shards", "1"]);
-    let before = server.memory_kib("VmRSS");
+    let before = server.memory_kib("VmHWM");
     let mut client = server.connect();
     client.send(get("/big").repeat(60).as_bytes());
     eventually("the first answers", || counts(&server).0 > 0);

@@ -108,7 +108,7 @@ fn every_way_to_go_down_beside_well_behaved_modules() {
         if round == 0 {
             // The server, and of each domain (the default one, too) the process in service and the spare.
             eventually("all processes are there", || server.processes().len() == 7);
-            before = Some((server.descriptors(), server.memory_kib("VmRSS")));
+            before = Some((server.descriptors(), server.memory_kib_own()));
         }
     }
     stop.store(true, Ordering::Relaxed);
@@ -116,6 +116,6 @@ fn every_way_to_go_down_beside_well_behaved_modules() {
     assert!(asked.load(Ordering::Relaxed) > 500, "there was no load");
     let (descriptors, resident) = before.unwrap();
     eventually("no descriptor is left behind", || server.descriptors() <= descriptors);
-    eventually("no memory is left behind", || server.memory_kib("VmRSS") < resident + 24 * 1024);
+    eventually("no memory is left behind", || server.memory_kib_own() < resident + 24 * 1024);
     assert!(!server.log().contains("panicked"), "{}", server.log());
 }

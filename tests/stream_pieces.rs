@@ -98,14 +98,14 @@ fn forms_are_read_part_by_part() {
         sum_of(b"no head")
     );
     let kind = ("Content-Type", "multipart/form-data; boundary=\"BOUNDARY\"");
-    let before = server.memory_kib("VmRSS");
+    let before = server.memory_kib_own();
     let mut client = server.connect();
     for query in ["", "?piece=1000000", "?piece=7777"] {
         assert_eq!(client.request("POST", &format!("/parts{query}"), &[kind], &form).text(), expected);
     }
     let skipped = client.request("POST", "/parts?skip=1", &[kind], &form).text();
     assert!(skipped.starts_with("file a b.bin image/x 0 0") && skipped.ends_with("end\n"), "{skipped}");
-    let grown = server.memory_kib("VmRSS").saturating_sub(before);
+    let grown = server.memory_kib_own().saturating_sub(before);
     assert!(grown < 12 << 10, "{grown} KiB");
     // Bad input.
     let post = |client: &mut Client, body: &[u8]| client.request("POST", "/parts", &[kind], body).text();

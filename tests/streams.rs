@@ -168,7 +168,7 @@ fn a_body_is_sent_back_while_it_comes() {
 fn a_handler_that_does_not_read_stops_the_client_and_memory_stays_bounded() {
     // Those whose turn comes last send nothing while the others do, which may take long on a busy machine.
     let server = lab(&["--body-timeout-ms", "600000", "--stream-buffer-bytes", "262144"]);
-    let before = server.memory_kib("VmRSS");
+    let before = server.memory_kib_own();
     let mut clients: Vec<Client> = (0..3).map(|_| server.connect()).collect();
     let body = vec![7; 24 << 20];
     for client in &mut clients {
@@ -199,7 +199,7 @@ fn a_handler_that_does_not_read_stops_the_client_and_memory_stays_bounded() {
     let seen = server.get("/seen").text();
     let largest: Vec<u32> = seen.lines().filter_map(|line| line.strip_prefix("largest ")?.parse().ok()).collect();
     assert!(largest.len() == 3 && largest.iter().all(|bytes| (200_000..=262_144).contains(bytes)), "{seen}");
-    let grown = server.memory_kib("VmRSS").saturating_sub(before);
+    let grown = server.memory_kib_own().saturating_sub(before);
     assert!(grown < 20 << 10, "{grown} KiB");
 }
 

@@ -406,12 +406,12 @@ fn half_handshakes_and_garbage_leave_nothing_behind() {
     let descriptors = server.descriptors();
     round();
     eventually("all are closed", || server.descriptors() <= descriptors);
-    let memory = server.memory_kib("VmRSS");
+    let memory = server.memory_kib_own();
     for _ in 0..3 {
         round();
     }
     eventually("all are closed", || server.descriptors() <= descriptors);
-    let grown = server.memory_kib("VmRSS").saturating_sub(memory);
+    let grown = server.memory_kib_own().saturating_sub(memory);
     assert!(grown < 4 * 1024, "{grown} KiB more");
     assert_eq!(authority.connect(&server).get("/fast").0, 200);
     let log = server.stop();
@@ -422,7 +422,7 @@ fn half_handshakes_and_garbage_leave_nothing_behind() {
 fn a_slow_reader_gets_everything_in_bounded_memory() {
     let (authority, server) = started();
     assert_eq!(authority.connect(&server).get("/big").1.len(), BIG);
-    let memory = server.memory_kib("VmRSS");
+    let memory = server.memory_kib_own();
     let mut client = authority.connect(&server);
     let count = 60;
     client.ask("/big");
@@ -432,7 +432,7 @@ fn a_slow_reader_gets_everything_in_bounded_memory() {
         client.ask("/big");
     }
     std::thread::sleep(Duration::from_millis(1000));
-    let grown = server.memory_kib("VmRSS").saturating_sub(memory);
+    let grown = server.memory_kib_own().saturating_sub(memory);
     println!("{grown} KiB for {count} answers of {BIG} bytes that nobody reads");
     assert!(grown < 32 * 1024, "{grown} KiB");
     for _ in 0..count {

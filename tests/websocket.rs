@@ -151,7 +151,7 @@ fn a_reader_that_never_reads_is_closed_and_memory_is_bounded() {
     for path in PATHS {
         let server = server();
         let mut lazy = server.websocket(path);
-        let before = server.memory_kib("VmRSS");
+        let before = server.memory_kib("VmHWM");
         lazy.send(Message::text("flood")).unwrap();
         eventually("the lazy reader is closed", || server.get("/counts").text() == "0 1");
         assert!(server.memory_kib("VmHWM") < before + 64 * 1024, "128 MB were sent to a queue of 4 MB");
@@ -186,7 +186,7 @@ fn pings(count: usize) -> Vec<u8> {
 fn pings_of_a_peer_that_takes_no_pongs_are_left_unread() {
     let server = server();
     let mut socket = server.websocket("/ws");
-    let before = server.memory_kib("VmRSS");
+    let before = server.memory_kib("VmHWM");
     let stream = socket.get_mut();
     stream.set_write_timeout(Some(std::time::Duration::from_secs(1))).unwrap();
     let batch = pings(8 * 1024);

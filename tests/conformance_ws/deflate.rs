@@ -237,7 +237,7 @@ fn rfc_7692_8_expanded_messages_are_limited() {
     let (mut peer, _) = agreed(&server, "");
     peer.send(&frame(FIN | RSV1 | TEXT, &fits));
     assert!(echoed(&mut peer, &mut Zlib::inflater(15), TEXT, &vec![b'0'; 100_000]));
-    let before = server.memory_kib("VmRSS");
+    let before = server.memory_kib("VmHWM");
     let inputs = [
         frame(FIN | RSV1 | TEXT, &above),
         frame(FIN | RSV1 | BINARY, &huge),

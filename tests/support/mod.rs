@@ -230,6 +230,11 @@ impl Server {
         }
     }
 
+    /// KiB of the server's memory that is no file's. Pages of the program come and go with its use.
+    pub fn memory_kib_own(&self) -> u64 {
+        self.memory_kib("RssAnon") + self.memory_kib("RssShmem")
+    }
+
     /// What /proc/PID/status says of `field`, in KiB.
     pub fn memory_kib(&self, field: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
