@@ -474,7 +474,7 @@ fn attack_streams(server: &Server, how: u32) {
     let mut client = server.connect();
     let head = format!("POST /attack?how={how} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n");
     client.send(format!("{head}Content-Length: {}\r\n\r\n", body.len()).as_bytes());
-    // It may have been closed meanwhile.
+    // The server may have closed the connection meanwhile.
     let _ = std::io::Write::write_all(&mut client.stream, &body);
     let (mut answer, mut chunk) = (Vec::new(), [0; 1 << 16]);
     // An answer, whole or not, or none: but an end.
@@ -485,7 +485,7 @@ fn attack_streams(server: &Server, how: u32) {
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => break,
             Err(error) => panic!("?how={how}: {error}\n{}", server.log()),
         }
-        // What is not in its pipe it can't have sent; positions are bytes that it may lie about.
+        // The answer has no more bytes than the pipe and the positions in it, which the module may have made up, allow.
         assert!(answer.len() < 4 << 20, "?how={how}");
     }
     assert!(!answer.starts_with(b"HTTP/1.1 500 Internal Server Error\r\n") || how == 9, "?how={how}: no pipes");

@@ -79,7 +79,7 @@ pub struct HandlerAnswer<'a> {
     pub is_declined: bool,
     /// Status code, 200 to 599.
     pub status: u16,
-    /// What the handler has set as the status, if that is none; `status` is 500 then.
+    /// The number that the handler has set as the status, if HTTP has no such status; `status` is 500 then.
     pub invalid_status: Option<i32>,
     /// The handler has set the status 101, which accepts a handshake and is invalid elsewhere.
     pub switches: bool,

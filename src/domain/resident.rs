@@ -23,15 +23,14 @@ impl ProgramPages {
     /// of files, and those that the process uses again come back from there, a few at a time (madvise(2), `MADV_DONTNEED`).
     pub fn drop_from_process(&self) {
         for mapping in &self.0 {
-            // SAFETY: the mapping is of a file, can't be written, and had no page that differs from the file. It is of the
-            // program or of a library that was there at the start, so nothing else can be at its addresses. The kernel reads
-            // a page again that another thread uses meanwhile. An error leaves the pages as they are.
+            // SAFETY: the mapping is of a file, can't be written, and had no page that differs from the file. The mapping was
+            // there at the start, when the process had only its program and its libraries, which are never unmapped. So no
+            // other memory can be at its addresses. The kernel reads a page again that another thread uses meanwhile. An error
+            // leaves the pages as they are.
             unsafe { libc::madvise(mapping.start as *mut libc::c_void, mapping.len(), libc::MADV_DONTNEED) };
         }
     }
-}
 
-impl ProgramPages {
     /// Drops the pages now, and again when the start of all threads is over.
     pub fn drop_after_start(self) {
         self.drop_from_process();

@@ -3,6 +3,7 @@
 use super::InProcessModule;
 use crate::abi::frame::HandlerAnswer;
 use crate::abi::handed::Thing;
+use crate::abi::types::DECLINED;
 use crate::domain::output;
 use std::sync::atomic::Ordering;
 use tracing::Level;
@@ -39,7 +40,9 @@ impl InProcessModule {
     /// Warns of an answer that the client does not get as the handler of route number `route` has made it. `is_streamed`: the
     /// handler has also begun an answer in pieces.
     pub(super) fn warn_of_answer(&self, route: usize, answer: &HandlerAnswer<'_>, is_streamed: bool) {
-        let text = match answer.invalid_status {
+        // Only a handler of a fallback route can leave the request to others.
+        let declined = (answer.is_declined && !self.may_decline(route)).then_some(DECLINED);
+        let text = match answer.invalid_status.or(declined) {
             _ if is_streamed => {
                 let has_two = !answer.body.is_empty() || answer.file.is_some();
                 if !has_two || !self.is_new(SECOND_ANSWER) {

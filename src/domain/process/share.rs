@@ -65,7 +65,7 @@ impl Share {
     pub(super) fn look(&mut self, pid: u32, counts: impl Iterator<Item = Counts>, now: Instant) {
         let ticks = counts.map(|counts| counts.ticks).sum();
         let Some(last) = self.0.filter(|last| last.pid == pid) else {
-            // What it does is not known yet.
+            // The use of a new process is not known yet.
             self.0 = Some(Look { pid, at: now, ticks, nice: set(pid, COMPUTING) });
             return;
         };

@@ -9,8 +9,8 @@ use std::process::Child;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How often a compiler runs that finds too many processes, and the pause before the next run.
-const TRIES: usize = 20;
+/// The time for which a compiler that finds too many processes runs again, and the pause before each run.
+const AGAIN_FOR: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(250);
 
 /// Whether a line of the compiler says that it could not start a process that it needs. Lines about a source begin with the
@@ -24,18 +24,18 @@ fn lacks_process(line: &str) -> bool {
 }
 
 impl Compiler {
-    /// Runs `compile` again while there are as many processes as there may be, as often as [`TRIES`].
+    /// Runs `compile` again while there are as many processes as there may be, and no longer than [`AGAIN_FOR`].
     ///
     /// # Errors
-    /// Those of the last run.
+    /// The errors of the last run of `compile`.
     pub(super) fn again_if_crowded<T>(mut compile: impl FnMut() -> Result<T, DeployError>) -> Result<T, DeployError> {
-        for _ in 1..TRIES {
+        let begun = Instant::now();
+        loop {
             match compile() {
-                Err(DeployError::Crowded(_)) => thread::sleep(PAUSE),
+                Err(DeployError::Crowded(_)) if begun.elapsed() < AGAIN_FOR => thread::sleep(PAUSE),
                 result => return result,
             }
         }
-        compile()
     }
 
     /// Waits for a running compiler and returns its output.
