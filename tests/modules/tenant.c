@@ -169,23 +169,24 @@ HANDLER(crash) {
     return 0;
 }
 
-static atomic_int sleepers_stay;
+/* Sleepers stay until it changes. Each has it as its argument, so none misses the change, however late it looks. */
+static atomic_intptr_t sleepers_round;
 
-static void *sleeps(void *data) {
-    while (atomic_load(&sleepers_stay)) {
+static void *sleeps(void *round) {
+    while (atomic_load(&sleepers_round) == (intptr_t)round) {
         usleep(10000);
     }
-    return data;
+    return NULL;
 }
 
-static int sleeps_c11(void *data) {
-    return sleeps(data) == NULL;
+static int sleeps_c11(void *round) {
+    return sleeps(round) == NULL;
 }
 
 /* Detaches a thread that the functions of C11 start. */
 static int started_c11(void) {
     thrd_t thread;
-    return thrd_create(&thread, sleeps_c11, NULL) == thrd_success && thrd_detach(thread) == thrd_success;
+    return thrd_create(&thread, sleeps_c11, (void *)atomic_load(&sleepers_round)) == thrd_success && thrd_detach(thread) == thrd_success;
 }
 
 static int waits(void *data) {
@@ -223,8 +224,10 @@ HANDLER(threads) {
     }
     (void)ctx;
     /* With 0 all of them end. */
-    atomic_store(&sleepers_stay, wanted > 0);
-    while (made < wanted && (error = pthread_create(&thread, NULL, sleeps, NULL)) == 0) {
+    if (wanted == 0) {
+        atomic_fetch_add(&sleepers_round, 1);
+    }
+    while (made < wanted && (error = pthread_create(&thread, NULL, sleeps, (void *)atomic_load(&sleepers_round))) == 0) {
         pthread_detach(thread);
         made++;
     }
