@@ -13,9 +13,13 @@ fn lab() -> String {
 #include <signal.h>
 #include <unistd.h>
 #define H(f) static int f(struct cweb_context *c, http_request_t *q, http_response_t *r)
-static _Atomic int loads;
+static _Atomic int loads, holds, released;
 H(hello) { (void)c; snprintf(r->body, HTTP_RESPONSE_SIZE, "hello %d %s", loads, q->body); return 0; }
 H(slow) { (void)c; (void)q; usleep(700 * 1000); strcpy(r->body, "slow"); return 0; }
+/* Until its process is killed. */
+H(hold) { (void)c; (void)q; (void)r; holds++; for (;;) pause(); return 0; }
+H(held) { (void)c; (void)q; snprintf(r->body, HTTP_RESPONSE_SIZE, "%d", holds); return 0; }
+H(release) { (void)c; (void)q; released = 1; strcpy(r->body, "released"); return 0; }
 H(forever) { (void)c; (void)q; (void)r; for (volatile int i = 0;; i++) { } return 0; }
 H(greedy) { (void)c; (void)q; size_t got = 0;
   for (char *p; got < 64 && (p = malloc((size_t)1 << 28)) != NULL; got++) p[got] = 1;
@@ -37,15 +41,16 @@ H(scribble) { (void)c; (void)q; (void)r;
 H(large) { (void)c; (void)q; size_t n = 3000000; free(r->body); r->body = malloc(n); memset(r->body, 'L', n); r->content_length = (int)n; return 0; }
 static void on_message(struct cweb_context *c, websocket_t *ws, const char *text, size_t n) {
   (void)c; char reply[128]; snprintf(reply, sizeof reply, "%s: %.*s", ws->session ? ws->session : "none", (int)n, text); ws->send(ws, reply, strlen(reply)); }
-static int work(struct cweb_context *c, const job_payload_t *p, job_ctx_t *j) { (void)c; (void)p; j->emit_event(j, "working", NULL); usleep(600 * 1000); return 0; }
+static int work(struct cweb_context *c, const job_payload_t *p, job_ctx_t *j) { (void)c; (void)p; j->emit_event(j, "working", NULL); while (!released) usleep(1000); return 0; }
 static void load(struct cweb_context *c) { (void)c; loads++; }
 "#;
     let routes = r#"{"/hello","POST",hello,NONE},{"/slow","GET",slow,NONE},{"/pid","GET",pid,NONE},{"/die","GET",die,NONE},
         {"/segfault","GET",segfault,NONE},{"/close","GET",close_all,NONE},{"/scribble","GET",scribble,NONE},{"/large","GET",large,NONE},
-        {"/forever","GET",forever,NONE},{"/greedy","GET",greedy,NONE}"#;
+        {"/forever","GET",forever,CWEB_TIMEOUT_S(1)},{"/greedy","GET",greedy,NONE},{"/hold","GET",hold,NONE},{"/held","GET",held,NONE},
+        {"/release","GET",release,NONE}"#;
     let fields = r#".websockets = {{"/ws", NULL, on_message, NULL}}, .ws_size = 1,
         .jobs = {{"work", work, NULL}}, .job_size = 1, .onload = load,"#;
-    module("lab", code, routes, 10, fields)
+    module("lab", code, routes, 13, fields)
 }
 
 fn with_lab() -> Server {
@@ -89,14 +94,14 @@ fn a_death_costs_what_was_running_and_nothing_else() {
     let mut socket = server.websocket("/ws?id=s");
     socket.send(Message::text("one")).unwrap();
     assert_eq!(socket.read().unwrap(), Message::text("s|0: one"));
-    let mut slow = server.connect();
-    slow.send(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n");
-    std::thread::sleep(Duration::from_millis(100));
+    let mut held = server.connect();
+    held.send(b"GET /hold HTTP/1.1\r\nHost: x\r\n\r\n");
+    eventually("it runs", || server.get("/held").text() == "1");
     support::signal(domain(&server), "KILL");
-    let response = slow.response();
+    let response = held.response();
     assert!(response.status == 502 && response.text().contains("module lab"), "{response:?}");
     // The connection is in step, the module is back, the socket is served by the new process.
-    assert_eq!(slow.request("POST", "/hello", &[], b"me").text(), "hello 1 me");
+    assert_eq!(held.request("POST", "/hello", &[], b"me").text(), "hello 1 me");
     socket.send(Message::text("two")).unwrap();
     assert_eq!(socket.read().unwrap(), Message::text("s|0: two"));
     server.expect_log("died");
@@ -118,6 +123,8 @@ fn every_way_to_go_down_is_survived() {
             response.status == 200 && response.text().ends_with("again")
         });
     }
+    // The server, the process in service and the spare.
+    eventually("all processes are there", || server.processes().len() == 3);
     let before = server.descriptors();
     for _ in 0..3 {
         server.get("/die");
@@ -147,6 +154,8 @@ fn jobs_of_a_dead_process_are_retried_or_failed() {
     support::signal(domain(&server), "KILL");
     eventually("the one has failed", || status(&once)["state"] == "failed");
     assert_eq!(status(&once)["error"], "job crashed");
+    // The run in the next process may end.
+    eventually("it is let go", || server.get("/release").text() == "released");
     eventually("the other is done", || status(&twice)["state"] == "done");
 }
 
@@ -162,13 +171,13 @@ fn a_swap_goes_on_after_a_death() {
 
 #[test]
 fn a_handler_that_never_ends_is_answered_and_its_process_replaced() {
-    let server = with_lab_and(&["--handler-timeout-ms", "1500"]);
+    let server = with_lab();
     let before = domain(&server);
     let mut slow = server.connect();
     let mut forever = server.connect();
     forever.send(b"GET /forever HTTP/1.1\r\nHost: x\r\n\r\n");
-    std::thread::sleep(Duration::from_millis(1200));
-    // Begun before the time is over, ended after: the replacement waits for it.
+    std::thread::sleep(Duration::from_millis(700));
+    // Begun before the time of the other is over, ended after: the replacement waits for it.
     slow.send(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n");
     let response = forever.response();
     assert!(response.status == 504 && response.text().contains("module lab"), "{response:?}");
@@ -193,7 +202,7 @@ fn many_swaps_replace_the_process_and_lose_nothing() {
     eventually("the process is another", || domain(&server) != first);
     socket.send(Message::text("still")).unwrap();
     assert_eq!(socket.read().unwrap(), Message::text("none: still"));
-    assert!(server.mapped_modules().len() <= 2, "{:?}", server.mapped_modules());
+    eventually("the old process is gone", || server.mapped_modules().len() <= 2);
 }
 
 /// Tries everything that a module must not do; the answer lists what was possible.
