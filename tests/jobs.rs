@@ -197,9 +197,14 @@ fn a_stream_that_has_seen_the_end_waits_until_the_run_has_returned() {
     let uuid = run(&server, "decide", &json!({"calls": "re", "hold": 1, "return": 3}));
     let target = format!("/jobs/ws?id={uuid}");
     let mut early = server.websocket(&target);
-    let mut next = || match early.read() {
-        Ok(Message::Text(text)) => serde_json::from_str::<Value>(&text).unwrap()["type"].as_str().unwrap().to_owned(),
-        other => other.map_or_else(|error| error.to_string(), |message| format!("{message:?}")),
+    let mut next = || loop {
+        match early.read() {
+            Ok(Message::Text(text)) => {
+                break serde_json::from_str::<Value>(&text).unwrap()["type"].as_str().unwrap().to_owned();
+            }
+            Ok(Message::Ping(_)) => {}
+            other => break other.map_or_else(|error| error.to_string(), |message| format!("{message:?}")),
+        }
     };
     assert_eq!([next(), next(), next(), next(), next()], ["created", "started", "done", "call", "call"]);
     // It has ended for everybody, though its code still runs.
@@ -246,12 +251,11 @@ fn a_job_that_waits_for_its_retry_has_the_error_of_its_last_run() {
         let payload = json!({"calls": calls, "return": returns, "crash": crash});
         submit(&server, &json!({"job": "decide", "payload": payload, "max_attempts": 2, "backoff_ms": 3_600_000}))
     };
-    for (uuid, error) in [
-        (submit("er", 0, 0), "error \"0\""),
-        (submit("e", 0, 1), "error \"0\""),
-        (submit("", 4, 0), "job failed"),
-        (submit("", 0, 1), "job crashed"),
-    ] {
+    // One after the other: what crashes may end the process in which another one runs.
+    for (calls, returns, crash, error) in
+        [("er", 0, 0, "error \"0\""), ("e", 0, 1, "error \"0\""), ("", 4, 0, "job failed"), ("", 0, 1, "job crashed")]
+    {
+        let uuid = submit(calls, returns, crash);
         eventually("the wait for the retry", || events(&server, &uuid).last().unwrap()["type"] == "retrying");
         let seen = status(&server, &uuid);
         assert_eq!((&seen["state"], &seen["attempt"], &seen["error"]), (&json!("pending"), &json!(1), &json!(error)));
@@ -388,9 +392,11 @@ fn failed_runs_are_retried_with_pauses_and_each_attempt_is_told() {
     assert_eq!(ended(&server, &uuid)["error"], "job failed");
     let listed = events(&server, &uuid);
     assert_eq!(kinds(&listed).iter().filter(|kind| **kind == "run").count(), 2);
-    // The pause, at least half of backoff_ms, begins when the run ends; an event has the time at which it is written.
-    let waited = listed[4]["ts"].as_u64().unwrap() - listed[2]["ts"].as_u64().unwrap();
-    assert!(waited >= 500, "{waited} ms of at least 1000");
+    // The pause, at least half of backoff_ms, begins when the run ends. An event has the time at which it is written, which may
+    // be later than what it tells; the first run has begun after its event.
+    let ts = |at: usize| listed[at]["ts"].as_u64().unwrap();
+    let run_at = listed[3]["data"]["run_at"].as_u64().unwrap();
+    assert!(run_at >= ts(1) + 1000 && ts(4) >= run_at, "{} {run_at} {}", ts(1), ts(4));
     let body = json!({"module": "jobs", "job": "crash", "max_attempts": 2});
     let uuid = submit(&server, &body);
     assert_eq!(ended(&server, &uuid)["attempt"], 2);
@@ -399,7 +405,7 @@ fn failed_runs_are_retried_with_pauses_and_each_attempt_is_told() {
 #[test]
 fn a_cancelled_job_stays_cancelled() {
     let server = with(&["--job-workers", "1"]);
-    let running = run(&server, "wait", &json!({"ms": 15000, "listen": 1}));
+    let running = run(&server, "wait", &json!({"ms": 600_000, "listen": 1}));
     reached(&server, &running, &["running"]);
     eventually("it waits", || kinds(&events(&server, &running)).contains(&"waiting"));
     let waiting = run(&server, "wait", &json!({"ms": 1}));
@@ -423,14 +429,18 @@ fn a_cancelled_job_stays_cancelled() {
 #[test]
 fn a_job_that_takes_too_long_fails_and_frees_its_worker() {
     let server = with(&["--job-workers", "1"]);
-    let listening = run(&server, "brief", &json!({"ms": 15000, "listen": 1}));
-    let seen = ended(&server, &listening);
-    assert_eq!((&seen["state"], &seen["error"]), (&json!("failed"), &json!("timed out after 40 ms")));
-    eventually("the cancel callback was called", || server.get("/cancels").text() == "1");
+    // It has five seconds to hear of it, which a busy machine may keep it from.
+    eventually("one that listens stops", || {
+        let listening = run(&server, "brief", &json!({"ms": 600_000, "listen": 1}));
+        let seen = ended(&server, &listening);
+        assert_eq!(seen["state"], "failed", "{seen}");
+        seen["error"] == "timed out after 40 ms"
+    });
+    eventually("the cancel callback was called", || server.get("/cancels").text() != "0");
     let next = run(&server, "quiet", &json!({}));
     assert_eq!(ended(&server, &next)["state"], "done");
     // One that does not listen is given up after a while; others run meanwhile.
-    let deaf = run(&server, "brief", &json!({"ms": 9000}));
+    let deaf = run(&server, "brief", &json!({"ms": 600_000}));
     let seen = ended(&server, &deaf);
     assert_eq!(seen["error"], "timed out after 40 ms and did not stop");
     let next = run(&server, "quiet", &json!({}));
@@ -440,19 +450,22 @@ fn a_job_that_takes_too_long_fails_and_frees_its_worker() {
 #[test]
 fn jobs_wait_for_their_time_their_priority_and_their_limits() {
     let server = with(&["--job-workers", "1"]);
-    let blocker = run(&server, "wait", &json!({"ms": 15000, "listen": 1}));
+    let blocker = run(&server, "wait", &json!({"ms": 600_000, "listen": 1}));
     reached(&server, &blocker, &["running"]);
     let record = |id: u32, priority: i32, run_at: u64| {
         let body = json!({"job": "record", "payload": {"id": id}, "priority": priority, "run_at": run_at});
         submit(&server, &body)
     };
-    let soon = now_ms() + 400;
-    record(0, 0, soon);
-    record(1, -1, 0);
+    // The time of the first one, which would come before all others, does not come.
+    record(5, 9, 99_999_999_999_999);
+    let lowest = record(1, -1, 0);
     record(2, 5, 0);
     record(3, 5, 1);
-    let last = record(4, -2, soon);
     cancel(&server, &blocker);
+    ended(&server, &lowest);
+    let soon = now_ms() + 400;
+    record(0, 0, soon);
+    let last = record(4, -2, soon);
     ended(&server, &last);
     assert_eq!(server.get("/recorded").text(), "cdbae");
     assert!(now_ms() >= soon);
@@ -464,9 +477,9 @@ fn concurrency_of_a_job_is_limited_and_modules_take_turns() {
     let jobs: Vec<String> = (0..4).map(|_| run(&server, "one_at_a_time", &json!({"ms": 30}))).collect();
     jobs.iter().for_each(|uuid| drop(ended(&server, uuid)));
     assert_eq!(server.get("/most").text(), "1");
-    let jobs: Vec<String> = (0..4).map(|_| run(&server, "wait", &json!({"ms": 300}))).collect();
-    jobs.iter().for_each(|uuid| drop(ended(&server, uuid)));
-    assert!(server.get("/most").text().parse::<u32>().unwrap() > 1);
+    let jobs: Vec<String> = (0..4).map(|_| run(&server, "wait", &json!({"ms": 600_000, "listen": 1}))).collect();
+    eventually("several run at once", || server.get("/most").text().parse::<u32>().unwrap() > 1);
+    jobs.iter().for_each(|uuid| drop(cancel(&server, uuid)));
 }
 
 #[test]
@@ -538,7 +551,8 @@ fn server_sent_events_for_curl_and_browsers() {
         let mut command = Command::new("curl");
         command.args(headers.iter().flat_map(|header| ["-H", header]));
         let url = format!("http://{}/jobs/{uuid}/events", server.addr);
-        let output = command.args(["-sN", "-i", "--max-time", "15", http, &url]).stdin(Stdio::null()).output().unwrap();
+        let output =
+            command.args(["-sN", "-i", "--max-time", "120", http, &url]).stdin(Stdio::null()).output().unwrap();
         assert!(output.status.success(), "{output:?}");
         String::from_utf8(output.stdout).unwrap()
     };
@@ -648,10 +662,11 @@ fn jobs_run_on_the_version_they_were_accepted_with() {
     let dir = Arc::new(tempfile::tempdir().unwrap());
     let mut server = Server::on(&dir, &["--job-workers", "1"], &[]);
     server.deploy(&source("1"));
-    let blocker = run(&server, "wait", &json!({"ms": 15000, "listen": 1}));
+    let blocker = run(&server, "wait", &json!({"ms": 600_000, "listen": 1}));
     reached(&server, &blocker, &["running"]);
     let old = run(&server, "count", &json!({"n": 1}));
-    let later = submit(&server, &json!({"job": "count", "payload": {"n": 1}, "run_at": now_ms() + 3_000}));
+    let later_at = now_ms() + 3_000;
+    let later = submit(&server, &json!({"job": "count", "payload": {"n": 1}, "run_at": later_at}));
     server.deploy(&source("2"));
     let new = run(&server, "count", &json!({"n": 1}));
     let hash = |uuid: &str| status(&server, uuid)["module_hash"].as_str().unwrap().to_owned();
@@ -662,7 +677,8 @@ fn jobs_run_on_the_version_they_were_accepted_with() {
     // After a restart the old version is loaded again for the job that needs it, and goes when it is done.
     server.terminate();
     let server = Server::on(&dir, &["--job-workers", "1"], &[]);
-    assert_eq!(server.mapped_modules().len(), 1);
+    let mapped = server.mapped_modules();
+    assert!(mapped.len() == 1 || now_ms() >= later_at, "before its time it needs no version: {mapped:?}");
     assert_eq!(ended(&server, &later)["result"]["version"], "1");
     eventually("the old version is closed", || server.mapped_modules().len() == 1);
     assert_eq!(server.get("/recorded").status, 200);
@@ -674,8 +690,9 @@ fn a_restart_takes_up_what_had_not_ended() {
     let start = || Server::on(&dir, &["--job-workers", "2", "-F"], &[]);
     let mut server = start();
     server.deploy(&source("1"));
-    let once = run(&server, "wait", &json!({"ms": 15000}));
-    let twice = submit(&server, &json!({"job": "wait", "payload": {"ms": 3000}, "max_attempts": 2}));
+    let once = run(&server, "wait", &json!({"ms": 600_000}));
+    let held = json!({"calls": "", "hold": 1, "return": 0});
+    let twice = submit(&server, &json!({"job": "decide", "payload": held, "max_attempts": 2}));
     reached(&server, &once, &["running"]);
     reached(&server, &twice, &["running"]);
     let pending = run(&server, "echo", &json!(1));
@@ -684,16 +701,15 @@ fn a_restart_takes_up_what_had_not_ended() {
     let seen = ended(&server, &once);
     assert_eq!((&seen["state"], &seen["error"]), (&json!("failed"), &json!("server restarted")));
     assert_eq!(ended(&server, &pending)["state"], "done");
+    assert_eq!(server.get("/release").text(), "ok");
     assert_eq!(ended(&server, &twice)["state"], "done");
-    let listed = events(&server, &twice);
-    let told: Vec<&str> = kinds(&listed).into_iter().filter(|kind| !kind.starts_with("wait")).collect();
-    assert_eq!(told, ["created", "started", "retrying", "started", "done"]);
+    assert_eq!(kinds(&events(&server, &twice)), ["created", "started", "retrying", "started", "after", "done"]);
 }
 
 #[test]
 fn the_stop_lets_running_jobs_end() {
     let dir = Arc::new(tempfile::tempdir().unwrap());
-    let mut server = Server::on(&dir, &[], &[]);
+    let mut server = Server::on(&dir, &["--shutdown-timeout-ms", "600000"], &[]);
     server.deploy(&source("1"));
     let uuid = run(&server, "wait", &json!({"ms": 800}));
     reached(&server, &uuid, &["running"]);
