@@ -74,6 +74,9 @@ fn a_job_that_has_ended_badly_runs_again_with_fresh_attempts_on_the_version_serv
     assert_eq!((&failed["attempt"], &failed["max_attempts"]), (&json!(3), &json!(3)));
     assert_eq!(failed["payload"], json!({"fail": 3}));
     assert!(get(&server, "/jobs")["jobs"][0].get("payload").is_none(), "lists are short");
+    let dead = |query: &str| get(&server, &format!("/jobs?state=failed&retryable=1{query}"));
+    // A job has failed a moment before its run has returned.
+    eventually("it can be retried", || uuids(&dead("")).contains(&flaky.as_str()));
     let again = retry(&flaky);
     assert_eq!((again.0, &again.1["state"], &again.1["job_uuid"]), (200, &json!("pending"), &json!(flaky)));
     let done = reached(&server, &flaky, "done");
@@ -121,8 +124,7 @@ fn a_job_that_has_ended_badly_runs_again_with_fresh_attempts_on_the_version_serv
     // Without its module there is nothing to run.
     let crashed = submit(&server, &json!({"job": "fail"}));
     reached(&server, &crashed, "failed");
-    let dead = |query: &str| get(&server, &format!("/jobs?state=failed&retryable=1{query}"));
-    assert!(uuids(&dead("")).contains(&crashed.as_str()));
+    eventually("it can be retried", || uuids(&dead("")).contains(&crashed.as_str()));
     assert_eq!(uuids(&dead("&limit=1")), [crashed.as_str()]);
     assert_eq!(dead("&limit=1")["next"], json!(crashed));
     assert_eq!(server.connect().request("DELETE", "/mgnt/jobs", &[], b"").status, 200);
@@ -143,6 +145,9 @@ fn many_jobs_are_retried_and_canceled_by_a_filter_page_by_page() {
     for uuid in &failed {
         reached(&server, uuid, "failed");
     }
+    // A job has failed a moment before its run has returned.
+    let dead = || uuids(&get(&server, "/jobs?state=failed&retryable=1")).len();
+    eventually("all can be retried", || dead() == 3);
     for act in ["retry", "cancel"] {
         let said = words(&post(&server, &format!("/jobs/{act}?limit=3")));
         assert!(said.starts_with("400 name the jobs"), "{said}");
@@ -232,7 +237,11 @@ fn a_module_declares_when_its_jobs_run_and_the_next_version_changes_it() {
         (&shown["declared"], &shown["payload"], &shown["overlap"]),
         (&json!(true), &json!({"n": 7}), &json!(true))
     );
-    let first = get(&server, "/jobs?state=done&limit=1")["jobs"][0].clone();
+    let mut first = Value::Null;
+    eventually("one is done", || {
+        first = get(&server, "/jobs?state=done&limit=1")["jobs"][0].clone();
+        !first.is_null()
+    });
     assert_eq!((&first["schedule"]["name"], &first["result"]), (&json!("m/tick"), &json!({"n": 7})));
     let seen = slots(&server, "m/tick");
     assert!(seen.is_sorted_by(|newer, older| newer > older), "{seen:?}");
@@ -429,7 +438,9 @@ fn a_job_waits_for_those_it_depends_on_and_fails_with_them() {
     let (one, two, three) = (of(&server, "hold", &[], 0), of(&server, "hold", &[], 0), of(&server, "tick", &[], FAR));
     let all = of(&server, "tick", &[&done, &one, &two, &two, &three], 0);
     let after = of(&server, "tick", &[&all], 0);
-    reached(&server, &two, "running");
+    for uuid in [&one, &two] {
+        reached(&server, uuid, "running");
+    }
     let waiting = get(&server, &format!("/jobs/{all}"));
     let needs: Vec<&str> =
         waiting["depends_on"].as_array().unwrap().iter().map(|uuid| uuid.as_str().unwrap()).collect();
@@ -445,6 +456,9 @@ fn a_job_waits_for_those_it_depends_on_and_fails_with_them() {
     // The server is killed: the two running jobs fail, and then the jobs that wait for them, one after the other.
     drop(server);
     let server = Server::on(&dir, &["--job-workers", "4"], &[]);
+    for uuid in [&one, &two] {
+        reached(&server, uuid, "failed");
+    }
     let failed = reached(&server, &all, "failed");
     assert!(failed["error"].as_str().unwrap().ends_with(", which this one depends on, has failed"), "{failed}");
     let chained = reached(&server, &after, "failed");
