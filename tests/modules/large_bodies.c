@@ -46,7 +46,7 @@ H(file) {
 
 H(hold) {
     held++;
-    for (int i = 0; i < 20000 && !released; i++) usleep(1000);
+    for (int i = 0; i < 200000 && !released; i++) usleep(1000);
     return take(c, q, r);
 }
 
