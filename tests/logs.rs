@@ -234,7 +234,7 @@ fn a_log_that_nobody_reads_stops_nothing() {
     let data = dir.path().join("data").display().to_string();
     let mut command = Command::new(env!("CARGO_BIN_EXE_cweb"));
     command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir", &data, "--isolation", &isolation()]);
-    command.args(["--module-output-bytes-max", "100000000"]);
+    command.args(["--module-output-bytes-max", "100000000", "--compile-timeout-ms", "50000"]);
     let mut child = command.env_remove("CWEB_ADMIN_KEY").stderr(Stdio::piped()).spawn().unwrap();
     let mut log = BufReader::new(child.stderr.take().unwrap());
     let addr = loop {

@@ -100,8 +100,7 @@ fn groups(parent: &Path, pid: u32) -> Vec<PathBuf> {
 }
 
 fn start(dir: &Arc<tempfile::TempDir>, more: &[&str]) -> Server {
-    // A machine that is busy with the other tests compiles slowly.
-    let args = ["--shards", "2", "--isolation", "process", "--compile-timeout-ms", "18000"];
+    let args = ["--shards", "2", "--isolation", "process"];
     Server::on(dir, &[&args, more].concat(), &[])
 }
 
@@ -174,7 +173,8 @@ impl Load {
 #[test]
 fn a_process_that_uses_too_much_dies_alone_and_is_back() {
     let Some(parent) = parent() else { return says_that_there_is_none() };
-    let server = limited(&Arc::new(tempfile::tempdir().unwrap()), &["--crash-limit", "4"]);
+    let server =
+        limited(&Arc::new(tempfile::tempdir().unwrap()), &["--crash-limit", "4", "--crash-window-ms", "600000"]);
     deploy_into(&server, &good(), "good");
     deploy_into(&server, &hog(), "bad");
     let mut processes = Vec::new();

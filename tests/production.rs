@@ -14,6 +14,8 @@ fn script(dir: &Path, args: &[&str]) -> Command {
         command.env_remove(name);
     }
     command.args(args).env("CWEB_BIN", env!("CARGO_BIN_EXE_cweb")).env("CWEB_DATA_DIR", dir);
+    // A busy machine may keep a compiler waiting.
+    command.env("CWEB_COMPILE_TIMEOUT_MS", "50000");
     command.env("CWEB_ISOLATION", support::isolation()).stdin(Stdio::null());
     command
 }
