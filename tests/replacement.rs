@@ -160,7 +160,9 @@ fn a_process_with_many_mappings_is_replaced() {
     // More than three quarters of what the kernel allows, and all of them are made.
     let wanted = most / 4 * 3 + most / 16;
     assert_eq!(server.get(&format!("/map?n={wanted}")).text(), wanted.to_string());
-    assert!(mappings(&before["pid"]) > wanted);
+    // A process that is replaced meanwhile has none any more.
+    let made = mappings(&before["pid"]);
+    assert!(made > wanted || domain(&server)["pid"] != before["pid"], "{made}");
     // They are counted every 15 s, and not in the first.
     let old_enough_ms = u128::from(before["up_since_ms"].as_u64().unwrap()) + 14_000;
     let now_ms = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
@@ -170,8 +172,9 @@ fn a_process_with_many_mappings_is_replaced() {
     for load in loads {
         load.end();
     }
+    eventually("it is counted", || domain(&server)["replacements"] == json!(1));
     let now = domain(&server);
-    assert_eq!((&now["restarts"], &now["replacements"]), (&json!(0), &json!(1)));
+    assert_eq!(now["restarts"], json!(0));
     assert!(mappings(&now["pid"]) < most / 8);
     let log = server.log();
     assert!(log.contains("mappings, and the kernel allows a third more") && !log.contains(" died"), "{log}");

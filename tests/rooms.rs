@@ -9,7 +9,8 @@ use tungstenite::Message;
 const FIELDS: &str = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n";
 
 fn server(args: &[&str]) -> Server {
-    let server = Server::with(&[&["--shards", "2"], args].concat());
+    // Guests are not read for a while, and what is read are messages.
+    let server = Server::with(&[&["--shards", "2", "--ws-ping-interval-ms", "0"], args].concat());
     server.deploy_file("tests/modules/rooms.c");
     server
 }

@@ -35,7 +35,8 @@ fn reports_come_to_the_log_and_to_those_who_ask() {
     // Undefined behaviour is reported, and the module goes on.
     assert_eq!(server.get("/shift?by=40").status, 200);
     server.expect_log("[live] live.c:16:");
-    assert!(server.get("/mgnt/live/logs").text().contains("runtime error: shift exponent 40"));
+    let logs = || server.get("/mgnt/live/logs").text();
+    eventually("the module's log has it", || logs().contains("runtime error: shift exponent 40"));
     let show = || said(&server, &["show", "live"], true);
     eventually("the report of the shift", || show().contains("live.c:16"));
     // An error of memory ends the process; the next one serves.
