@@ -16,17 +16,26 @@ const ADMIN_KEY: &str = "0123456789abcdef0123456789abcdef";
 
 /// A server with one module and secrets in a data directory that is closed to others.
 fn server() -> Server {
+    server_with(&[])
+}
+
+/// The same with `limits`, in which the module need not be compiled.
+fn server_with(limits: &[&str]) -> Server {
     let dir = Arc::new(tempfile::tempdir().unwrap());
     fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o700)).unwrap();
     let env = [("CWEB_ADMIN_KEY", ADMIN_KEY), ("OTHER_SECRET", SECRET)];
-    let server = Server::on(&dir, &["--compile-timeout-ms", "8000", "--hook-timeout-ms", "5000"], &env);
+    let server = Server::on(&dir, &[], &env);
     for (name, mode) in [("closed.key", 0o600), ("open.key", 0o644)] {
         fs::write(dir.path().join(name), SECRET).unwrap();
         fs::set_permissions(dir.path().join(name), PermissionsExt::from_mode(mode)).unwrap();
     }
     let kept = deploy(&server, &constant("keep", "/keep", "kept"));
     assert_eq!(kept.status, 200, "{}\n{}", kept.text(), server.log());
-    server
+    if limits.is_empty() {
+        return server;
+    }
+    server.stop();
+    Server::on(&dir, limits, &env)
 }
 
 fn deploy(server: &Server, source: &str) -> Response {
@@ -94,7 +103,7 @@ fn a_source_includes_none_of_the_servers_files() {
 
 #[test]
 fn bombs_of_the_compiler_end_within_its_limits() {
-    let server = server();
+    let server = server_with(&["--compile-timeout-ms", "8000"]);
     let started = Instant::now();
     let many =
         (0..40).fold("#define A0 1,\n".to_owned(), |text, n| format!("{text}#define A{} A{n} A{n} A{n} A{n}\n", n + 1));
@@ -140,7 +149,8 @@ fn constructors_do_nothing_but_compute() {
         refused(&server, &constructor(code), &["abort", "SIGABRT"]);
     }
     // One that does not give up is stopped by the time it may take.
-    refused(&server, &constructor("({ for (;;) fork(); 1; })"), &["did not return within"]);
+    let hasty = server_with(&["--hook-timeout-ms", "5000"]);
+    refused(&hasty, &constructor("({ for (;;) fork(); 1; })"), &["did not return within"]);
     assert_eq!(fs::read_to_string(server.dir.path().join("open.key")).unwrap(), SECRET);
     assert_eq!(fs::metadata(server.dir.path().join("open.key")).unwrap().permissions().mode() & 0o777, 0o644);
 }
