@@ -64,7 +64,7 @@ fn a_second_signal_ends_an_unload_that_never_returns() {
 
 #[test]
 fn all_modules_together_have_a_bounded_time_to_unload() {
-    let server = start(&["--shutdown-timeout-ms", "5000"]);
+    let server = start(&["--shutdown-timeout-ms", "15000"]);
     deploy_five(&server);
     signal(server.pid(), "TERM");
     let log = server.ends();
@@ -161,7 +161,7 @@ fn a_stop_that_is_cut_short_loses_no_accepted_job() {
 #[test]
 fn a_signal_ends_a_start_that_a_module_holds_up() {
     let dir = Arc::new(tempfile::tempdir().unwrap());
-    let server = start_in(&dir, &[]);
+    let server = start_in(&dir, &["--shutdown-timeout-ms", LONG]);
     server.deploy(&member("first", ".unload = leave,"));
     server.deploy(&member("stuck", ".onload = hang_at_times,"));
     server.deploy(&member("last", ""));
@@ -190,7 +190,7 @@ fn an_orderly_stop_has_no_error_in_the_log() {
     let dir = Arc::new(tempfile::tempdir().unwrap());
     start_in(&dir, &["--isolation", "process"]).deploy(&member("first", ".unload = leave,"));
     for _ in 0..20 {
-        let log = start_in(&dir, &["--isolation", "process"]).stop();
+        let log = start_in(&dir, &["--isolation", "process", "--shutdown-timeout-ms", LONG]).stop();
         assert!(!log.contains("ERROR") && !log.contains("WARN"), "{log}");
     }
 }
