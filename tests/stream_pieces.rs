@@ -73,7 +73,7 @@ fn sum_of(bytes: &[u8]) -> u32 {
 
 #[test]
 fn forms_are_read_part_by_part() {
-    let server = lab(&["--body-timeout-ms", "2000"]);
+    let server = lab(&[]);
     let large: Vec<u8> = (0..5_000_000_u32).map(|at| (at % 253) as u8).collect();
     let tricky = b"\r\n--\0\r\n--BOUNDAR\r\n\r\n--BOUNDARX".to_vec();
     let mut form =
@@ -329,8 +329,13 @@ fn a_request_that_comes_while_the_process_is_started_again_waits_for_it() {
 fn jobs_and_callbacks_learn_why_they_are_to_end() {
     let server = lab(&["--job-timeout", "0"]);
     let seen = |what: &str| eventually(what, || server.get("/seen").text() == what);
-    assert_eq!(server.post("/jobs", br#"{"job": "patient", "timeout_ms": 300}"#).status, 200);
-    seen("job 2 limited 0");
+    // A busy machine may let the job begin when its time is over.
+    eventually("a job knows its time", || {
+        assert_eq!(server.get("/seen?clear=1").status, 200);
+        assert_eq!(server.post("/jobs", br#"{"job": "patient", "timeout_ms": 300}"#).status, 200);
+        eventually("its end", || server.get("/seen").text().starts_with("job 2 "));
+        server.get("/seen").text() == "job 2 limited 0"
+    });
     let created = server.post("/jobs", br#"{"job": "patient"}"#).text();
     let uuid = created.split('"').find(|part| part.len() == 36).unwrap().to_owned();
     seen("job runs");

@@ -244,7 +244,7 @@ fn what_a_handler_leaves_unread_is_thrown_away_or_ends_the_connection() {
 
 #[test]
 fn bodies_that_break_off_or_break_rules_are_told_to_the_handler() {
-    let server = lab(&["--body-timeout-ms", "1000"]);
+    let server = lab(&[]);
     // Larger than the route allows: known before, and not.
     let mut client = server.connect();
     client.send(post_head("/limited", "Content-Length: 2000000").as_bytes());
@@ -282,7 +282,8 @@ fn bodies_that_break_off_or_break_rules_are_told_to_the_handler() {
     assert_eq!(client.response().text(), sum_of(b"abc", 3, "0"));
     assert_eq!(client.response().status, 400);
     // Slower than 500 bytes a second, although never quite silent.
-    let mut client = server.connect();
+    let hasty = lab(&["--body-timeout-ms", "1000"]);
+    let mut client = hasty.connect();
     client.send(post_head("/sum", "Content-Length: 100000").as_bytes());
     client.stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
     let mut answer = [0; 1000];
@@ -439,7 +440,7 @@ fn a_client_that_leaves_or_never_reads_ends_the_handler() {
 
 #[test]
 fn cancellation_is_seen_by_every_handler_and_deadlines_are_known() {
-    let server = lab(&["--handler-timeout-ms", "9000"]);
+    let server = lab(&["--handler-timeout-ms", "60000", "--shutdown-timeout-ms", "60000"]);
     for (method, target) in [("GET", "/wait"), ("POST", "/wait-stream")] {
         seen_cleared(&server);
         let mut client = server.connect();
@@ -826,7 +827,7 @@ fn a_call_that_can_be_killed_is_killed_alone() {
     assert_eq!(set.status, 200);
     assert_eq!(client.get("/look").text(), "3 1024 red", "forked anew, after on_setting");
     let mut during = server.connect();
-    during.send(b"GET /spin HTTP/1.1\r\nHost: x\r\n\r\n");
+    during.send(b"GET /stubborn HTTP/1.1\r\nHost: x\r\nX-Request-Timeout-Ms: 12000\r\n\r\n");
     eventually("it runs", || workers(&server, "cweb-worker").len() == 1);
     let old = workers(&server, "cweb-zygote");
     let source = std::fs::read_to_string("tests/modules/killable.c").unwrap();

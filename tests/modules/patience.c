@@ -56,7 +56,7 @@ export module_t config = {
     .routes = {
         {"/late", "PUT", late, CWEB_STREAM | CWEB_TIMEOUT_S(60)},
         {"/drip", "GET", drip, CWEB_TIMEOUT_S(60)},
-        {"/dripped", "GET", dripped, NONE},
+        {"/dripped", "GET", dripped, CWEB_TIMEOUT_S(60)},
         {"/slow", "GET", slow, CWEB_TIMEOUT_S(60)},
         {"/other", "GET", slow, NONE},
     },
