@@ -201,7 +201,7 @@ fn no_domain_holds_all_workers_of_jobs() {
     eventually("the flood has all workers but the reserve", || running() == 2);
     // Another domain's jobs run at once, one after the other, and do not give their place to the flood.
     for _ in 0..3 {
-        let other = submit(r#"{"job":"two-job","priority":-1000}"#);
+        let other = submit(r#"{"job":"two-job","priority":-1000,"timeout_ms":0}"#);
         eventually("a job of the other domain is done", || state(&other) == "done");
     }
     // The bytes of its events are bounded, and what is refused for its size floods no log.
@@ -471,7 +471,7 @@ fn a_domain_that_takes_too_much_memory_or_too_many_threads_is_ended_alone() {
     for (how, count) in [("malloc", 1), ("memfd", 2)] {
         let first = text("/one/pid");
         let _ = server.connect().attempt("GET", &format!("/one/hoard?how={how}"), b"");
-        eventually("it is ended", || server.log().matches("all domains together used").count() == count);
+        eventually("it is ended", || server.log().matches("all domains together used").count() >= count);
         eventually("another one is there", || text("/one/pid").parse::<u32>().is_ok() && text("/one/pid") != first);
     }
     server.expect_log("(--modules-memory-bytes-max); this domain grew the most, from ");
@@ -496,7 +496,8 @@ fn workers_of(pid: &str) -> usize {
 #[test]
 fn memory_of_calls_in_processes_of_their_own_counts_once_and_costs_their_domain_alone() {
     let limits = ["--modules-memory-bytes-max", "300000000", "--shards", "1", "--crash-limit", "0"];
-    let server = Server::with(&[&["--isolation", "process"], &limits[..]].concat());
+    let apart = ["--isolation", "process", "--handler-timeout-ms", "600000"];
+    let server = Server::with(&[&apart[..], &limits].concat());
     for (name, table_mib) in [("one", 40), ("two", 1)] {
         let source = format!("#define APART {table_mib}\n{}", tenant(name));
         let answer = server.post(&format!("/mgnt?domain={name}"), source.as_bytes());
