@@ -335,7 +335,11 @@ fn unix_sockets_stay_plain() {
 
 #[test]
 fn a_handshake_that_has_begun_before_a_stop_still_leads_to_an_answer() {
-    let (authority, server) = started();
+    let authority = Authority::new();
+    authority.issue("server", P256, "10");
+    let times = ["--header-timeout-ms", "600000", "--shutdown-timeout-ms", "600000"];
+    let server = authority.server("server", &[&["--shards", "2"], &times[..]].concat());
+    authority.deploy(&server);
     let mut silent = server.connect();
     let mut late = authority.connect(&server);
     let stream = &mut late.stream;
@@ -355,7 +359,8 @@ fn a_handshake_that_has_begun_before_a_stop_still_leads_to_an_answer() {
 fn a_silent_client_is_closed_in_time_and_others_are_served() {
     let authority = Authority::new();
     authority.issue("server", P256, "10");
-    let server = authority.server("server", &["--header-timeout-ms", "1000", "--shards", "1"]);
+    // A busy machine may keep a client from its handshake for some seconds.
+    let server = authority.server("server", &["--header-timeout-ms", "12000", "--shards", "1"]);
     let before = Instant::now();
     let mut silent = server.connect();
     let mut half = server.connect();
@@ -369,10 +374,10 @@ fn a_silent_client_is_closed_in_time_and_others_are_served() {
     }
     assert!(silent.is_closed() && half.is_closed());
     let took = before.elapsed();
-    assert!(took >= Duration::from_millis(900) && took < Duration::from_secs(4), "{took:?}");
+    assert!(took >= Duration::from_millis(11_900) && took < Duration::from_secs(60), "{took:?}");
     let mut rest = Vec::new();
     let _ = greeted.stream.read_to_end(&mut rest);
-    assert!(before.elapsed() < Duration::from_secs(5));
+    assert!(before.elapsed() < Duration::from_secs(60));
     assert_eq!(open.get("/healthz").0, 200, "an open connection has the time-out for idle ones");
 }
 
