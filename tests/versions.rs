@@ -151,8 +151,9 @@ fn a_file_keeps_its_name() {
     assert_eq!(server.get("/named").text(), "thumb.c");
     assert_eq!(server.get("/named?crash=1").status, 500);
     server.expect_log("#0 run (thumb.c:");
-    let shown = run(&server, work.path(), &["show", "named"]);
-    assert!(shown.contains("file       thumb.c") && shown.contains("#0 run (thumb.c:"), "{shown}");
+    let shown = || run(&server, work.path(), &["show", "named"]);
+    assert!(shown().contains("file       thumb.c"), "{}", shown());
+    eventually("its crash is shown", || shown().contains("#0 run (thumb.c:"));
     // The same source under another name is another version with the same hash; without a name it is unchanged.
     assert_eq!(post("sub/\u{fc}ber den dach.c"), "\u{fc}ber den dach.c");
     server.deploy(&source);

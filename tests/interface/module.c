@@ -143,7 +143,7 @@ HANDLER(pools) {
     CHECK(thread_pool_is_full(pool) == 0);
     thread_pool_add_task(pool, wait_for_gate, NULL);
     int active = 0, flagged = 0;
-    for (int i = 0; active < 2 && i < 10000; i++) {
+    for (int i = 0; active < 2 && i < 25000; i++) {
         pthread_mutex_lock(&pool->lock);
         active = pool->active_threads;
         flagged = pool->active_flags[0] + pool->active_flags[1];
@@ -172,7 +172,7 @@ HANDLER(schedulers) {
     atomic_store(&ran, 0);
     CHECK(scheduler_init(&own, 2) == 0 && own.running && own.accepting && own.capacity == 2);
     CHECK(scheduler_add(&own, wait_for_gate, NULL, ASYNC) == 0);
-    for (int i = 0; own.size > 0 && i < 10000; i++) {
+    for (int i = 0; own.size > 0 && i < 25000; i++) {
         usleep(1000);
     }
     CHECK(scheduler_add(&own, wait_for_gate, NULL, ASYNC) == 0 && scheduler_add(&own, wait_for_gate, NULL, SYNC) == 0);
@@ -185,7 +185,7 @@ HANDLER(schedulers) {
     CHECK(atomic_load(&ran) == 3);
     atomic_store(&gate, 0);
     CHECK(scheduler_init(&own, 9) == 0 && scheduler_add(&own, wait_for_gate, NULL, ASYNC) == 0);
-    for (int i = 0; own.size > 0 && i < 10000; i++) {
+    for (int i = 0; own.size > 0 && i < 25000; i++) {
         usleep(1000);
     }
     CHECK(scheduler_add(&own, wait_for_gate, NULL, ASYNC) == 0 && scheduler_pending_count(&own) == 2);
