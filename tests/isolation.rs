@@ -140,7 +140,7 @@ fn every_way_to_go_down_is_survived() {
 
 #[test]
 fn jobs_of_a_dead_process_are_retried_or_failed() {
-    let server = with_lab();
+    let server = with_lab_and(&["--job-workers", "2"]);
     let submit = |attempts: u32| -> String {
         let body = json!({"job": "work", "max_attempts": attempts}).to_string();
         let accepted: Value = serde_json::from_slice(&server.post("/jobs", body.as_bytes()).body).unwrap();
