@@ -510,6 +510,12 @@ fn memory_of_calls_in_processes_of_their_own_counts_once_and_costs_their_domain_
         client
     };
     let pids = [pid("one"), pid("two")];
+    // A call waits two seconds at most for what is copied. These are ended by their time.
+    for name in ["one", "two"] {
+        let brief = [("X-Request-Timeout-Ms", "200")];
+        let ask = || server.connect().request("GET", &format!("/{name}/apart?n=0"), &brief, b"");
+        eventually("its process can be copied", || ask().status == 504);
+    }
     // A table that is there once, however many processes have it: as many would be too much.
     let shared: Vec<_> = (0..6).map(|_| call("one", 0)).collect();
     eventually("all of them run", || workers_of(&pids[0]) == 6);

@@ -155,7 +155,8 @@ static void on_message(struct cweb_context *ctx, websocket_t *ws, const char *me
         watched = ws;
         say(ws, "watching, %d", cweb_ws_buffered(NULL) == 0);
     } else if (strcmp(word, "who") == 0) {
-        say(ws, "%s %s in %s", VERSION, guest->name, guest->room);
+        /* A socket that has outlived its process has no pointer. */
+        say(ws, "%s %s in %s", VERSION, guest == NULL ? "nobody" : guest->name, guest == NULL ? "none" : guest->room);
     } else if (strcmp(word, "close") == 0) {
         ws->close(ws);
         errno = 0;
