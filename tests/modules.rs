@@ -173,7 +173,7 @@ fn modules_survive_a_restart_and_a_broken_one_is_skipped() {
     let second = Server::on(&first.dir, &[], &[]);
     assert_eq!(names(&second), ["keep", "three"]);
     assert_eq!(second.get("/three").text(), "3b");
-    assert!(second.log().contains("two.json"));
+    second.expect_log("two.json");
     drop(second); // by SIGKILL
     let mut third = Server::on(&first.dir, &["--purge-modules"], &[]);
     assert_eq!(names(&third), ["keep", "three"]);

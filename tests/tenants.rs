@@ -522,7 +522,7 @@ fn memory_of_calls_in_processes_of_their_own_counts_once_and_costs_their_domain_
     // Memory of a domain that its own process does not have.
     let hoard: Vec<_> = (0..2).map(|_| call("two", 150)).collect();
     eventually("the domain is ended", || server.log().contains("this domain grew the most"));
-    assert!(server.log().contains(" processes"), "{}", server.log());
+    server.expect_log(" processes");
     eventually("another one is there", || pid("two").parse::<u32>().is_ok() && pid("two") != pids[1]);
     eventually("its calls are ended, too", || workers_of(&pids[1]) == 0);
     assert_eq!((pid("one"), workers_of(&pids[0])), (pids[0].clone(), 6), "{}", server.log());
