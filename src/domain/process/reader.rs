@@ -22,8 +22,8 @@ const REAP_WAIT: Duration = Duration::from_millis(50);
 /// Limit on the wait for the remaining output of an ended process, which is in the pipe.
 const PRINTED_WAIT: Duration = Duration::from_millis(100);
 
-/// The same for the report of a sanitizer, which first reads the module's debug information.
-const REPORT_WAIT: Duration = Duration::from_secs(1);
+/// The same for the report of a sanitizer, which first reads the module's debug information; on a busy machine that takes long.
+const REPORT_WAIT: Duration = Duration::from_secs(10);
 
 /// A process that a reader takes over.
 pub(super) struct Attended {
