@@ -933,11 +933,12 @@ fn flags_that_exclude_each_other_are_refused() {
 
 #[test]
 fn the_time_of_a_stream_is_its_routes_and_its_clients() {
-    let limits = ["--handler-timeout-ms", "300", "--body-timeout-ms", "300"];
+    // The second is what a busy machine may take between the server's 100 and the body.
+    let limits = ["--handler-timeout-ms", "300", "--body-timeout-ms", "12000"];
     let server = Server::on(&Arc::new(tempfile::tempdir().unwrap()), &limits, &[]);
     server.deploy_file("tests/modules/patience.c");
-    // Handlers that compute for longer than the server's limit before they read; time-outs are looked at once a second.
-    let head = |more: &str| format!("PUT /late?ms=2500 HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n{more}\r\n");
+    // Handlers that compute for longer than the server's limits before they read; time-outs are looked at once a second.
+    let head = |more: &str| format!("PUT /late?ms=15000 HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n{more}\r\n");
     let (mut whole, mut waits) = (server.connect(), server.connect());
     whole.send((head("") + "whole").as_bytes());
     waits.send(head("Expect: 100-continue\r\n").as_bytes());

@@ -374,7 +374,7 @@ fn a_silent_client_is_closed_in_time_and_others_are_served() {
     }
     assert!(silent.is_closed() && half.is_closed());
     let took = before.elapsed();
-    assert!(took >= Duration::from_millis(11_900) && took < Duration::from_secs(60), "{took:?}");
+    assert!(took >= Duration::from_millis(11_500) && took < Duration::from_secs(60), "{took:?}");
     let mut rest = Vec::new();
     let _ = greeted.stream.read_to_end(&mut rest);
     assert!(before.elapsed() < Duration::from_secs(60));
