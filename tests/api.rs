@@ -373,7 +373,7 @@ fn tokens_are_signed_with_a_key_and_refused_without() {
     std::fs::write(&module, source("services")).unwrap();
     let curl = |args: &[&str], path: &str| {
         let url = format!("https://{}{path}", server.addr);
-        let output = Command::new("curl").args(["-ksS", "--max-time", "20"]).args(args).arg(url).output().unwrap();
+        let output = Command::new("curl").args(["-ksS", "--max-time", "110"]).args(args).arg(url).output().unwrap();
         String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
     };
     let deployed = curl(&["--data-binary", &format!("@{}", module.display())], "/mgnt");
