@@ -324,7 +324,8 @@ fn the_cache_and_symbols_join_modules_and_outlive_swaps() {
 
 #[test]
 fn the_scheduler_runs_in_order_and_keeps_a_modules_code_until_it_has() {
-    let server = with("services");
+    let server = Server::with(&["--shards", "2", "--shutdown-timeout-ms", "60000"]);
+    deploy_without_warning(&server, &source("services"));
     all_ok(&server, &["/schedule", "/schedule/crash", "/schedule"]);
     server.expect_log("module api-services failed in scheduled work");
     all_ok(&server, &["/schedule/late"]);
