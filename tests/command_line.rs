@@ -155,8 +155,10 @@ fn deploys_what_routes_ini_lists() {
 fn a_server_that_is_not_there_is_explained() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("greet.c"), GREETING).unwrap();
-    // Bound and then closed: nobody listens there.
-    let addr = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    // Bound, so that no other test gets the port, and nobody listens there.
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    let addr = socket.local_addr().unwrap().as_socket().unwrap();
     let output = cweb(dir.path(), &["deploy", "greet.c", "--server", &format!("http://{addr}")], &[]);
     assert!(!output.status.success());
     assert!(text(&output.stdout).contains("cweb serve"), "{}", text(&output.stdout));
