@@ -55,7 +55,8 @@ HANDLER(hello, "hello")
 fn server() -> Server {
     raise_limit();
     let time_outs = ["--header-timeout-ms", "1000", "--body-timeout-ms", "1000", "--write-timeout-ms", "2000"];
-    let server = Server::with(&[["--shards", "2"].as_slice(), &time_outs].concat());
+    // Thousands of connections are idle for as long as a busy machine takes.
+    let server = Server::with(&[["--shards", "2", "--idle-timeout-ms", "600000"].as_slice(), &time_outs].concat());
     server.deploy(&lab());
     server.wait_complete();
     server

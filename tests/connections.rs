@@ -2,7 +2,7 @@
 //! idle time, the stop.
 
 use crate::support::{self, Client, Server, eventually, module, signal};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::time::{Duration, Instant};
 use tungstenite::Message;
@@ -95,7 +95,8 @@ fn one_body_too_many_costs_one_body() {
     let mut clients: Vec<Client> = (0..6).map(begun).collect();
     // The one that is refused stays, so that its connection does not end.
     let mut answer = |client: &mut Client| {
-        client.send(&end);
+        // The server closes the connection of the one that is refused a second later.
+        let _ = client.stream.write_all(&end);
         client.response_to("POST").status
     };
     let answers: Vec<u16> = clients.iter_mut().map(&mut answer).collect();

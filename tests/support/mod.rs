@@ -448,7 +448,8 @@ impl Client {
         if !body.is_empty() || method == "POST" {
             text.push_str(&format!("Content-Length: {}\r\n", body.len()));
         }
-        self.send(&[text.as_bytes(), b"\r\n", body].concat());
+        // A server that has refused a body takes more of it for a second only: the rest can't be sent, and the answer is there.
+        let _ = self.stream.write_all(&[text.as_bytes(), b"\r\n", body].concat());
         self.response_to(method)
     }
 
