@@ -2,6 +2,7 @@
 
 use crate::support::{self, Server, cweb, eventually, root};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 const DEEP: &str = "tests/author_tests/deep.c";
 
@@ -13,14 +14,20 @@ fn said(server: &Server, args: &[&str]) -> String {
 
 #[test]
 fn a_crash_has_its_functions_lines_registers_and_version() {
-    let server = Server::with(&["--isolation", "process", "--shards", "1"]);
+    let server = Server::with(&["--isolation", "process", "--shards", "1", "--crash-limit", "0"]);
     said(&server, &["deploy", "tests/author_tests/live.c"]);
     said(&server, &["deploy", DEEP]);
     assert_eq!(server.get("/fine").text(), "fine");
-    assert_eq!(server.get("/deep").status, 500);
     let told = || server.get("/mgnt/deep").text();
-    // The frames are looked up after the crash is noted.
-    eventually("the crash", || told().contains("innermost (deep.c:7)"));
+    // The server reads debug information for two seconds only: a crash at a busy time has no lines, and another one may.
+    let mut crashed: Option<Instant> = None;
+    eventually("a crash with its lines", || {
+        if crashed.is_none_or(|at| at.elapsed() > Duration::from_secs(10)) {
+            assert_eq!(server.get("/deep").status, 500);
+            crashed = Some(Instant::now());
+        }
+        told().contains("innermost (deep.c:7)")
+    });
     let told: serde_json::Value = serde_json::from_str(&told()).unwrap();
     let crash = &told["last_crash"];
     let frames: Vec<&str> =
