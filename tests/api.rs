@@ -324,7 +324,8 @@ fn the_cache_and_symbols_join_modules_and_outlive_swaps() {
 
 #[test]
 fn the_scheduler_runs_in_order_and_keeps_a_modules_code_until_it_has() {
-    let server = with("services");
+    let server = Server::with(&["--shards", "2", "--shutdown-timeout-ms", "60000"]);
+    deploy_without_warning(&server, &source("services"));
     all_ok(&server, &["/schedule", "/schedule/crash", "/schedule"]);
     server.expect_log("module api-services failed in scheduled work");
     all_ok(&server, &["/schedule/late"]);
@@ -373,7 +374,7 @@ fn tokens_are_signed_with_a_key_and_refused_without() {
     std::fs::write(&module, source("services")).unwrap();
     let curl = |args: &[&str], path: &str| {
         let url = format!("https://{}{path}", server.addr);
-        let output = Command::new("curl").args(["-ksS", "--max-time", "20"]).args(args).arg(url).output().unwrap();
+        let output = Command::new("curl").args(["-ksS", "--max-time", "110"]).args(args).arg(url).output().unwrap();
         String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
     };
     let deployed = curl(&["--data-binary", &format!("@{}", module.display())], "/mgnt");

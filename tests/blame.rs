@@ -7,9 +7,9 @@ use tungstenite::Message;
 
 const HOLDS: &str = r#"
 #include <unistd.h>
-static _Atomic int holding;
-static int hold(struct cweb_context *c, http_request_t *q, http_response_t *r) { (void)c; (void)q; holding++; for (int i = 0; i < 150; i++) usleep(10 * 1000); holding--; strcpy(r->body, "held"); return 0; }
-static int held(struct cweb_context *c, http_request_t *q, http_response_t *r) { (void)c; (void)q; snprintf(r->body, HTTP_RESPONSE_SIZE, "%d", (int)holding); return 0; }
+static _Atomic int held_so_far;
+static int hold(struct cweb_context *c, http_request_t *q, http_response_t *r) { (void)c; (void)q; held_so_far++; for (int i = 0; i < 150; i++) usleep(10 * 1000); strcpy(r->body, "held"); return 0; }
+static int held(struct cweb_context *c, http_request_t *q, http_response_t *r) { (void)c; (void)q; snprintf(r->body, HTTP_RESPONSE_SIZE, "%d", (int)held_so_far); return 0; }
 static int pid(struct cweb_context *c, http_request_t *q, http_response_t *r) { (void)c; (void)q; snprintf(r->body, HTTP_RESPONSE_SIZE, "%d", (int)getpid()); return 0; }
 "#;
 
@@ -27,7 +27,7 @@ fn server(args: &[&str]) -> Server {
     server
 }
 
-/// Has the bystander run.
+/// Has the bystander run: it has begun to, and does for a while.
 fn hold(server: &Server) -> Client {
     let mut client = server.connect();
     client.send(b"GET /hold HTTP/1.1\r\nHost: x\r\n\r\n");

@@ -12,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// A browser on a busy machine takes its time.
-const BROWSER_PATIENCE: Duration = Duration::from_secs(90);
+const BROWSER_PATIENCE: Duration = Duration::from_secs(180);
 
 const NAMES: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
 

@@ -423,7 +423,15 @@ fn list(client: &mut Client) -> Vec<String> {
     }
 }
 
+/// Waits for the lock of the data directory, which the child of a server that was killed holds until it runs its program.
+fn wait_for_lock(dir: &Path) {
+    if let Ok(lock) = std::fs::File::options().write(true).open(dir.join("server.lock")) {
+        eventually("no process of a dead server holds the lock", || lock.try_lock().is_ok());
+    }
+}
+
 fn start(dir: &Arc<tempfile::TempDir>, random: &mut Random) -> Server {
+    wait_for_lock(dir.path());
     let shards = random.between(1, 2).to_string();
     let durability = if random.one_in(2) { "full" } else { "normal" };
     Server::on(dir, &["--shards", &shards, "--durability", durability, "--job-workers", "4"], &[])

@@ -2,6 +2,7 @@
 
 use crate::support::{self, Server, cweb, eventually, root};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 const DEEP: &str = "tests/author_tests/deep.c";
 
@@ -13,13 +14,20 @@ fn said(server: &Server, args: &[&str]) -> String {
 
 #[test]
 fn a_crash_has_its_functions_lines_registers_and_version() {
-    let server = Server::with(&["--isolation", "process", "--shards", "1"]);
+    let server = Server::with(&["--isolation", "process", "--shards", "1", "--crash-limit", "0"]);
     said(&server, &["deploy", "tests/author_tests/live.c"]);
     said(&server, &["deploy", DEEP]);
     assert_eq!(server.get("/fine").text(), "fine");
-    assert_eq!(server.get("/deep").status, 500);
     let told = || server.get("/mgnt/deep").text();
-    eventually("the crash", || told().contains("last_crash"));
+    // The server reads debug information for two seconds only: a crash at a busy time has no lines, and another one may.
+    let mut crashed: Option<Instant> = None;
+    eventually("a crash with its lines", || {
+        if crashed.is_none_or(|at| at.elapsed() > Duration::from_secs(10)) {
+            assert_eq!(server.get("/deep").status, 500);
+            crashed = Some(Instant::now());
+        }
+        told().contains("innermost (deep.c:7)")
+    });
     let told: serde_json::Value = serde_json::from_str(&told()).unwrap();
     let crash = &told["last_crash"];
     let frames: Vec<&str> =
@@ -39,7 +47,6 @@ fn a_crash_has_its_functions_lines_registers_and_version() {
     let told = || server.get("/mgnt/deep").text();
     // A process reports one crash only, so its successor must be in service first.
     eventually("the abort", || server.get("/up").status == 500 && told().contains("called abort()"));
-    // The frames are looked up after the crash is noted.
     eventually("its caller", || told().contains("\"gives_up (deep.c:34)\",\"up (deep.c:40)\"]"));
     // In the log, and for the author; a client in production sees none of it (tests/production.rs).
     server.expect_log("#0 innermost (deep.c:7)");
@@ -127,7 +134,9 @@ fn a_crash_leaves_a_core_file_that_gdb_reads() {
     crash(1);
     let core = files("core").remove(0);
     let name = core.file_name().unwrap().to_str().unwrap().to_owned();
-    let told: serde_json::Value = serde_json::from_str(&server.get("/mgnt/deep").text()).unwrap();
+    let told = || server.get("/mgnt/deep").text();
+    eventually("its report", || told().contains("innermost (deep.c:7)") && told().contains(&name));
+    let told: serde_json::Value = serde_json::from_str(&told()).unwrap();
     let crashed = &told["last_crash"];
     assert!(name.starts_with("deep-20") && name.ends_with(&format!("Z-{}.core", crashed["pid"])), "{name}");
     assert_eq!(crashed["core"]["path"].as_str(), core.to_str());
@@ -166,5 +175,5 @@ fn a_crash_leaves_a_core_file_that_gdb_reads() {
     let scratch = dir.path().join("scratch/default");
     let left =
         || std::fs::read_dir(&scratch).unwrap().filter(|entry| entry.as_ref().unwrap().file_name() != "x").count();
-    assert!(left() <= 2, "directories of processes that are gone are gone");
+    eventually("directories of processes that are gone are gone", || left() <= 2);
 }

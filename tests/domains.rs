@@ -24,7 +24,7 @@ static void on_open(struct cweb_context *c, websocket_t *ws) { (void)c; last = w
 static void on_message(struct cweb_context *c, websocket_t *ws, const char *text, size_t n) {
   (void)c; char reply[128]; snprintf(reply, sizeof reply, "%.*s %d", (int)n, text, (int)getpid()); ws->send(ws, reply, strlen(reply)); }
 static int tick(struct cweb_context *c, const job_payload_t *p, job_ctx_t *j) { (void)c; (void)p;
-  for (int n = 0; n < 40; n++) { char text[64]; snprintf(text, sizeof text, "tick %d", (int)getpid());
+  for (int n = 0; n < 2400 && access("static/enough", F_OK) != 0; n++) { char text[64]; snprintf(text, sizeof text, "tick %d", (int)getpid());
     if (last != NULL) last->send(last, text, strlen(text)); usleep(50 * 1000); }
   return j->set_result(j, "{}"); }
 "#;
@@ -119,11 +119,11 @@ impl Load {
     }
 
     fn end(self) {
+        eventually("there is load", || self.count() > 100);
         self.stop.store(true, Ordering::Relaxed);
         for client in self.clients {
             client.join().expect("a request failed");
         }
-        assert!(self.count.load(Ordering::Relaxed) > 100, "there was no load");
     }
 }
 
@@ -143,7 +143,9 @@ fn each_domain_has_a_process() {
     let counted = |domain: &str, field: &str| found[domain][field].as_u64().unwrap();
     assert_eq!((counted("one", "modules"), counted("two", "modules")), (2, 1));
     assert_eq!((counted("one", "requests"), counted("two", "requests"), counted("default", "requests")), (4, 1, 1));
-    assert!(counted("two", "resident_bytes") > 1_000_000 && found["two"]["last_crash"].is_null());
+    assert!(found["two"]["last_crash"].is_null());
+    // The memory is measured from time to time.
+    eventually("its memory", || domains(&server)["two"]["resident_bytes"].as_u64() > Some(1_000_000));
     let metrics = server.get("/metrics").text();
     for line in [
         "cweb_domain_up{domain=\"one\"} 1",
@@ -273,6 +275,9 @@ fn a_job_goes_on_where_it_began_and_still_reaches_its_socket() {
             moved = true;
         }
     }
+    let enough = server.dir.path().join("static/enough");
+    std::fs::create_dir_all(enough.parent().unwrap()).unwrap();
+    std::fs::write(enough, "").unwrap();
     let job: Value = serde_json::from_slice(&accepted.body).unwrap();
     let path = format!("/jobs/{}", job["job_uuid"].as_str().unwrap());
     eventually("the job is done", || server.get(&path).text().contains("\"state\":\"done\""));

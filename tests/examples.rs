@@ -1,6 +1,6 @@
 //! The examples do what the curl lines at their heads say.
 
-use crate::support::{self, Client, Server};
+use crate::support::{self, Client, Server, eventually};
 use sha2::{Digest, Sha256};
 use std::io::{Read, Write};
 use tungstenite::{Bytes, Message};
@@ -12,7 +12,7 @@ fn upload(server: &Server, path: &str, body: &[u8]) -> Vec<u8> {
     let url = format!("http://{}{path}", server.addr);
     let expect = ["-H", "Expect: 100-continue", "--expect100-timeout", "20"];
     let curl = std::process::Command::new("curl")
-        .args(["-sS", "--fail-with-body", "--max-time", "50"])
+        .args(["-sS", "--fail-with-body", "--max-time", "110"])
         .args(expect)
         .arg("-T")
         .arg(&file)
@@ -38,8 +38,18 @@ fn the_tree_hash_is_that_of_rfc_9162() {
     let server = Server::start();
     server.deploy_file("example/tree_hash.c");
     server.deploy_file("example/match.c");
-    assert_eq!(server.post("/match?pattern=^t", b"one\ntwo\nthree").text(), "two\nthree\n");
-    assert_eq!(server.post("/match?pattern=(", b"one").status, 400);
+    // The example gives each call a second, which a busy machine may need for something else.
+    let matched = |pattern: &str, body: &[u8]| {
+        let mut answer = None;
+        eventually("a call has its second", || {
+            let given = server.post(&format!("/match?pattern={pattern}"), body);
+            answer = Some(given).filter(|answer| ![503, 504].contains(&answer.status));
+            answer.is_some()
+        });
+        answer.unwrap()
+    };
+    assert_eq!(matched("^t", b"one\ntwo\nthree").text(), "two\nthree\n");
+    assert_eq!(matched("(", b"one").status, 400);
     if support::isolation() == "process" {
         let line = format!("{}c", "a".repeat(51));
         assert_eq!(server.post("/match?pattern=(a*)*(a*)*%5C1%5C2b", line.as_bytes()).status, 504);
@@ -257,7 +267,7 @@ fn a_chat_has_rooms() {
     assert_eq!(server.post("/chat/kitchen", b"to the kitchen").text(), "said\n");
     for (person, words) in people.iter_mut().zip(["to the lobby", "to the lobby", "to the kitchen"]) {
         let mut next = person.read().unwrap();
-        if next == Message::text("hello from 1") {
+        while matches!(&next, Message::Text(text) if text.starts_with("hello from ")) {
             next = person.read().unwrap();
         }
         assert_eq!(next, Message::text(words));
@@ -287,7 +297,7 @@ fn news_reach_all_listeners(server: &Server) {
     }
     let [mut stays, leaves] = listeners;
     drop(leaves);
-    support::eventually("one has left", || server.post("/news", b"x").text() == "told 1 of 1\n");
+    eventually("one has left", || server.post("/news", b"x").text() == "told 1 of 1\n");
     assert_eq!(server.connect().request("DELETE", "/mgnt/news", &[], b"").status, 200);
     assert!(stays.rest().ends_with("0\r\n\r\n"), "the answer ends properly with its module");
 }

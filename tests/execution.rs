@@ -34,7 +34,7 @@ fn slow_handlers_overlap() {
 
 #[test]
 fn a_handler_that_computes_for_ever_delays_no_other() {
-    let server = Server::with(&["--shards", "1"]);
+    let server = Server::with(&["--shards", "1", "--handler-timeout-ms", "110000"]);
     server.deploy(&lab());
     let mut stuck: Vec<_> = (0..3).map(|_| server.connect()).collect();
     for client in &mut stuck {
@@ -53,7 +53,7 @@ fn a_handler_that_computes_for_ever_delays_no_other() {
 
 #[test]
 fn a_handler_known_as_short_that_turns_long_holds_up_nobody_behind_it() {
-    let server = Server::with(&["--shards", "1"]);
+    let server = Server::with(&["--shards", "1", "--handler-timeout-ms", "110000"]);
     server.deploy(&lab());
     let mut client = server.connect();
     for _ in 0..200 {
@@ -71,13 +71,13 @@ fn a_handler_known_as_short_that_turns_long_holds_up_nobody_behind_it() {
 
 #[test]
 fn calls_that_wait_for_a_thread_end_no_process() {
-    let args = ["--shards", "1", "--executors-max", "1", "--handler-timeout-ms", "300", "--isolation", "process"];
+    let args = ["--shards", "1", "--executors-max", "1", "--handler-timeout-ms", "8000", "--isolation", "process"];
     let server = Server::with(&args);
     server.deploy_file("tests/modules/patience.c");
     let mut socket = server.websocket("/echo");
     // It has the time, and takes the only thread that there is.
     let mut slow = server.connect();
-    slow.send(b"GET /slow?ms=1200 HTTP/1.1\r\nHost: x\r\n\r\n");
+    slow.send(b"GET /slow?ms=17000 HTTP/1.1\r\nHost: x\r\n\r\n");
     socket.send("patient".into()).unwrap();
     let answer = server.get("/other");
     if answer.status != 200 {

@@ -1,7 +1,8 @@
 //! What clients and modules can use up: descriptors, thread-local storage, the memory of the server; others go on.
 
-use crate::support::{Client, Server, constant, eventually, isolation, module};
+use crate::support::{Client, Response, Server, constant, eventually, isolation, module};
 use std::io::Write;
+use std::time::{Duration, Instant};
 
 /// Takes every descriptor that there is, and keeps it.
 fn leaky() -> String {
@@ -269,6 +270,26 @@ fn a_domain_whose_handlers_hang(what: &str) {
     assert!((MIB..BUDGET).contains(&held()), "{what}: {}", held());
 }
 
+/// How long a connection beyond the limits may wait before its first request.
+const RESERVED_WAIT: Duration = Duration::from_millis(300);
+
+/// Asks on a connection beyond the limits until the answer is right; a wrong one counts only if it was asked for in time.
+fn beyond_the_limits(addr: &str, method: &str, target: &str, body: &[u8], is_right: impl Fn(&Response) -> bool) {
+    eventually("a request is in time", || {
+        let began = Instant::now();
+        let answer = Client::try_connect(addr).and_then(|mut client| client.attempt(method, target, body));
+        let right = answer.as_ref().is_some_and(&is_right);
+        assert!(right || began.elapsed() >= RESERVED_WAIT, "{method} {target}: {answer:?}");
+        right
+    });
+}
+
+/// Whether a client has a place: the server has no module.
+fn is_served(server: &Server) -> bool {
+    let answer = Client::try_connect(&server.addr).and_then(|mut client| client.attempt("GET", "/", b""));
+    answer.is_some_and(|answer| answer.status == 404)
+}
+
 #[test]
 fn a_flood_of_connections_keeps_neither_operators_nor_health_checks_out() {
     let server = Server::with(&["--connections-max", "20", "--shards", "1", "--admin-listen", "127.0.0.1:0"]);
@@ -282,11 +303,11 @@ fn a_flood_of_connections_keeps_neither_operators_nor_health_checks_out() {
     let mut waiting: Vec<Client> = Vec::new();
     for _ in 0..4 {
         waiting.extend((0..60).map(|_| server.connect()));
-        assert_eq!(server.get("/healthz").status, 200);
-        let refused = server.get("/");
-        assert_eq!((refused.status, refused.header("retry-after").as_deref()), (503, Some("1")));
-        let refused = server.post("/", &[b'x'; 2000]);
-        assert_eq!(refused.status, 503);
+        beyond_the_limits(&server.addr, "GET", "/healthz", b"", |answer| answer.status == 200);
+        beyond_the_limits(&server.addr, "GET", "/", b"", |refused| {
+            (refused.status, refused.header("retry-after").as_deref()) == (503, Some("1"))
+        });
+        beyond_the_limits(&server.addr, "POST", "/", &[b'x'; 2000], |refused| refused.status == 503);
         let mut operator = Client::connect(admin);
         assert_eq!((operator.get("/mgnt").status, operator.get("/healthz").status), (200, 200));
         assert!(server.descriptors() < before + 20 + 64 + 16, "{}", server.descriptors() - before);
@@ -295,18 +316,21 @@ fn a_flood_of_connections_keeps_neither_operators_nor_health_checks_out() {
     let told: Vec<u16> = told.collect();
     assert!(told.iter().all(|status| *status == 503) && told.len() >= 32, "{told:?}");
     drop((held, waiting));
-    eventually("clients are served again", || server.get("/").status == 404);
+    eventually("clients are served again", || is_served(&server));
 }
 
 #[test]
 fn peers_on_this_machine_have_half_of_the_connections() {
     let server = Server::with(&["--connections-max", "140", "--shards", "1"]);
     let held: Vec<Client> = (0..70).map(|_| server.connect()).collect();
-    let refused = server.get("/");
-    assert_eq!((refused.status, refused.text().as_str()), (503, "too many connections of your address\n"));
-    assert_eq!((server.get("/healthz").status, server.get("/mgnt").status), (200, 200));
+    beyond_the_limits(&server.addr, "GET", "/", b"", |refused| {
+        (refused.status, refused.text().as_str()) == (503, "too many connections of your address\n")
+    });
+    for target in ["/healthz", "/mgnt"] {
+        beyond_the_limits(&server.addr, "GET", target, b"", |answer| answer.status == 200);
+    }
     drop(held);
-    eventually("there is room again", || server.get("/").status == 404);
+    eventually("there is room again", || is_served(&server));
     let server = Server::with(&["--connections-max", "140", "--shards", "1", "--connections-per-peer-max", "0"]);
     let held: Vec<Client> = (0..100).map(|_| server.connect()).collect();
     assert_eq!(server.get("/").status, 404);

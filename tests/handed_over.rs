@@ -54,8 +54,10 @@ fn memory_that_is_not_from_malloc_is_sent_and_not_freed() {
         }
         assert_eq!(server.post("/takes", b"its own body").text(), "its own body");
     }
+    let things = ["res->body is not from malloc(3)", "a name or value in res->headers is not from malloc(3)"];
+    things.iter().for_each(|thing| server.expect_log(&format!("module handed_over: {thing}")));
     let log = server.log();
-    for thing in ["res->body is not from malloc(3)", "a name or value in res->headers is not from malloc(3)"] {
+    for thing in things {
         assert_eq!(log.matches(&format!("module handed_over: {thing}")).count(), 1, "once a kind: {log}");
     }
     assert!(!log.contains("failed in"), "{log}");

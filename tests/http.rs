@@ -236,7 +236,7 @@ fn other_addresses_and_curl() {
 
 #[test]
 fn slow_senders_are_closed_in_time_and_others_are_not() {
-    let server = Server::with(&["--header-timeout-ms", "300", "--body-timeout-ms", "300", "--idle-timeout-ms", "1500"]);
+    let server = Server::with(&["--header-timeout-ms", "300", "--body-timeout-ms", "300", "--idle-timeout-ms", "5000"]);
     server.deploy(&lab());
     let mut half_head = server.connect();
     half_head.send(b"GET /fast HT");
@@ -252,7 +252,8 @@ fn slow_senders_are_closed_in_time_and_others_are_not() {
 
 #[test]
 fn the_stop_answers_what_is_running() {
-    let mut server = server();
+    let mut server = Server::with(&["--shards", "2", "--shutdown-timeout-ms", "60000"]);
+    server.deploy(&lab());
     let mut busy = server.connect();
     let mut idle = server.connect();
     assert_eq!(idle.get("/fast").text(), "fast");

@@ -32,11 +32,6 @@ CWEB_TEST(aborts) { abort(); }
 CWEB_TEST(exits) { exit(0); }
 CWEB_TEST(ends_its_process) { syscall(SYS_exit_group, 0); }
 CWEB_TEST(kills_itself) { kill(getpid(), SIGKILL); }
-CWEB_TEST(loops) {
-    for (volatile int i = 0;; i++) {
-    }
-}
-CWEB_TEST(sleeps) { pause(); }
 CWEB_TEST(overflows_its_stack) {
     volatile char big[64 * 1024 * 1024];
     big[0] = 1;

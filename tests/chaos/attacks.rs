@@ -58,8 +58,8 @@ impl Random {
     }
 }
 
-/// No attack waits longer for anything.
-const WAIT: Duration = Duration::from_secs(10);
+/// No attack waits longer for anything: many times the server's time-outs, since a busy machine adds to them.
+const WAIT: Duration = Duration::from_secs(100);
 
 const GET_HELLO: &[u8] = b"GET /hello HTTP/1.1\r\nHost: h\r\n\r\n";
 const GET_BIG: &[u8] = b"GET /big HTTP/1.1\r\nHost: h\r\n\r\n";
@@ -331,8 +331,10 @@ fn uploads_that_break_off(addr: &str, random: &mut Random) {
                 let _ = stream.write_all(b"0\r\n\r\n");
                 let _ = stream.shutdown(Shutdown::Write);
                 let (answer, _) = read_all(&mut stream);
+                // An attacker that was kept waiting itself is too slow: it is told so, or cut off.
+                let is_known = |status: &str| answer.starts_with(format!("HTTP/1.1 {status}").as_bytes());
                 assert!(
-                    answer.starts_with(b"HTTP/1.1 200") || answer.starts_with(b"HTTP/1.1 503"),
+                    answer.is_empty() || ["200", "408", "503"].into_iter().any(is_known),
                     "{}",
                     String::from_utf8_lossy(&answer)
                 );

@@ -216,7 +216,7 @@ fn rfc_9112_9_6_close_behind_answers_that_are_read_late() {
 
 #[test]
 fn rfc_9112_9_5_an_idle_connection_is_closed_without_a_word() {
-    let server = lab_with(&["--idle-timeout-ms", "300", "--header-timeout-ms", "300"]);
+    let server = lab_with(&["--idle-timeout-ms", "5000", "--header-timeout-ms", "300"]);
     let mut client = server.connect();
     client.send(NEXT);
     assert_eq!(client.response().text(), "fast");

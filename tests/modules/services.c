@@ -64,7 +64,7 @@ HANDLER(schedule) {
     }
     CHECK(scheduler_add(ctx->scheduler, digit_within, (void *)5, SYNC) == 0 && atomic_load(&order) == 0);
     pthread_mutex_unlock(&held);
-    for (int i = 0; atomic_load(&order) < 1234569 && i < 5000; i++) {
+    for (int i = 0; atomic_load(&order) < 1234569 && i < 20000; i++) {
         usleep(1000);
     }
     CHECK(atomic_load(&order) == 1234569 && !pthread_equal(scheduler_thread, pthread_self()));

@@ -76,7 +76,7 @@ static int schedules(struct cweb_context *c, http_request_t *q, http_response_t 
     (void)q;
     int before = works;
     scheduler_add(c->scheduler, work, NULL, ASYNC);
-    for (int i = 0; i < 5000 && works == before; i++) {
+    for (int i = 0; i < 20000 && works == before; i++) {
         usleep(1000);
     }
     return cweb_respond(r, HTTP_200_OK, "text/plain", "%s", worked);

@@ -16,8 +16,9 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Limit on the wait for the status of an ended process.
-const REAP_WAIT: Duration = Duration::from_millis(50);
+/// Limit on the wait for the status of an ended process. The next process waits for it too, since without the status no module
+/// is held responsible.
+const REAP_WAIT: Duration = Duration::from_millis(500);
 
 /// Limit on the wait for the remaining output of an ended process, which is in the pipe.
 const PRINTED_WAIT: Duration = Duration::from_millis(100);
@@ -107,7 +108,7 @@ fn is_exiting(pid: u32) -> bool {
 }
 
 /// Waits for a killed process. `None`: the process has not ended yet. A process ends with its last thread, which can
-/// take long on a busy machine; the next process does not wait for that.
+/// take long on a busy machine; the next process waits no longer than [`REAP_WAIT`] for that.
 fn wait_briefly(shared: &DomainShared, child: &mut Child) -> Option<ExitStatus> {
     let deadline = Instant::now() + REAP_WAIT;
     loop {

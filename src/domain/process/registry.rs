@@ -27,8 +27,8 @@ use std::time::{Duration, Instant};
 const EMPTY_KEPT: Duration = Duration::from_secs(2);
 /// Limit on the wait for the ends of all processes, if something must be done after them.
 const END_WAIT: Duration = Duration::from_secs(5);
-/// Limit on a stop's wait for the last output of modules.
-const PRINTED_WAIT: Duration = Duration::from_millis(500);
+/// Limit on a stop's wait for the last output of modules. Long for a busy machine: output that comes later is lost.
+const PRINTED_WAIT: Duration = Duration::from_secs(3);
 /// The interval between looks at domains, while there is more than one.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
