@@ -40,14 +40,10 @@ impl Compiler {
 
     /// Waits for a running compiler and returns its output.
     pub(super) fn outcome(&self, child: Child, language: Language, deadline: Instant) -> Result<String, DeployError> {
-        let not_started = |error| self.not_started(language, error);
         let (status, output) = self.finish(child, deadline)?;
         let text = String::from_utf8_lossy(&output).into_owned();
         match program::not_run(status.code(), &text) {
-            Some(NotRun::Program(error)) if error.kind() == io::ErrorKind::WouldBlock => {
-                Err(DeployError::Crowded(format!("the compiler can't be started ({error})")))
-            }
-            Some(NotRun::Program(error)) => Err(not_started(error)),
+            Some(NotRun::Program(error)) => Err(self.not_started(language, error)),
             Some(NotRun::Sandbox(text)) => Err(DeployError::Internal(format!("the compiler's sandbox: {text}"))),
             None if !status.success() => match text.lines().find(|line| lacks_process(line)) {
                 Some(line) => Err(DeployError::Crowded(line.to_owned())),
@@ -57,7 +53,11 @@ impl Compiler {
         }
     }
 
+    /// The error for a compiler that `error` keeps from starting: too many processes, or a missing program.
     pub(super) fn not_started(&self, language: Language, error: io::Error) -> DeployError {
+        if error.kind() == io::ErrorKind::WouldBlock {
+            return DeployError::Crowded(format!("the compiler can't be started ({error})"));
+        }
         let (name, package) = match language {
             Language::C => ("C", "gcc libc6-dev"),
             Language::Cpp => ("C++", "g++"),
@@ -69,6 +69,16 @@ impl Compiler {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_compiler_is_missing_only_if_its_program_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let sdk = crate::module::sdk::unpack(dir.path()).unwrap();
+        let compiler = Compiler::new(sdk, Duration::from_secs(1), crate::module::libraries::Allowed::Default);
+        let of = |errno| compiler.not_started(Language::C, io::Error::from_raw_os_error(errno));
+        assert!(matches!(of(libc::EAGAIN), DeployError::Crowded(_)), "fork(2) finds too many processes");
+        assert!(matches!(of(libc::ENOENT), DeployError::NoCompiler { .. }));
+    }
 
     #[test]
     fn a_compiler_without_processes_runs_again_within_bounds() {
