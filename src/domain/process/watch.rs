@@ -98,9 +98,8 @@ impl DomainShared {
                 _ if own > own_max => (own, String::new(), own_max),
                 others => (threads, format!(" in {others} processes"), all_max),
             };
-            return process.kill_because(format!(
-                "it has {count} threads{processes} and may have {most} (--module-threads-max)"
-            ));
+            return process
+                .kill_because(format!("it has {count} threads{processes} and may have {most} (--module-threads-max)"));
         }
         if let Some(why) = seen.memory.overfills(&process, now) {
             tracing::error!("{why}: the process of domain {} is ended", shared.name());

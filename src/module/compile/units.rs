@@ -367,7 +367,8 @@ impl Compiler {
                 Some(linker) => linker,
                 None => another()?,
             };
-            let linker = linker.let_go().ok_or_else(|| DeployError::Internal("the linker has run before".to_owned()))?;
+            let linker =
+                linker.let_go().ok_or_else(|| DeployError::Internal("the linker has run before".to_owned()))?;
             self.outcome(linker, work.language(), work.deadline)
         });
         linked.map_err(|error| match error {
