@@ -379,6 +379,11 @@ fn answers_that_no_client_gets_are_told_to_the_author() {
         let answer = client.response();
         assert_eq!((answer.status, answer.text().as_str()), (status, text));
     }
+    let mut client = server.connect();
+    client.send(b"POST /take HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc");
+    client.finish();
+    let (answer, text) = (client.response(), "the client has closed its side before the end of the body\n");
+    assert_eq!((answer.status, answer.text().as_str()), (400, text));
 }
 
 #[test]
