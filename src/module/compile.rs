@@ -256,7 +256,7 @@ impl Compiler {
         let (mut refusals, reading) = (Vec::new(), plan.reading());
         let mut begun = Some(begun);
         for recipe in reading.recipes().map_err(DeployError::Compile)? {
-            let result = Self::again_if_crowded(|| {
+            let result = Self::again_if_crowded(deadline, || {
                 let child = self.attempt(source, &recipe, plan, workdir, target)?;
                 begun.take().into_iter().for_each(|begun| begun());
                 self.outcome(child, reading.language(), deadline)

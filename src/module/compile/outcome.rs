@@ -24,15 +24,19 @@ fn lacks_process(line: &str) -> bool {
 }
 
 impl Compiler {
-    /// Runs `compile` again while there are as many processes as there may be, and no longer than [`AGAIN_FOR`].
+    /// Runs `compile` again while there are as many processes as there may be, and no longer than [`AGAIN_FOR`], nor after
+    /// `deadline`: a project has many units.
     ///
     /// # Errors
     /// The errors of the last run of `compile`.
-    pub(super) fn again_if_crowded<T>(mut compile: impl FnMut() -> Result<T, DeployError>) -> Result<T, DeployError> {
-        let begun = Instant::now();
+    pub(super) fn again_if_crowded<T>(
+        deadline: Instant,
+        mut compile: impl FnMut() -> Result<T, DeployError>,
+    ) -> Result<T, DeployError> {
+        let until = deadline.min(Instant::now() + AGAIN_FOR);
         loop {
             match compile() {
-                Err(DeployError::Crowded(_)) if begun.elapsed() < AGAIN_FOR => thread::sleep(PAUSE),
+                Err(DeployError::Crowded(_)) if Instant::now() < until => thread::sleep(PAUSE),
                 result => return result,
             }
         }
@@ -82,18 +86,25 @@ mod tests {
 
     #[test]
     fn a_compiler_without_processes_runs_again_within_bounds() {
+        let later = Instant::now() + Duration::from_secs(600);
         let mut runs = 0;
-        let result = Compiler::again_if_crowded(|| {
+        let result = Compiler::again_if_crowded(later, || {
             runs += 1;
             if runs < 3 { Err(DeployError::Crowded("full".to_owned())) } else { Ok(runs) }
         });
         assert!(matches!(result, Ok(3)));
         let mut runs = 0;
-        let refused: Result<(), _> = Compiler::again_if_crowded(|| {
+        let refused: Result<(), _> = Compiler::again_if_crowded(later, || {
             runs += 1;
             Err(DeployError::Compile("x".to_owned()))
         });
         assert!(matches!((refused, runs), (Err(DeployError::Compile(_)), 1)));
+        let mut runs = 0;
+        let late: Result<(), _> = Compiler::again_if_crowded(Instant::now(), || {
+            runs += 1;
+            Err(DeployError::Crowded("full".to_owned()))
+        });
+        assert!(matches!((late, runs), (Err(DeployError::Crowded(_)), 1)));
         assert!(lacks_process(
             "cc: fatal error: cannot execute '/usr/libexec/gcc/cc1': vfork: Resource temporarily unavailable"
         ));

@@ -225,7 +225,7 @@ impl Compiler {
         {
             return Ok(warnings);
         }
-        let warnings = Self::again_if_crowded(|| {
+        let warnings = Self::again_if_crowded(work.deadline, || {
             let child = match started.take() {
                 Some(child) => child,
                 None => self.spawn(self.unit_command(work, number, unit, program::command)?, language)?,
@@ -280,7 +280,7 @@ impl Compiler {
             .map(|(number, unit)| {
                 let mut command = self.unit_command(work, number, unit, program::held_command)?;
                 let language = unit.reading.language();
-                let held = Self::again_if_crowded(|| {
+                let held = Self::again_if_crowded(work.deadline, || {
                     workdir.held(&mut command).map_err(|error| self.not_started(language, error))
                 });
                 Ok((number, held?))
@@ -316,7 +316,7 @@ impl Compiler {
         }
         assets::write(work.project, work.dir)?;
         self.hand_over(work.dir)?;
-        let warnings = Self::again_if_crowded(|| {
+        let warnings = Self::again_if_crowded(work.deadline, || {
             let mut command = self.command(work.sdk, Language::C, &[], None, program::command)?;
             command.args(["-c", "-o", assets::OBJECT, assets::SOURCE]).current_dir(work.dir);
             self.outcome(self.spawn(command, Language::C)?, Language::C, work.deadline)
@@ -351,7 +351,9 @@ impl Compiler {
             .args(work.plan.link_flags(self.is_clang))
             .args(super::LINK_FLAGS)
             .current_dir(work.dir);
-        Self::again_if_crowded(|| workdir.held(&mut command).map_err(|error| self.not_started(language, error)))
+        Self::again_if_crowded(work.deadline, || {
+            workdir.held(&mut command).map_err(|error| self.not_started(language, error))
+        })
     }
 
     /// Links with `linker`, or with `another` if that one found too many processes.
@@ -362,7 +364,7 @@ impl Compiler {
         mut another: impl FnMut() -> Result<Held, DeployError>,
     ) -> Result<String, DeployError> {
         let mut first = Some(linker);
-        let linked = Self::again_if_crowded(|| {
+        let linked = Self::again_if_crowded(work.deadline, || {
             let linker = match first.take() {
                 Some(linker) => linker,
                 None => another()?,
