@@ -332,6 +332,7 @@ const ODD: &str = r#"
 #define H(name) static int name(struct cweb_context *c, http_request_t *q, http_response_t *r)
 H(none) { (void)c; (void)q; strcpy(r->body, "text"); r->status = 999; return 0; }
 H(elsewhere) { (void)c; (void)q; r->status = -404; return 0; }
+H(switches) { (void)c; (void)q; r->status = 101; return 0; }
 H(twice) { (void)c; (void)q; cweb_header(r, "Content-Length", "5"); if (cweb_begin(r, 200) != 0 || cweb_write(r, "first", 5) != 0) return -1;
   return cweb_respond(r, HTTP_200_OK, NULL, "second"); }
 H(take) { (void)c; char piece[4096]; long got; while ((got = (long)cweb_read(q, piece, sizeof piece)) > 0) {}
@@ -354,12 +355,15 @@ fn answers_that_no_client_gets_are_told_to_the_author() {
         ("GET /none: the handler has set res->status = 999", "GET /twice: the handler has begun its answer");
     eventually("both are told", || told(status) > 0 && told(second) > 0);
     assert_eq!((told(status), told(second)), (1, 1), "once");
-    // Only a fallback route can leave a request to others.
-    let elsewhere = module("declines", ODD, r#"{"/elsewhere","GET",elsewhere,NONE}"#, 1, "");
-    assert_eq!(server.post("/mgnt", elsewhere.as_bytes()).status, 200);
-    assert_eq!(server.get("/elsewhere").status, 500);
-    let line = "GET /elsewhere: the handler has set res->status = -404";
-    eventually("that is told", || server.get("/mgnt/declines/logs").text().contains(line));
+    // Only a fallback route can leave a request to others, and only a handshake can be accepted.
+    for (name, status) in [("elsewhere", "-404"), ("switches", "101")] {
+        let source = module(name, ODD, &format!(r#"{{"/{name}","GET",{name},NONE}}"#), 1, "");
+        assert_eq!(server.post("/mgnt", source.as_bytes()).status, 200);
+        assert_eq!(server.get(&format!("/{name}")).status, 500);
+        let (logs, line) =
+            (format!("/mgnt/{name}/logs"), format!("GET /{name}: the handler has set res->status = {status}"));
+        eventually("that is told", || server.get(&logs).text().contains(&line));
+    }
     // A handler that only returns -1 is answered by what was wrong with the body.
     let ask = |server: &Server, head: &str, body: &[u8]| {
         let mut client = server.connect();
@@ -381,6 +385,11 @@ fn answers_that_no_client_gets_are_told_to_the_author() {
     ] {
         assert_eq!(ask(&server, head, &body), (status, text.to_owned()));
     }
+    let mut client = server.connect();
+    client.send(b"POST /take HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc");
+    client.finish();
+    let (answer, text) = (client.response(), "the client has closed its side before the end of the body\n");
+    assert_eq!((answer.status, answer.text().as_str()), (400, text));
     let server = Server::with(&["--body-timeout-ms", "1000"]);
     assert_eq!(server.post("/mgnt", module("odd", ODD, routes, 3, "").as_bytes()).status, 200);
     assert_eq!(ask(&server, "Content-Length: 10", b"slow"), (408, "the body came too slowly\n".to_owned()));

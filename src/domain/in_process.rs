@@ -505,7 +505,7 @@ impl Executor {
                 Ok(mut answer) => {
                     is_untouched = answer.is_untouched();
                     let is_streamed = self.state.is_streamed();
-                    if is_streamed || answer.is_declined || answer.invalid_status.is_some() {
+                    if is_streamed || answer.is_declined || answer.switches || answer.invalid_status.is_some() {
                         module.warn_of_answer(route, &answer, is_streamed);
                     }
                     if answer.switches && module.is_handshake(route) {

@@ -8,7 +8,7 @@ mod cgroups;
 mod program_pages;
 
 pub use cgroups::{CgroupDir, Version};
-pub use program_pages::program_mappings;
+pub use program_pages::ProgramMappings;
 
 use std::fs;
 use std::io::Read;

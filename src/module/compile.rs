@@ -256,7 +256,7 @@ impl Compiler {
         let (mut refusals, reading) = (Vec::new(), plan.reading());
         let mut begun = Some(begun);
         for recipe in reading.recipes().map_err(DeployError::Compile)? {
-            let result = Self::again_if_crowded(|| {
+            let result = Self::again_if_crowded(deadline, || {
                 let child = self.attempt(source, &recipe, plan, workdir, target)?;
                 begun.take().into_iter().for_each(|begun| begun());
                 self.outcome(child, reading.language(), deadline)
@@ -442,8 +442,12 @@ impl Compiler {
             let _ = sender.send(stderr.map(read_capped).unwrap_or_default());
         });
         let output = match reader {
-            Ok(_) => receiver.recv_deadline(deadline).ok().filter(|_| ends_before(group, deadline)),
-            Err(_) => None,
+            Ok(_) => {
+                let output = receiver.recv_deadline(deadline).ok().filter(|_| ends_before(group, deadline));
+                output.ok_or(DeployError::CompileTimeout(self.limit))
+            }
+            // The kernel counts threads and processes together (setrlimit(2), `RLIMIT_NPROC`).
+            Err(error) => Err(DeployError::Crowded(format!("the compiler's messages can't be read ({error})"))),
         };
         if let Some(group) = group {
             // The child is not reaped yet, so its process id, which is also its group's, can't belong to another process.
@@ -451,7 +455,7 @@ impl Compiler {
             let _ = kill_process_group(group, Signal::KILL);
         }
         let status = child.wait()?;
-        output.map(|output| (status, output)).ok_or(DeployError::CompileTimeout(self.limit))
+        output.map(|output| (status, output))
     }
 }
 

@@ -142,6 +142,13 @@ impl Connections {
         self.places.get_mut(id.index())?.as_mut().filter(|entry| entry.id == id)
     }
 
+    /// Copies some unsent bytes of `conn` that lie in the memory of an ended process.
+    pub fn leave_ended(&mut self, conn: ConnId) {
+        if let Some(entry) = self.get_mut(conn) {
+            entry.outbox.leave_ended();
+        }
+    }
+
     /// The outbox of `conn`; its bytes are sent when the batch ends. `None` once the connection is being closed.
     pub fn outbox(&mut self, conn: ConnId) -> Option<&mut Outbox> {
         let entry = self.places.get_mut(conn.index())?.as_mut().filter(|entry| entry.id == conn)?;

@@ -30,6 +30,16 @@ impl Attached {
             Self::Pieces(pieces) => pieces.iter().map(in_piece).sum(),
         }
     }
+
+    /// Copies a body out of the memory of a process that has ended.
+    pub fn leave_ended(&mut self) {
+        if let Self::Lent(bytes) = self
+            && bytes.is_left_behind()
+        {
+            let copy = bytes.copy(0..bytes.len());
+            *self = Self::Pieces(vec![BodyPiece::Bytes(copy)]);
+        }
+    }
 }
 
 /// A piece of a body.

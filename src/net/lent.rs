@@ -16,4 +16,9 @@ pub unsafe trait Lent: Send + std::fmt::Debug {
 
     /// A copy of the present bytes at `range`; the part of `range` beyond the end is left out.
     fn copy(&self, range: Range<usize>) -> Vec<u8>;
+
+    /// Whether the other process has ended, so that its memory exists only for such bytes: a copy must replace them soon.
+    fn is_left_behind(&self) -> bool {
+        false
+    }
 }

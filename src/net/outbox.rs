@@ -1,5 +1,7 @@
 //! The outbox: the queue of bytes to send on one connection.
 
+mod left_behind;
+
 use super::file::{Attached, BodyPiece, ColdRange, FileRange};
 use super::lent::Lent;
 use super::sys::{self, IOVECS_MAX};
@@ -169,7 +171,7 @@ impl Outbox {
         match attached {
             Attached::Lent(bytes) => self.push_lent(bytes),
             Attached::Pieces(pieces) => pieces.into_iter().for_each(|piece| match piece {
-                BodyPiece::Bytes(bytes) => self.push(&bytes),
+                BodyPiece::Bytes(bytes) => self.push_owned(bytes),
                 BodyPiece::File(part) if part.len() == 0 => {}
                 BodyPiece::File(part) => {
                     self.seal_tail();

@@ -230,6 +230,18 @@ impl Conn {
         self.decoder.gathered() + self.placed.as_ref().map_or(0, |body| body.written())
     }
 
+    /// Copies bodies out of the memory of processes that have ended: the one that arrives, and those whose turn has not come.
+    pub(super) fn leave_ended(&mut self) {
+        if let Some(body) = &mut self.placed {
+            body.leave_ended();
+        }
+        for slot in &mut self.slots {
+            if let Slot::Ready { lent: Some(body), .. } = slot {
+                body.leave_ended();
+            }
+        }
+    }
+
     /// Whether nothing is received and nothing is owed.
     pub(super) fn is_idle(&self) -> bool {
         self.taken.is_none() && self.slots.is_empty() && self.input.is_empty() && self.partial == Partial::None

@@ -51,6 +51,11 @@ impl PlacedMessage {
         Ok(Some(SocketEvent::Placed { kind: message.kind, body: message.body }))
     }
 
+    /// Leaves the memory of a process that has ended: see [`PlacedBody::leave_ended`].
+    pub(super) fn leave_ended(&mut self) {
+        self.body.leave_ended();
+    }
+
     /// The bytes that have arrived.
     pub(super) fn written(&self) -> usize {
         self.body.written()

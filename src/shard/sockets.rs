@@ -508,6 +508,9 @@ impl Shard {
         let Some(conn) = self.sockets.states.get(&key).and_then(|state| state.conn) else { return };
         self.tell_buffered(connections, key, conn, true);
         let Some(state) = self.sockets.states.get_mut(&key) else { return };
+        if let Some(message) = &mut state.arriving {
+            message.leave_ended();
+        }
         if let Some(since) = state.closing_since_ms {
             // A slow reader may take the bytes before the close frame.
             let sent = connections.sent_total(conn);

@@ -37,6 +37,7 @@ impl Shard {
         for index in start..end {
             let Some(id) = self.conns.get(index).and_then(|conn| conn.as_ref()).map(|conn| conn.id) else { continue };
             self.weigh(connections, id);
+            connections.leave_ended(id);
             match self.judge(connections, id) {
                 Verdict::Keep => {}
                 Verdict::Close => connections.close(id),
@@ -68,6 +69,7 @@ impl Shard {
         let (unsent, sent) = (connections.unsent(id), connections.sent_total(id));
         let Some(conn) = self.conn(id) else { return Verdict::Keep };
         conn.rest(now_ms);
+        conn.leave_ended();
         let progress = sent.wrapping_sub(std::mem::replace(&mut conn.sent_before, sent));
         conn.write_paid_ms = if unsent == 0 { now_ms } else { credited(conn.write_paid_ms, progress, now_ms) };
         if now_ms.saturating_sub(conn.write_paid_ms) > write_ms {

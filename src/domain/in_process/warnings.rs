@@ -42,7 +42,9 @@ impl InProcessModule {
     pub(super) fn warn_of_answer(&self, route: usize, answer: &HandlerAnswer<'_>, is_streamed: bool) {
         // Only a handler of a fallback route can leave the request to others.
         let declined = (answer.is_declined && !self.may_decline(route)).then_some(DECLINED);
-        let text = match answer.invalid_status.or(declined) {
+        // Only a handler that decides about a WebSocket can switch protocols.
+        let switched = (answer.switches && !self.is_handshake(route)).then_some(101);
+        let text = match answer.invalid_status.or(declined).or(switched) {
             _ if is_streamed => {
                 let has_two = !answer.body.is_empty() || answer.file.is_some();
                 if !has_two || !self.is_new(SECOND_ANSWER) {
@@ -52,9 +54,7 @@ impl InProcessModule {
                     .to_owned()
             }
             Some(status) if self.is_new(STATUS) => {
-                format!(
-                    "the handler has set res->status = {status}, which is no HTTP status (200 to 599): it is answered 500"
-                )
+                format!("the handler has set res->status = {status}: the request is answered 500; set 200 to 599")
             }
             _ => return,
         };

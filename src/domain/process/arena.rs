@@ -20,7 +20,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// Smaller bodies go through the ring, where copying is as cheap.
 pub(super) const LENT_BYTES_MIN: usize = 32 * 1024;
@@ -304,6 +304,8 @@ struct Done {
     read: SegQueue<u64>,
     /// The number of finished and current reads: never more than an honest lender can have lent.
     open: AtomicUsize,
+    /// Whether the borrower has gone, because the other process has ended.
+    is_over: AtomicBool,
 }
 
 impl Borrower {
@@ -348,6 +350,15 @@ impl Borrower {
         let offset = done.read.pop()?;
         done.open.fetch_sub(1, Ordering::Relaxed);
         Some(offset)
+    }
+}
+
+impl Drop for Borrower {
+    fn drop(&mut self) {
+        if let Some(done) = &self.done {
+            // Relaxed: the flag guards no other data.
+            done.is_over.store(true, Ordering::Relaxed);
+        }
     }
 }
 
@@ -397,7 +408,11 @@ unsafe impl Lent for Borrowed {
     fn copy(&self, range: Range<usize>) -> Vec<u8> {
         let start = self.range.start + range.start.min(self.range.len());
         let end = self.range.start + range.end.min(self.range.len());
-        self.memory.load(start..end.max(start))
+        self.memory.load_any(start..end.max(start))
+    }
+
+    fn is_left_behind(&self) -> bool {
+        self.done.as_ref().is_some_and(|done| done.is_over.load(Ordering::Relaxed))
     }
 }
 
@@ -463,6 +478,23 @@ mod tests {
             end = part.end;
         }
         assert!(end == parts.bytes() && parts.resident_bytes_max() < end);
+    }
+
+    #[test]
+    fn a_borrowed_body_is_copied_from_any_byte_on_and_knows_that_its_process_has_ended() {
+        let parts = Parts::new(1, BUDGETS);
+        let memory = memory(&parts);
+        let (mut lender, borrower) = (parts.lend_answers(&memory), parts.borrow_answers(&memory));
+        let body: Vec<u8> = (0..LENT_BYTES_MIN).map(|n| n as u8).collect();
+        let place = lender.take(body.len()).unwrap();
+        memory.write(usize::try_from(place.offset).unwrap(), &body).unwrap();
+        let borrowed = borrower.borrow(place).unwrap();
+        for from in [0, 3, 8, 4095] {
+            assert!(borrowed.copy(from..usize::MAX) == body[from..], "{from}");
+        }
+        assert!(!borrowed.is_left_behind());
+        drop(borrower);
+        assert!(borrowed.is_left_behind());
     }
 
     #[test]

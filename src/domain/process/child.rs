@@ -254,6 +254,8 @@ fn run(descriptors: &[i32]) -> io::Result<()> {
     tell_refusals(&domain, refusals)?;
     parent.send(&ToParent::Started);
     program_pages.drop_from_process();
+    // Closes the list of mappings before there are modules.
+    drop(program_pages);
     let child = Arc::new(Child { parent, domain, host, workers });
     Child::serve(&child, &mut stream);
     child.look_for_leaks();

@@ -94,10 +94,16 @@ impl DomainShared {
         }
     }
 
-    /// Adds the position of the last crash of `module` to `fault`, its cause: the function, its line, and what called it.
-    pub(super) fn located(&self, module: ModuleId, mut fault: Fault) -> Fault {
-        let modules = lock(&self.modules);
-        if let Some(report) = modules.get(&module).and_then(|module| module.last_crash.as_ref()) {
+    /// The report of the last crash of `module`.
+    pub(super) fn last_crash_of(&self, module: ModuleId) -> Option<CrashReport> {
+        lock(&self.modules).get(&module)?.last_crash.clone()
+    }
+
+    /// Adds the position of the last crash of `module` to `fault`, which the crash has caused: the function, its line, and
+    /// what called it. `before`: the last crash before the call that has failed, which did not cause `fault`.
+    pub(super) fn located(&self, module: ModuleId, before: Option<&CrashReport>, mut fault: Fault) -> Fault {
+        let last = self.last_crash_of(module);
+        if let Some(report) = last.as_ref().filter(|report| Some(*report) != before) {
             if let Some(frame) = &report.frame {
                 fault.what.push_str(&format!(" at {frame}"));
             }

@@ -129,10 +129,11 @@ impl Instance for RemoteModule {
         // or neither.
         let pass = self.shared.enter().map_err(|what| Fault { what })?;
         if self.target.manifest().has_onload {
-            let order = Order::Onload { instance: self.target.id() };
+            let (id, before) = (self.target.id(), self.shared.last_crash_of(self.target.id()));
+            let order = Order::Onload { instance: id };
             let outcome = self.shared.call_hook(pass.process(), Hook::Onload, order);
             let outcome = outcome_of(outcome.map_err(|none| none.to_string()));
-            outcome.map_err(|fault| self.shared.located(self.target.id(), fault))?;
+            outcome.map_err(|fault| self.shared.located(id, before.as_ref(), fault))?;
         }
         self.shared.set_onloaded(self.target.id(), true);
         Ok(())

@@ -6,6 +6,7 @@
 
 use rustix::param::clock_ticks_per_second;
 use std::fs;
+use std::io;
 use std::time::{Duration, Instant};
 
 /// The use of one processor, in percent, from which a domain computes, and the one below which it rests. Low, because many
@@ -44,15 +45,18 @@ impl Counts {
     }
 }
 
-/// A look at the processor's time of a domain.
+/// What is known of one domain.
 #[derive(Debug, Clone, Copy)]
 struct Look {
     /// The domain's process, which leads the session.
     pid: u32,
+    /// The time of the last measurement, and the processor's time that the domain had used by then.
     at: Instant,
     ticks: u64,
     /// The nice value of the session; `None`: that with which it began.
     nice: Option<u8>,
+    /// The nice value that must still be set.
+    wanted: Option<u8>,
 }
 
 /// The share of one domain.
@@ -60,28 +64,39 @@ struct Look {
 pub(super) struct Share(Option<Look>);
 
 impl Share {
-    /// Adapts the share of the domain whose process is `pid`, and whose processes together have `counts`. An ordinary user
-    /// can change one share in 100 ms: the next look tries again.
+    /// Adapts the share of the domain whose process is `pid`, and whose processes together have `counts`.
     pub(super) fn look(&mut self, pid: u32, counts: impl Iterator<Item = Counts>, now: Instant) {
-        let ticks = counts.map(|counts| counts.ticks).sum();
-        let Some(last) = self.0.filter(|last| last.pid == pid) else {
-            // The use of a new process is not known yet.
-            self.0 = Some(Look { pid, at: now, ticks, nice: set(pid, COMPUTING) });
-            return;
-        };
-        let time = now.duration_since(last.at);
+        self.look_and_set(pid, counts.map(|counts| counts.ticks).sum(), now, |nice| set(pid, nice));
+    }
+
+    /// Like [`Share::look`], for a domain that has used `ticks`. `set` sets the nice value of its session.
+    fn look_and_set(&mut self, pid: u32, ticks: u64, now: Instant, set: impl FnOnce(u8) -> io::Result<()>) {
+        // The use of a new process is not known yet.
+        let new = Look { pid, at: now, ticks, nice: None, wanted: Some(COMPUTING) };
+        let mut look = self.0.filter(|last| last.pid == pid).unwrap_or(new);
+        let time = now.duration_since(look.at);
         if time >= MEASURED_OVER {
-            let used = percent(ticks.saturating_sub(last.ticks), time.as_millis());
-            let wanted = nice_for(used, last.nice);
-            let nice = if last.nice == Some(wanted) { last.nice } else { set(pid, wanted).or(last.nice) };
-            self.0 = Some(Look { pid, at: now, ticks, nice });
+            let used = percent(ticks.saturating_sub(look.ticks), time.as_millis());
+            let wanted = nice_for(used, look.nice);
+            look.wanted = (look.nice != Some(wanted)).then_some(wanted);
+            (look.at, look.ticks) = (now, ticks);
         }
+        if let Some(wanted) = look.wanted {
+            match set(wanted) {
+                Ok(()) => (look.nice, look.wanted) = (Some(wanted), None),
+                // An ordinary user can change one share in 100 ms: the next look tries again.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                // The kernel has no autogroups, or the process has ended.
+                Err(_) => look.wanted = None,
+            }
+        }
+        self.0 = Some(look);
     }
 }
 
 /// Sets the nice value of the session of process `pid`.
-fn set(pid: u32, nice: u8) -> Option<u8> {
-    fs::write(format!("/proc/{pid}/autogroup"), nice.to_string()).is_ok().then_some(nice)
+fn set(pid: u32, nice: u8) -> io::Result<()> {
+    fs::write(format!("/proc/{pid}/autogroup"), nice.to_string())
 }
 
 /// The use of one processor, in percent.
@@ -126,6 +141,30 @@ mod tests {
         assert_eq!(seen(&share), Some((one, 7_000, None)), "it could not be set");
         share.look(another, counts(3), begin + MEASURED_OVER);
         assert_eq!(seen(&share), Some((another, 3, None)));
+    }
+
+    #[test]
+    fn a_share_that_the_kernel_does_not_change_yet_is_set_at_the_next_look() {
+        let (begin, mut share, mut tried) = (Instant::now(), Share::default(), Vec::new());
+        let mut look = |ms: u64, ticks: u64, result: Result<(), io::ErrorKind>| {
+            share.look_and_set(7, ticks, begin + Duration::from_millis(ms), |nice| {
+                tried.push((ms, nice));
+                result.map_err(io::Error::from)
+            });
+        };
+        let busy = Err(io::ErrorKind::WouldBlock);
+        look(0, 0, busy);
+        look(250, 0, Ok(()));
+        look(500, 0, busy);
+        look(1000, 0, busy);
+        look(1250, 0, Ok(()));
+        look(1500, 0, busy);
+        // An error that lasts is met once for each measurement.
+        let computes = 100 * clock_ticks_per_second();
+        look(2000, computes, Err(io::ErrorKind::NotFound));
+        look(2250, computes, busy);
+        look(3000, 2 * computes, Ok(()));
+        assert_eq!(tried, [(0, 5), (250, 5), (1000, 0), (1250, 0), (2000, 5), (3000, 5)]);
     }
 
     #[test]

@@ -68,8 +68,8 @@ pub(super) struct Seen {
     /// Whether the database existed at the last examination.
     had_database: bool,
     share: Share,
-    /// Looks in a row that found too many threads.
-    crowded_looks: u32,
+    /// The process that had too many threads, and the looks in a row that found them.
+    crowded: (u32, u32),
     memory: MemoryWatch,
 }
 
@@ -86,19 +86,20 @@ impl DomainShared {
         }
         let threads: usize = counts.iter().map(|(_, counts)| counts.threads).sum();
         let own = counts.iter().find(|(pid, _)| *pid == process.pid()).map_or(0, |(_, counts)| counts.threads);
-        let most = allowed.threads_max + PROCESSES_A_CALL * allowed.killable_calls_max + PROCESSES_BESIDE;
-        let is_crowded = own > allowed.threads_max || threads > most;
-        seen.crowded_looks = if is_crowded { seen.crowded_looks + 1 } else { 0 };
-        let is_over_twice = own > 2 * allowed.threads_max || threads > 2 * most;
-        if is_over_twice || seen.crowded_looks >= CROWDED_LOOKS_MAX {
-            let (count, processes) = match members.len() {
-                _ if own > allowed.threads_max => (own, String::new()),
-                others => (threads, format!(" in {others} processes")),
+        let beside = PROCESSES_A_CALL.saturating_mul(allowed.killable_calls_max).saturating_add(PROCESSES_BESIDE);
+        let (own_max, all_max) = (allowed.threads_max, allowed.threads_max.saturating_add(beside));
+        let (crowded, looks) = seen.crowded;
+        let before = if crowded == process.pid() { looks } else { 0 };
+        let looks = if own > own_max || threads > all_max { before.saturating_add(1) } else { 0 };
+        seen.crowded = (process.pid(), looks);
+        let is_over_twice = own > own_max.saturating_mul(2) || threads > all_max.saturating_mul(2);
+        if is_over_twice || looks >= CROWDED_LOOKS_MAX {
+            let (count, processes, most) = match members.len() {
+                _ if own > own_max => (own, String::new(), own_max),
+                others => (threads, format!(" in {others} processes"), all_max),
             };
-            return process.kill_because(format!(
-                "it has {count} threads{processes} and may have {} (--module-threads-max)",
-                allowed.threads_max
-            ));
+            return process
+                .kill_because(format!("it has {count} threads{processes} and may have {most} (--module-threads-max)"));
         }
         if let Some(why) = seen.memory.overfills(&process, now) {
             tracing::error!("{why}: the process of domain {} is ended", shared.name());

@@ -45,9 +45,23 @@ pub(super) fn answer_to_error(body_failure: i32) -> (u16, String) {
     let (status, text) = match body_failure {
         libc::EMSGSIZE => (413, "the body is larger than this route may take\n"),
         libc::EPROTO => (400, "the body is malformed\n"),
+        libc::ECONNRESET => (400, "the client has closed its side before the end of the body\n"),
         libc::ETIMEDOUT => (408, "the body came too slowly\n"),
         libc::ECANCELED => (503, "the server stops\n"),
         _ => (500, "the handler has returned an error and no answer\n"),
     };
     (status, text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::answer_to_error;
+
+    #[test]
+    fn a_handler_is_to_blame_only_for_what_is_not_wrong_with_the_body() {
+        let of = |errno| answer_to_error(errno).0;
+        assert_eq!([libc::EMSGSIZE, libc::EPROTO, libc::ECONNRESET].map(of), [413, 400, 400]);
+        assert_eq!([libc::ETIMEDOUT, libc::ECANCELED].map(of), [408, 503]);
+        assert_eq!([0, libc::EIO].map(of), [500, 500]);
+    }
 }

@@ -24,15 +24,19 @@ fn lacks_process(line: &str) -> bool {
 }
 
 impl Compiler {
-    /// Runs `compile` again while there are as many processes as there may be, and no longer than [`AGAIN_FOR`].
+    /// Runs `compile` again while there are as many processes as there may be, and no longer than [`AGAIN_FOR`], nor after
+    /// `deadline`: a project has many units.
     ///
     /// # Errors
     /// The errors of the last run of `compile`.
-    pub(super) fn again_if_crowded<T>(mut compile: impl FnMut() -> Result<T, DeployError>) -> Result<T, DeployError> {
-        let begun = Instant::now();
+    pub(super) fn again_if_crowded<T>(
+        deadline: Instant,
+        mut compile: impl FnMut() -> Result<T, DeployError>,
+    ) -> Result<T, DeployError> {
+        let until = deadline.min(Instant::now() + AGAIN_FOR);
         loop {
             match compile() {
-                Err(DeployError::Crowded(_)) if begun.elapsed() < AGAIN_FOR => thread::sleep(PAUSE),
+                Err(DeployError::Crowded(_)) if Instant::now() < until => thread::sleep(PAUSE),
                 result => return result,
             }
         }
@@ -40,14 +44,10 @@ impl Compiler {
 
     /// Waits for a running compiler and returns its output.
     pub(super) fn outcome(&self, child: Child, language: Language, deadline: Instant) -> Result<String, DeployError> {
-        let not_started = |error| self.not_started(language, error);
         let (status, output) = self.finish(child, deadline)?;
         let text = String::from_utf8_lossy(&output).into_owned();
         match program::not_run(status.code(), &text) {
-            Some(NotRun::Program(error)) if error.kind() == io::ErrorKind::WouldBlock => {
-                Err(DeployError::Crowded(format!("the compiler can't be started ({error})")))
-            }
-            Some(NotRun::Program(error)) => Err(not_started(error)),
+            Some(NotRun::Program(error)) => Err(self.not_started(language, error)),
             Some(NotRun::Sandbox(text)) => Err(DeployError::Internal(format!("the compiler's sandbox: {text}"))),
             None if !status.success() => match text.lines().find(|line| lacks_process(line)) {
                 Some(line) => Err(DeployError::Crowded(line.to_owned())),
@@ -57,7 +57,11 @@ impl Compiler {
         }
     }
 
+    /// The error for a compiler that `error` keeps from starting: too many processes, or a missing program.
     pub(super) fn not_started(&self, language: Language, error: io::Error) -> DeployError {
+        if error.kind() == io::ErrorKind::WouldBlock {
+            return DeployError::Crowded(format!("the compiler can't be started ({error})"));
+        }
         let (name, package) = match language {
             Language::C => ("C", "gcc libc6-dev"),
             Language::Cpp => ("C++", "g++"),
@@ -71,19 +75,36 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_compiler_is_missing_only_if_its_program_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let sdk = crate::module::sdk::unpack(dir.path()).unwrap();
+        let compiler = Compiler::new(sdk, Duration::from_secs(1), crate::module::libraries::Allowed::Default);
+        let of = |errno| compiler.not_started(Language::C, io::Error::from_raw_os_error(errno));
+        assert!(matches!(of(libc::EAGAIN), DeployError::Crowded(_)), "fork(2) finds too many processes");
+        assert!(matches!(of(libc::ENOENT), DeployError::NoCompiler { .. }));
+    }
+
+    #[test]
     fn a_compiler_without_processes_runs_again_within_bounds() {
+        let later = Instant::now() + Duration::from_secs(600);
         let mut runs = 0;
-        let result = Compiler::again_if_crowded(|| {
+        let result = Compiler::again_if_crowded(later, || {
             runs += 1;
             if runs < 3 { Err(DeployError::Crowded("full".to_owned())) } else { Ok(runs) }
         });
         assert!(matches!(result, Ok(3)));
         let mut runs = 0;
-        let refused: Result<(), _> = Compiler::again_if_crowded(|| {
+        let refused: Result<(), _> = Compiler::again_if_crowded(later, || {
             runs += 1;
             Err(DeployError::Compile("x".to_owned()))
         });
         assert!(matches!((refused, runs), (Err(DeployError::Compile(_)), 1)));
+        let mut runs = 0;
+        let late: Result<(), _> = Compiler::again_if_crowded(Instant::now(), || {
+            runs += 1;
+            Err(DeployError::Crowded("full".to_owned()))
+        });
+        assert!(matches!((late, runs), (Err(DeployError::Crowded(_)), 1)));
         assert!(lacks_process(
             "cc: fatal error: cannot execute '/usr/libexec/gcc/cc1': vfork: Resource temporarily unavailable"
         ));

@@ -169,7 +169,7 @@ impl Compiler {
         begun();
         let mut warnings = self.all_units(&work, &order.units)?;
         self.assets(&work)?;
-        warnings.push_str(&self.link(&work, linker)?);
+        warnings.push_str(&self.link(&work, linker, || self.linker(&work, target, workdir))?);
         self.take_back(&dir.join(target))?;
         Ok(warnings)
     }
@@ -219,17 +219,19 @@ impl Compiler {
     fn unit(&self, work: &UnitBuild<'_>, number: usize, unit: &Unit) -> Result<String, DeployError> {
         let (key, object) = (self.unit_key(work, unit), work.dir.join(object(number)));
         let started = work.started.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
-        let language = unit.reading.language();
-        let child = match started.and_then(Started::take) {
-            Some(child) => child,
-            None => {
-                if let Some(warnings) = work.cache.take(&key, &object) {
-                    return Ok(warnings);
-                }
-                self.spawn(self.unit_command(work, number, unit, program::command)?, language)?
-            }
-        };
-        let warnings = self.outcome(child, language, work.deadline)?;
+        let (mut started, language) = (started.and_then(Started::take), unit.reading.language());
+        if started.is_none()
+            && let Some(warnings) = work.cache.take(&key, &object)
+        {
+            return Ok(warnings);
+        }
+        let warnings = Self::again_if_crowded(work.deadline, || {
+            let child = match started.take() {
+                Some(child) => child,
+                None => self.spawn(self.unit_command(work, number, unit, program::command)?, language)?,
+            };
+            self.outcome(child, language, work.deadline)
+        })?;
         // The compiler may have made a link there, so the object becomes the server's own before any of our code reads it.
         self.take_back(&object)?;
         work.cache.keep(&key, &object, &warnings);
@@ -277,9 +279,11 @@ impl Compiler {
             .filter_map(|number| Some((*number, work.plan.units().get(*number)?)))
             .map(|(number, unit)| {
                 let mut command = self.unit_command(work, number, unit, program::held_command)?;
-                let held = workdir.held(&mut command);
-                let held = held.map_err(|error| self.not_started(unit.reading.language(), error))?;
-                Ok((number, held))
+                let language = unit.reading.language();
+                let held = Self::again_if_crowded(work.deadline, || {
+                    workdir.held(&mut command).map_err(|error| self.not_started(language, error))
+                });
+                Ok((number, held?))
             })
             .collect()
     }
@@ -312,10 +316,11 @@ impl Compiler {
         }
         assets::write(work.project, work.dir)?;
         self.hand_over(work.dir)?;
-        let mut command = self.command(work.sdk, Language::C, &[], None, program::command)?;
-        command.args(["-c", "-o", assets::OBJECT, assets::SOURCE]).current_dir(work.dir);
-        let child = self.spawn(command, Language::C)?;
-        let warnings = self.outcome(child, Language::C, work.deadline)?;
+        let warnings = Self::again_if_crowded(work.deadline, || {
+            let mut command = self.command(work.sdk, Language::C, &[], None, program::command)?;
+            command.args(["-c", "-o", assets::OBJECT, assets::SOURCE]).current_dir(work.dir);
+            self.outcome(self.spawn(command, Language::C)?, Language::C, work.deadline)
+        })?;
         self.take_back(&object)?;
         work.cache.keep(&key, &object, &warnings);
         Ok(())
@@ -346,12 +351,29 @@ impl Compiler {
             .args(work.plan.link_flags(self.is_clang))
             .args(super::LINK_FLAGS)
             .current_dir(work.dir);
-        workdir.held(&mut command).map_err(|error| self.not_started(language, error))
+        Self::again_if_crowded(work.deadline, || {
+            workdir.held(&mut command).map_err(|error| self.not_started(language, error))
+        })
     }
 
-    fn link(&self, work: &UnitBuild<'_>, linker: Held) -> Result<String, DeployError> {
-        let linker = linker.let_go().ok_or_else(|| DeployError::Internal("the linker has run before".to_owned()))?;
-        self.outcome(linker, work.language(), work.deadline).map_err(|error| match error {
+    /// Links with `linker`, or with `another` if that one found too many processes.
+    fn link(
+        &self,
+        work: &UnitBuild<'_>,
+        linker: Held,
+        mut another: impl FnMut() -> Result<Held, DeployError>,
+    ) -> Result<String, DeployError> {
+        let mut first = Some(linker);
+        let linked = Self::again_if_crowded(work.deadline, || {
+            let linker = match first.take() {
+                Some(linker) => linker,
+                None => another()?,
+            };
+            let linker =
+                linker.let_go().ok_or_else(|| DeployError::Internal("the linker has run before".to_owned()))?;
+            self.outcome(linker, work.language(), work.deadline)
+        });
+        linked.map_err(|error| match error {
             DeployError::Compile(text) => {
                 let units = work.plan.units().iter().map(|unit| unit.path.as_str()).collect();
                 let files = LinkedFiles { units, all: work.project.files.keys().map(String::as_str).collect() };
