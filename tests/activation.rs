@@ -227,7 +227,8 @@ fn what_cannot_be_listened_on_is_explained() {
     let sockets = [tcp.try_clone().unwrap().into(), tcp.try_clone().unwrap().into()];
     let mut service = Service::start(dir.path(), sockets, 9, &[], &[]);
     assert_eq!(service.end().code(), Some(1));
-    assert!(service.log().contains("descriptor 5 (unnamed) can't be used"), "{}", service.log());
+    // Closed, or something that this program has inherited.
+    assert!(service.log().contains("descriptor 5 (unnamed) "), "{}", service.log());
 }
 
 /// What the manager is told next.

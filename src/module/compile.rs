@@ -82,8 +82,9 @@ const OUTPUT_BYTES_MAX: usize = 64 * 1024;
 const MEMORY_BYTES_MAX: u64 = 2 * 1024 * 1024 * 1024;
 /// Limit, in bytes, on each file that the compiler writes.
 const FILE_BYTES_MAX: u64 = 256 * 1024 * 1024;
-/// Approximate limit on the processes of all compilers together.
-const PROCESSES_MAX: u64 = 512;
+/// Approximate limit on the processes of all compilers together. Large, because the kernel also counts the threads that modules
+/// of the same user start meanwhile.
+const PROCESSES_MAX: u64 = 4096;
 /// Limit on the files that a compiler process has open at once.
 const OPEN_FILES_MAX: u64 = 512;
 
