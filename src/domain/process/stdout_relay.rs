@@ -23,6 +23,10 @@ use tracing::Level;
 /// `domain::output`).
 const LINE_BYTES_MAX: usize = 16 * 1024;
 const SECOND: Duration = Duration::from_secs(1);
+/// After each so many dropped bytes, what a pipe holds, the thread pauses. Otherwise a module that prints without an end costs
+/// the server as much processor time as its shards; with the pauses, the module waits.
+const DROPPED_AT_ONCE: usize = 64 * 1024;
+const DROP_PAUSE: Duration = Duration::from_millis(4);
 
 /// The source of the lines.
 struct Whose {
@@ -31,8 +35,8 @@ struct Whose {
     shared: Weak<DomainShared>,
 }
 
-/// Starts the thread that copies the output, at most `--module-output-bytes-max` bytes a second; more is dropped and
-/// counted. Returns the pipe for writing, and a receiver that is disconnected once everything has been copied.
+/// Starts the thread that copies the output, at most `--module-output-bytes-max` bytes a second; more is read slowly, dropped
+/// and counted. Returns the pipe for writing, and a receiver that is disconnected once everything has been copied.
 pub(super) fn collect(shared: &Arc<DomainShared>) -> io::Result<(PipeWriter, Receiver<()>)> {
     let (reader, writer) = io::pipe()?;
     let (over, ended) = bounded(0);
@@ -55,7 +59,7 @@ fn copy(mut reader: PipeReader, whose: &Whose, bytes_max: usize, reports: Option
         }
     };
     let mut lines = Lines::default();
-    let mut rate = Rate { bytes_max, since: Instant::now(), bytes: 0, dropped: 0, dropped_lines: 0 };
+    let mut rate = Rate::new(bytes_max);
     let mut chunk = [0; LINE_BYTES_MAX];
     loop {
         match reader.read(&mut chunk) {
@@ -66,6 +70,9 @@ fn copy(mut reader: PipeReader, whose: &Whose, bytes_max: usize, reports: Option
         let text = lines.take();
         look(&text);
         print(&text, &mut rate, whose);
+        if rate.is_pause_due() {
+            thread::sleep(DROP_PAUSE);
+        }
     }
     let rest = lines.rest();
     look(&rest);
@@ -79,17 +86,13 @@ fn copy(mut reader: PipeReader, whose: &Whose, bytes_max: usize, reports: Option
 fn print(text: &[u8], rate: &mut Rate, whose: &Whose) {
     if rate.since.elapsed() >= SECOND {
         rate.tell(&whose.domain);
-        *rate = Rate { since: Instant::now(), bytes: 0, dropped: 0, dropped_lines: 0, ..*rate };
+        *rate = Rate { dropped_at_once: rate.dropped_at_once, ..Rate::new(rate.bytes_max) };
     }
     for line in text.split_inclusive(|byte| *byte == b'\n') {
         let line = line.strip_suffix(b"\n").unwrap_or(line);
-        if rate.bytes + line.len() + 1 > rate.bytes_max {
-            rate.dropped += line.len() + 1;
-            rate.dropped_lines += 1;
-            continue;
+        if rate.takes(line.len() + 1) {
+            whose.log(line);
         }
-        rate.bytes += line.len() + 1;
-        whose.log(line);
     }
 }
 
@@ -169,9 +172,37 @@ struct Rate {
     bytes: usize,
     dropped: usize,
     dropped_lines: usize,
+    /// Bytes dropped since the last pause.
+    dropped_at_once: usize,
 }
 
 impl Rate {
+    fn new(bytes_max: usize) -> Self {
+        Self { bytes_max, since: Instant::now(), bytes: 0, dropped: 0, dropped_lines: 0, dropped_at_once: 0 }
+    }
+
+    /// Whether a line of so many bytes is within the limit; otherwise it is counted as dropped.
+    fn takes(&mut self, bytes: usize) -> bool {
+        let takes = self.bytes + bytes <= self.bytes_max;
+        if takes {
+            self.bytes += bytes;
+        } else {
+            self.dropped += bytes;
+            self.dropped_lines += 1;
+            self.dropped_at_once += bytes;
+        }
+        takes
+    }
+
+    /// Whether the thread must pause now. The next pause is due after [`DROPPED_AT_ONCE`] more dropped bytes.
+    fn is_pause_due(&mut self) -> bool {
+        let is_due = self.dropped_at_once >= DROPPED_AT_ONCE;
+        if is_due {
+            self.dropped_at_once = 0;
+        }
+        is_due
+    }
+
     fn tell(&self, domain: &str) {
         if self.dropped > 0 {
             tracing::warn!(
@@ -224,6 +255,19 @@ mod tests {
     fn a_line_names_its_domain_and_is_one_line() {
         let text = labelled("\x1b[2J2026-01-01 ERROR forged\rx", "a");
         assert_eq!(text, "domain a | \\u{1b}[2J2026-01-01 ERROR forged\\rx");
+    }
+
+    #[test]
+    fn only_dropped_output_is_read_slowly() {
+        let mut rate = Rate::new(2 * DROPPED_AT_ONCE);
+        for _ in 0..2 {
+            assert!(rate.takes(DROPPED_AT_ONCE) && !rate.is_pause_due(), "within the limit");
+        }
+        for due in [false, true, false, true] {
+            assert!(!rate.takes(DROPPED_AT_ONCE / 2));
+            assert_eq!(rate.is_pause_due(), due);
+        }
+        assert_eq!((rate.dropped, rate.dropped_lines), (2 * DROPPED_AT_ONCE, 4));
     }
 
     #[test]
