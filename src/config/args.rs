@@ -191,7 +191,8 @@ settings! {
     /// --isolation process [default: a quarter of the free space at the start, at least 1 GiB]
     #[arg(long, env = "CWEB_MODULE_DISK_BYTES_MAX", value_name = "BYTES")]
     module_disk_bytes_max: u64,
-    /// Limit, in bytes a second, on the output of a domain; the server drops and counts more. Only with --isolation process
+    /// Limit, in bytes a second, on the output of a domain; the server reads more slowly, drops and counts it. Only with
+    /// --isolation process
     #[arg(long, env = "CWEB_MODULE_OUTPUT_BYTES_MAX", value_name = "BYTES")]
     module_output_bytes_max: usize = 1024 * 1024,
     /// Limit, in bytes, on the address space of a domain's process; 0 for no limit. Only with --isolation process
