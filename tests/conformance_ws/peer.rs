@@ -1,7 +1,7 @@
 //! One end of a WebSocket that is free to break every rule.
 
-use crate::support::{PATIENCE, Server, module};
-use std::io::{Read, Write};
+use crate::support::{PATIENCE, Server, module, read_some};
+use std::io::Write;
 use std::net::{Shutdown, TcpStream};
 
 pub const CONTINUATION: u8 = 0x0;
@@ -126,7 +126,7 @@ impl Peer {
 
     fn fill(&mut self) -> bool {
         let mut chunk = [0; 64 * 1024];
-        let count = self.stream.read(&mut chunk).unwrap_or_else(|error| panic!("no bytes: {error}"));
+        let count = read_some(&mut self.stream, &mut chunk);
         self.received.extend_from_slice(&chunk[..count]);
         count > 0
     }

@@ -336,6 +336,16 @@ pub fn signal(pid: u32, name: &str) {
     assert!(Command::new("kill").args([format!("-{name}"), pid.to_string()]).status().unwrap().success());
 }
 
+/// Reads what has come, at most `chunk`. A read with a time-out ends early when the process was stopped meanwhile (signal(7)).
+pub fn read_some(stream: &mut impl Read, chunk: &mut [u8]) -> usize {
+    loop {
+        match stream.read(chunk) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            read => return read.unwrap_or_else(|error| panic!("no bytes: {error}")),
+        }
+    }
+}
+
 /// Waits, within bounds, for something to become true.
 pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
@@ -467,7 +477,7 @@ impl Client {
 
     fn fill(&mut self) -> bool {
         let mut chunk = [0; 64 * 1024];
-        let count = self.stream.read(&mut chunk).unwrap_or_else(|error| panic!("no bytes: {error}"));
+        let count = read_some(&mut self.stream, &mut chunk);
         self.buffer.extend_from_slice(&chunk[..count]);
         count > 0
     }
@@ -541,6 +551,7 @@ impl Client {
             }
             match self.stream.read(&mut chunk) {
                 Ok(count @ 1..) => self.buffer.extend_from_slice(&chunk[..count]),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 _ => return None,
             }
         }
