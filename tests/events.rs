@@ -97,7 +97,7 @@ fn events_end_with_their_version() {
         server.deploy(&listener("1", unload));
         write(&server, 1, "x");
         eventually("the callback", || state(&server) == "1 x");
-        // What a module prints comes to the log a moment later.
+        // A line that a module prints comes to the log a moment later.
         eventually("its line", || server.log().matches("called with version 1").count() == round + 1);
         server.deploy(&listener("2", unload));
         eventually("the old version is unmapped", || server.mapped_modules().len() == 1);

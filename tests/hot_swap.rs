@@ -140,7 +140,7 @@ fn requests_wait_while_hooks_run_in_their_order_and_none_fails() {
     }
     stop.store(true, Ordering::SeqCst);
     clients.into_iter().for_each(|client| client.join().unwrap());
-    // What a module prints comes to the log a moment later.
+    // A line that a module prints comes to the log a moment later.
     server.expect_log("[hooked] onload 20");
     let log = server.log();
     let hooks: Vec<&str> = log.lines().filter_map(|line| line.split("[hooked] ").nth(1)).collect();

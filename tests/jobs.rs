@@ -251,7 +251,7 @@ fn a_job_that_waits_for_its_retry_has_the_error_of_its_last_run() {
         let payload = json!({"calls": calls, "return": returns, "crash": crash});
         submit(&server, &json!({"job": "decide", "payload": payload, "max_attempts": 2, "backoff_ms": 3_600_000}))
     };
-    // One after the other: what crashes may end the process in which another one runs.
+    // One after the other: a crash may end the process in which another job runs.
     for (calls, returns, crash, error) in
         [("er", 0, 0, "error \"0\""), ("e", 0, 1, "error \"0\""), ("", 4, 0, "job failed"), ("", 0, 1, "job crashed")]
     {
@@ -429,7 +429,7 @@ fn a_cancelled_job_stays_cancelled() {
 #[test]
 fn a_job_that_takes_too_long_fails_and_frees_its_worker() {
     let server = with(&["--job-workers", "1"]);
-    // It has five seconds to hear of it, which a busy machine may keep it from.
+    // A busy machine may need more than the five seconds that the module has to hear of the end.
     eventually("one that listens stops", || {
         let listening = run(&server, "brief", &json!({"ms": 600_000, "listen": 1}));
         let seen = ended(&server, &listening);

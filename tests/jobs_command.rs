@@ -474,7 +474,7 @@ fn output_that_nobody_reads_is_no_crash() {
     let mut first = String::new();
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut first).unwrap();
     assert!(first.contains(" created {"), "{first}");
-    // What comes now is for nobody.
+    // Nobody gets the bytes that come now.
     assert_eq!(server.get("/release").text(), "ok");
     let output = child.wait_with_output().unwrap();
     assert_eq!((code(&output), err(&output)), (1, String::new()));

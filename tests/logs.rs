@@ -86,7 +86,7 @@ fn lines_of_a_module_come_as_they_are_printed() {
     eventually("the last line is there", || server.get("/mgnt/talker/logs?lines=1").text().contains("warned of three"));
     let (_, said) = cweb(&["logs", "talker", "--server", &addr], dir.path(), &[]);
     let lines: Vec<&str> = said.lines().map(|line| line.split_once("Z ").unwrap().1).collect();
-    // What the module prints takes a way of its own, so the server's line may come before it.
+    // An isolated module's lines come through a pipe, so the server's own line may be before them.
     let (own, printed): (Vec<&str>, Vec<&str>) = lines.iter().partition(|line| line.starts_with("* "));
     assert_eq!(printed.first(), Some(&"loaded with (null)"), "{said}");
     assert!(own.iter().any(|line| line.starts_with("* module talker is deployed")), "{said}");

@@ -42,7 +42,7 @@ H(scribble) { UNUSED;
         "ok", "segfault", "aborts", "overflow", "leaves", "dies", "forever", "memory", "closes", "forks", "thread",
         "scribble",
     ];
-    // What does not end is ended soon; the well-behaved have the server's limit, whatever keeps them waiting.
+    // Handlers that don't end are ended soon; well-behaved ones have the server's limit, however long they wait.
     let route = |name: &&str| format!(r#"{{"/vandal/{name}","GET",{name},CWEB_TIMEOUT_S(1)}}"#);
     let routes: Vec<String> = names.iter().map(route).collect();
     module("vandal", code, &routes.join(","), names.len(), "")

@@ -276,7 +276,7 @@ H(stop) { (void)c; (void)q; (void)r; kill(getpid(), SIGSTOP); return 0; }
         quick += usize::from(start.elapsed() < Duration::from_secs(1));
         assert_eq!(server.get("/beside").text(), texts[n % 2]);
     }
-    // Those that a busy machine holds up are not all.
+    // A busy machine does not hold up all of these deployments.
     assert!(quick > 0, "ten deployments, each of a second and more");
     server.expect_log("the process of domain evil died");
     eventually("it is back", || server.log().matches("is started again").count() == 1);

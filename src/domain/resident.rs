@@ -58,7 +58,7 @@ mod tests {
     use std::io::Write;
     use std::os::fd::AsRawFd;
 
-    // One test, because the pages are those of the whole process: another test could drop them between two steps.
+    // One test, because the pages belong to the whole process: another test could drop them between two steps.
     #[test]
     fn dropped_pages_come_back_unchanged_and_written_ones_stay() {
         let pages = ProgramPages::find();

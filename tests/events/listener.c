@@ -23,7 +23,7 @@ static void on_readable(struct event *ready, void *arg) {
     pthread_mutex_unlock(&lock);
     for (ssize_t got; wanted && (got = read(ready->fd, bytes, sizeof bytes - 1)) > 0;) {
         bytes[got] = '\0';
-        /* What was written before may come with it. */
+        /* Text that was written before may come with it. */
         if (strstr(bytes, "crash") != NULL) {
             *(volatile int *)NULL = 1;
         }

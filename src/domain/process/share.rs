@@ -45,7 +45,7 @@ impl Counts {
     }
 }
 
-/// What is known of one domain.
+/// The last measurement of a domain, and the nice value of its session.
 #[derive(Debug, Clone, Copy)]
 struct Look {
     /// The domain's process, which leads the session.
